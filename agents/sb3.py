@@ -1,0 +1,153 @@
+"""Stable-Baselines3 on an environment with one reward, at the end. The only file that imports stable_baselines3."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+SAVE_EVERY = 20.0
+"""Seconds between checkpoints; what lies after the last one is replayed from the recorded trials."""
+
+COUNTERS = ("num_timesteps", "_total_timesteps", "_episode_num", "_n_updates")
+
+
+class DecayingNoise(ActionNoise):
+    """Gaussian noise that is silent while actions are drawn at random, then shrinks with each episode.
+
+    Silent at first because Stable-Baselines3 adds noise to random actions too, which would press them against the bounds.
+    """
+
+    def __init__(self, size: int, start: float, end: float, warmup: int, episodes: int):
+        super().__init__()
+        self.size, self.start, self.warmup = size, start, warmup
+        self.decay = (end / start) ** (1 / max(1, episodes - warmup))
+        self.episode = 0
+
+    def __call__(self) -> np.ndarray:
+        if self.episode < self.warmup:
+            return np.zeros(self.size, np.float32)
+        scale = self.start * self.decay ** (self.episode - self.warmup)
+        return np.random.normal(0, scale, self.size).astype(np.float32)
+
+    def reset(self) -> None:
+        """Called by Stable-Baselines3 at the end of each episode."""
+        self.episode += 1
+
+
+class StableBaselinesAgent:
+    """An off-policy algorithm of Stable-Baselines3 with AMC's schedule (He et al., ECCV 2018): random episodes first, then one
+    update a transition after each episode; returns over the whole episode (`n_steps`), since only its end is rewarded."""
+
+    def __init__(
+        self,
+        algorithm: type[OffPolicyAlgorithm],
+        env: gym.Env,
+        episodes: int,
+        seed: int,
+        *,
+        warmup_share: float = 0.2,
+        noise: tuple[float, float] | None = (0.6, 0.05),
+        updates_per_step: int = 1,
+        **settings: Any,
+    ):
+        self.env, self.episodes = env, episodes
+        self.steps = env.unwrapped.steps
+        warmup = max(1, round(warmup_share * episodes))
+        self.noise = DecayingNoise(2, *noise, warmup, episodes) if noise else None
+        defaults = dict(
+            learning_rate=1e-3,
+            buffer_size=(episodes + 1) * self.steps,
+            learning_starts=warmup * self.steps,
+            batch_size=64,
+            tau=0.01,
+            gamma=1.0,
+            train_freq=(1, "episode"),
+            gradient_steps=updates_per_step * self.steps,
+            n_steps=self.steps,
+            policy_kwargs=dict(net_arch=[128, 128]),
+        )
+        self.model = algorithm(
+            "MlpPolicy", env, action_noise=self.noise, seed=seed, device="cpu", verbose=0,
+            **deepcopy({**defaults, **settings}),
+        )  # fmt: skip
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Learn for the episodes that are left; the state is saved at the end of roll-outs, when their reward is stored."""
+        done = self._restore(checkpoint) if checkpoint and checkpoint.exists() else 0
+        if done < self.episodes:
+            self.model.learn(
+                (self.episodes - done) * self.steps,
+                callback=_Checkpoint(self, checkpoint) if checkpoint else None,
+                reset_num_timesteps=not done,
+            )
+            if checkpoint:
+                self.save(checkpoint)
+
+    def policy(self):
+        """The actor without noise."""
+        return lambda observation: self.model.predict(observation, deterministic=True)[0]
+
+    def save(self, path: Path) -> None:
+        """Write networks, optimisers, replay buffer and every random state in one file, whole or not at all."""
+        state = {
+            "episodes": self.env.get_wrapper_attr("played"),
+            "parameters": self.model.get_parameters(),
+            "counters": {name: getattr(self.model, name) for name in COUNTERS},
+            "buffer": self.model.replay_buffer,
+            "noise_episode": self.noise.episode if self.noise else 0,
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+            "env": self.env.unwrapped.np_random,
+            "actions": self.model.action_space.np_random,
+        }
+        temporary = path.with_suffix(".part")
+        temporary.write_bytes(pickle.dumps(state))
+        temporary.replace(path)
+
+    def _restore(self, path: Path) -> int:
+        """Take up the state of `save` and return the number of episodes done. Pickled: only for files of one's own runs."""
+        state = pickle.loads(path.read_bytes())
+        if state["episodes"] > len(self.env.get_wrapper_attr("trials")):
+            return 0  # of another run; start over, recorded trials are replayed
+        self.model.set_parameters(state["parameters"], device="cpu")
+        for name, value in state["counters"].items():
+            setattr(self.model, name, value)
+        self.model.replay_buffer = state["buffer"]
+        if self.noise:
+            self.noise.episode = state["noise_episode"]
+        self.env.get_wrapper_attr("skip")(state["episodes"])
+        self.model._last_obs = self.model.env.reset()
+        self.env.unwrapped.np_random = state["env"]
+        self.model.action_space._np_random = state["actions"]
+        random.setstate(state["python"])
+        np.random.set_state(state["numpy"])
+        torch.set_rng_state(state["torch"])
+        return state["episodes"]
+
+
+class _Checkpoint(BaseCallback):
+    """Saves after updates of a roll-out have been made, that is when the next one begins."""
+
+    def __init__(self, agent: StableBaselinesAgent, path: Path):
+        super().__init__()
+        self.agent, self.path, self.saved = agent, path, time.monotonic()
+
+    def _on_rollout_start(self) -> None:
+        if self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
+            self.agent.save(self.path)
+            self.saved = time.monotonic()
+
+    def _on_step(self) -> bool:
+        return True

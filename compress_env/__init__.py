@@ -1,0 +1,35 @@
+"""Automatic, budget-exact compression of neural networks as a Gymnasium environment.
+
+`import compress_env` registers the environments, so that `gym.make("LayerRemoval-v0")` works; it loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+__version__ = "0.1.0"
+ENV_IDS = ("LayerRemoval-v0",)
+__all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "search", "trace"]
+
+for _id in ENV_IDS:
+    if _id not in registry:
+        register(_id, entry_point="compress_env.envs.layer_removal:LayerRemovalEnv")
+
+_PUBLIC = {
+    "compress": "compress_env.api",
+    "search": "compress_env.search.run",
+    "trace": "compress_env.surgery.trace",
+    "build_student": "compress_env.surgery.build",
+    "StudentPlan": "compress_env.surgery.plan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names, imported when they are first used."""
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,197 @@
+"""`compress`: a teacher, data and a budget go in, a distilled student within the budget comes out, with files and a report."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import nn
+
+from compress_env.distill.finetune import Finetuned, finetune
+from compress_env.distill.train import Recipe, accuracy, channels_last, predict
+from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
+from compress_env.errors import UserError
+from compress_env.export import export_onnx, save_student
+from compress_env.resources import latency
+from compress_env.rewards import Outcome
+from compress_env.search.run import find_agent, search
+from compress_env.search.store import RunFolder
+from compress_env.search.trial import Trial, best_trial, versions
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.threads import one_thread
+
+ENVIRONMENT = ("teacher", "weights", "data", "budget", "schedule", "reward", "limits", "evaluator", "keep", "min_width",
+               "image_size", "normalization", "device")  # fmt: skip
+"""Settings of a run that are arguments of the environment."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What came out of a run. student: in evaluation mode, as good as its best epoch. result: what `result.json` holds."""
+
+    student: nn.Module
+    plan: StudentPlan
+    outcome: Outcome
+    trials: list[Trial]
+    finetuned: Finetuned
+    result: dict[str, Any]
+    folder: Path
+
+    def report(self) -> Path:
+        """The path of the HTML page."""
+        return self.folder / "report.html"
+
+
+def compress(
+    teacher: Any = "resnet8-digits",
+    data: Any = None,
+    budget: Mapping[str, Any] | None = None,
+    agent: str = "ddpg",
+    evaluations: int = 150,
+    seed: int = 0,
+    out: str | Path | None = None,
+    *,
+    weights: str | Path | None = None,
+    finetune_epochs: int = 30,
+    resume: bool = False,
+    command: str | None = None,
+    progress: bool = True,
+    **environment: Any,
+) -> Compressed:
+    """Search for the best student of `teacher` within `budget`, distil it fully, save, export and report it.
+
+    teacher, data, weights, budget and `environment` are the arguments of `LayerRemoval-v0`. out: the run folder; a new one in the
+    system's temporary folder if None. Raises UserError before any long work for what cannot be used. Ctrl-C during the search
+    raises KeyboardInterrupt after everything found so far is in the folder; `resume=True` goes on from there.
+    """
+    find_agent(agent)
+    if evaluations < 1:
+        raise UserError(f"evaluations must be at least 1, got {evaluations}")
+    if finetune_epochs < 1:
+        raise UserError(f"finetune_epochs must be at least 1, got {finetune_epochs}")
+    budget = {"macs": 0.5} if budget is None else dict(budget)
+    settings = {
+        "teacher": teacher, "weights": weights and str(weights), "data": data, "budget": budget, "schedule": "two-step",
+        "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "min_width": 0.1, "image_size": None,
+        "normalization": None, "device": "cpu",
+    } | environment  # fmt: skip
+    if unknown := sorted(set(settings) - set(ENVIRONMENT)):
+        raise UserError(f"compress has no argument {unknown[0]!r}; known: {', '.join(ENVIRONMENT)}")
+    recorded = {k: v if _is_plain(v) else repr(v)[:80] for k, v in settings.items()}
+    recorded |= {"agent": agent, "evaluations": evaluations, "seed": seed, "versions": versions(), "command": command}
+    path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
+    if (path / "trials.jsonl").exists():
+        RunFolder.begin(path, recorded, resume)  # refuse before the teacher is loaded
+    env = gym.make("LayerRemoval-v0", **settings, progress=progress).unwrapped
+    folder = RunFolder.begin(path, recorded, resume)
+    found = search(env, agent, evaluations, seed, folder, progress)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    final = found.final_policy
+    folder.write(
+        "search.json",
+        {
+            "seconds": round(found.seconds, 1),
+            "final_policy": final and {"accuracy": final.outcome.accuracy, "reward": final.reward},
+        },
+    )
+    return finish(folder, finetune_epochs, env=env, progress=progress)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_plain(v) for v in value.values())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None, progress: bool = True) -> Compressed:
+    """Distil the best student of a run folder fully, measure it beside its teacher, and write files and report.
+
+    Without `env`, the environment is made again from the folder's settings.
+    """
+    settings = folder.settings()
+    trials = folder.trials()
+    best = best_trial(trials)
+    if best is None:
+        raise UserError(f"{folder.path} has no student that meets the budget yet; search further with --resume")
+    if env is None:
+        env = gym.make("LayerRemoval-v0", **{k: settings[k] for k in ENVIRONMENT}, progress=progress).unwrapped
+    plan, data, teacher = best.plan, env.data, env.whole
+    student = build_student(env.teacher.module, env.graph, plan).to(next(teacher.parameters()).device)
+    env.evaluator.prepare(student, plan)
+    checkpoint = folder.path / f"finetune-{plan.key}-{epochs}.checkpoint"
+    done = finetune(
+        student, teacher, data, finetuning_recipe(len(data.train), epochs), seed=settings["seed"], checkpoint=checkpoint,
+        progress=progress,
+    )  # fmt: skip
+    student = student.cpu()
+    size = save_student(student, plan, folder.path).stat().st_size
+    example = data.calibration(8)
+    difference = export_onnx(student, example, folder.path / "student.onnx")
+    with one_thread(), channels_last(teacher):
+        teacher_test = accuracy(predict(teacher, data, data.test), data.test.labels)
+    pair = latency.measure([teacher.cpu(), student], example[:1], 1.0)
+    usage = env.meter.count(student, plan)
+    searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
+    result = {
+        "teacher": _column(teacher_test, env.meter.teacher, pair[0], _file_bytes(teacher)),
+        "student": _column(done.accuracy_test, usage, pair[1], size),
+        "budget": dict(best.outcome.budget),
+        "feasible": all(usage[name] <= limit for name, limit in best.outcome.budget.items()),
+        "evaluations": len(trials),
+        "seconds": searched.get("seconds"),
+        "agent": settings["agent"],
+        "seed": settings["seed"],
+        "versions": versions(),
+        "command": settings["command"],
+        "best_trial": best.index,
+        "final_policy": searched.get("final_policy"),
+        "finetune": {
+            **{k: v for k, v in asdict(done).items() if k != "history"},
+            "history": [{"epoch": i + 1, "validation_accuracy": a} for i, a in enumerate(done.history)],
+        },
+        "onnx_difference": difference,
+        "layers": network_rows(env, frozenset(plan.removed), env.graph.widths(plan)),
+    }
+    folder.write("result.json", result)
+    from compress_env.report.page import write_report
+
+    write_report(folder.path)
+    return Compressed(student, plan, best.outcome, trials, done, result, folder.path)
+
+
+def finetuning_recipe(images: int, epochs: int) -> Recipe:
+    """How a student is distilled fully: batches of 128 (64 for small data sets), a cosine from 0.1 to 0 after a short rise."""
+    small = images < 10_000
+    return Recipe(
+        epochs=epochs, batch_size=64 if small else 128, lr=0.1 if small else 0.15, weight_decay=2e-4,
+        precision="float32" if small or not _has_bfloat16() else "bfloat16",
+    )  # fmt: skip
+
+
+def _has_bfloat16() -> bool:
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _column(test: float, usage: Mapping[str, float], milliseconds: float, file_bytes: int) -> dict[str, float]:
+    return {
+        "accuracy_test": test, "params": usage["params"], "macs": usage["macs"], "latency_ms": milliseconds,
+        "memory_bytes": usage["memory"], "file_bytes": file_bytes,
+    }  # fmt: skip
+
+
+def _file_bytes(module: nn.Module) -> int:
+    from safetensors.torch import save
+
+    return len(save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}))
+
+
+__all__ = ["Compressed", "compress", "finish"]

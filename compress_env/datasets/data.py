@@ -1,0 +1,165 @@
+"""`Data`: a labelled data set in memory, split for an honest search, with vectorised augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+"""Per-channel mean and standard deviation of pixels in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Inputs `(n, ...)`, either uint8 pixels `(n, channels, height, width)` or ready-made floats, and labels `(n,)` int64."""
+
+    inputs: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor | slice) -> Split:
+        return Split(self.inputs[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Training, validation and test images of one classification task.
+
+    The search sees `train` and `validation`, which are cut from the training data; `test` is for the final report.
+    `normalization` is applied to uint8 inputs only, by `prepare`. `crop_padding` (pixels) and `flip` say how
+    training images are augmented: random crops after zero padding, and mirroring left to right.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: int
+    normalization: Normalization | None = None
+    crop_padding: int = 0
+    flip: bool = False
+    _cache: dict = field(default_factory=dict, repr=False)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch dimension."""
+        return tuple(self.train.inputs.shape[1:])
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Float inputs as the networks take them: uint8 becomes normalised float32, floats pass unchanged."""
+        if inputs.dtype != torch.uint8:
+            return inputs
+        x = inputs.float().div_(255)
+        if self.normalization:
+            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in self.normalization)
+            x = x.sub_(mean).div_(std)
+        return x
+
+    def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
+        """The batch with a random crop and flip of its own for every image. Floats that are no images pass unchanged."""
+        if inputs.dim() != 4 or not (self.crop_padding or self.flip):
+            return inputs
+        n, _, height, width = inputs.shape
+        rows = torch.arange(height).expand(n, height)
+        columns = torch.arange(width).expand(n, width)
+        if self.flip:
+            mirrored = torch.rand(n, 1, generator=generator) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        if self.crop_padding:
+            pad = self.crop_padding
+            inputs = torch.nn.functional.pad(inputs, (pad,) * 4)
+            rows = rows + torch.randint(2 * pad + 1, (n, 1), generator=generator)
+            columns = columns + torch.randint(2 * pad + 1, (n, 1), generator=generator)
+        images = torch.arange(n).view(n, 1, 1)
+        return inputs.permute(0, 2, 3, 1)[images, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+
+    def calibration(self, images: int, seed: int = 0) -> Tensor:
+        """Prepared, not augmented training inputs, `images` of them at most, always the same for a seed."""
+        key = ("calibration", images, seed)
+        if key not in self._cache:
+            order = np.random.default_rng(seed).permutation(len(self.train))[:images]
+            self._cache[key] = self.prepare(self.train.inputs[torch.from_numpy(order)])
+        return self._cache[key]
+
+    def validation_subset(self, images: int | None) -> Split:
+        """The first `images` validation examples (all for None); the split was shuffled when it was cut."""
+        return self.validation.take(slice(images))
+
+    def head(self, images: int) -> Data:
+        """The same data with the first `images` training examples only; they were shuffled when the split was cut."""
+        return replace(self, train=self.train.take(slice(images)), _cache={})
+
+
+def batches(split: Split, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    """Index batches of one epoch: shuffled and without the last, smaller one if a generator is given, else in order."""
+    n = len(split)
+    if generator is None:
+        yield from torch.arange(n).split(batch_size)
+        return
+    order = torch.randperm(n, generator=generator)
+    yield from (b for b in order.split(batch_size) if len(b) == min(batch_size, n))
+
+
+def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices `(rest, held_out)`, with `share` of each class (rounded) in `held_out`, both shuffled. Deterministic for a seed."""
+    rng = np.random.default_rng(seed)
+    y = labels.numpy()
+    held = []
+    for c in np.unique(y):
+        members = rng.permutation(np.flatnonzero(y == c))
+        held.append(members[: max(1, round(share * len(members)))])
+    held = rng.permutation(np.concatenate(held))
+    rest = rng.permutation(np.setdiff1d(np.arange(len(y)), held))
+    return torch.from_numpy(rest), torch.from_numpy(held)
+
+
+def make_data(
+    name: str,
+    train: Split,
+    test: Split,
+    *,
+    classes: int | None = None,
+    normalization: Normalization | None = None,
+    crop_padding: int = 0,
+    flip: bool = False,
+    validation_share: float = 0.1,
+    split_seed: int = 0,
+) -> Data:
+    """`Data` with a stratified, seeded validation split of `validation_share` cut from `train`.
+
+    For uint8 inputs without a given `normalization`, mean and deviation are those of the training images.
+    Raises ValueError if a split is empty or a label is out of range.
+    """
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
+    for what, split in (("training", train), ("test", test)):
+        if len(split) == 0:
+            raise ValueError(f"data set {name!r} has no {what} examples")
+    classes = classes or int(max(train.labels.max(), test.labels.max())) + 1
+    for what, split in (("training", train), ("test", test)):
+        if int(split.labels.min()) < 0 or int(split.labels.max()) >= classes:
+            raise ValueError(
+                f"data set {name!r}: {what} labels run from {int(split.labels.min())} to {int(split.labels.max())}, "
+                f"but there are {classes} classes"
+            )
+    rest, held = stratified_split(train.labels, validation_share, split_seed)
+    validation, train = train.take(held), train.take(rest)
+    if normalization is None and train.inputs.dtype == torch.uint8:
+        normalization = pixel_statistics(train.inputs)
+    return Data(name, train, validation, test, classes, normalization, crop_padding, flip)
+
+
+def pixel_statistics(images: Tensor) -> Normalization:
+    """Per-channel mean and standard deviation of uint8 images `(n, c, h, w)`, in units of the full range."""
+    counts = torch.stack([torch.bincount(images[:, c].flatten().int(), minlength=256) for c in range(images.shape[1])])
+    share = counts.double() / counts.sum(1, keepdim=True)
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ level
+    std = (share @ level.square() - mean.square()).clamp_min(1e-6).sqrt()
+    return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())

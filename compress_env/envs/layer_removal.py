@@ -1,0 +1,298 @@
+"""`LayerRemoval-v0`: compressing a network as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.utils import EzPickle
+
+from compress_env import rewards
+from compress_env.datasets import load_data
+from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings
+from compress_env.envs import render
+from compress_env.envs.episode import Episode, Problem
+from compress_env.envs.observation import HIGH, LOW, Embedding
+from compress_env.errors import UserError
+from compress_env.registry import unknown
+from compress_env.resources.budget import RESOURCES, UNITS, Meter, parse_budget
+from compress_env.rewards import REWARDS, Outcome
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
+from compress_env.threads import one_thread
+
+
+class LayerRemovalEnv(gym.Env, EzPickle):
+    """
+    ## Description
+    A trained *teacher* network is walked over twice: first the agent decides for each unit (a residual branch, a layer of a
+    chain) whether it is **removed**, then for each group of tied channels of what is left how far it **shrinks**. At the end the
+    student is built with the teacher's weights, refitted, judged on validation images and counted. Every action is clamped so
+    that the budget stays within reach: a finished student meets every limit, counted on the module that was really built.
+
+    ## Action Space
+    `Box(-1, 1, (2,), float32)`. Each step reads the entry that it needs and ignores the other.
+
+    | Num | Action   | -1 | 0 | 1 |
+    |-----|----------|----|---|---|
+    | 0   | keep     | remove the unit | keep it (everything above -0.5 does) | keep it |
+    | 1   | sparsity | keep all channels | keep the share which, the same for all undecided groups, just meets the budget | keep `min_width` of the channels |
+
+    ## Observation Space
+    `Box(float32)`, the layer embedding: `compress_env.envs.observation.ENTRIES` lists name, minimum and meaning of each of its
+    entries; all lie in [0, 1], the previous actions in [-1, 1].
+
+    ## Rewards
+    0 until the last step, then `reward(outcome)`, by default `relative`: validation accuracy of the student / the teacher's, in
+    [0, 1 / teacher accuracy]; with soft limits less the relative excess over each limit. A student that cannot be evaluated gives -1.
+
+    ## Starting State
+    The first unit of the teacher, nothing decided. If the budget is a range, a limit is drawn from it. `reset(options={"budget":
+    {"macs": 0.4}})` sets the budget of one episode.
+
+    ## Episode End
+    `terminated` after one step a unit and one a group, always the same number for a teacher (9 for the default one); layers that
+    vanished with a unit keep their step, which then has no effect. Never truncated.
+
+    ## Information
+    Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `reward_terms` (dict of
+    floats), `usage` and `budget` (dicts of floats in the resources' units), `is_success` (every limit met), `plan` (JSON of the
+    `StudentPlan`), `failed` (why there is no accuracy, or ""), `repeated` (the plan had been evaluated before, its outcome was used again).
+
+    ## Arguments
+    | Name | Default | Meaning |
+    |------|---------|---------|
+    | teacher | "resnet8-digits" | registered name, `module:factory`, `file.py:factory`, or an `nn.Module` |
+    | weights | None | weights file for a teacher given by factory |
+    | data | None | data set (the shipped teacher's own if None): name, `imagefolder:DIR`, factory, or `(train, test)` |
+    | budget | {"macs": 0.5} | limit a resource (params, macs, memory, latency); a pair is a range to draw from |
+    | schedule | "two-step" | also "joint" (one walk, both kinds of decisions), "removal", "shrink" |
+    | reward | "relative" | registered name, `module:attribute` or a function of an `Outcome` |
+    | limits | "hard" | "soft" leaves actions unclamped and punishes the excess in the reward |
+    | evaluator | None | settings of `EvaluatorSettings` as a dict, for example {"distill_steps": 40} |
+    | keep | () | patterns of layer names that stay as they are |
+    | min_width | 0.1 | smallest share of a group's channels |
+    | image_size | None | pixels, for `imagefolder:DIR` with images of different sizes |
+    | normalization | None | (means, deviations) that the teacher was trained with, if not the data's own |
+    | device | "cpu" | torch device of the evaluation |
+
+    >>> import gymnasium as gym, compress_env
+    >>> env = gym.make("LayerRemoval-v0", budget={"macs": "40%", "params": 30_000})
+
+    ## Version History
+    * v0: first version.
+
+    ## References
+    N2N learning (Ashok et al., ICLR 2018) for removal and shrinking in two steps; AMC (He et al., ECCV 2018) for the bounded actions.
+    """
+
+    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
+
+    def __init__(
+        self,
+        teacher: Any = "resnet8-digits",
+        weights: str | None = None,
+        data: Any = None,
+        budget: Mapping[str, Any] | None = None,
+        schedule: str = "two-step",
+        reward: Any = "relative",
+        limits: str = "hard",
+        evaluator: Mapping[str, Any] | None = None,
+        keep: Sequence[str] = (),
+        min_width: float = 0.1,
+        image_size: int | None = None,
+        normalization: Any = None,
+        device: str = "cpu",
+        render_mode: str | None = None,
+        progress: bool = False,
+    ):
+        EzPickle.__init__(
+            self, teacher, weights, data, budget, schedule, reward, limits, evaluator, keep, min_width,
+            image_size, normalization, device, render_mode, progress,
+        )  # fmt: skip
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(unknown("render mode", render_mode, self.metadata["render_modes"]))
+        if limits not in ("hard", "soft"):
+            raise UserError(unknown("kind of limits", limits, ["hard", "soft"]))
+        self.render_mode = render_mode
+        self._hard = limits == "hard"
+        self._budget = parse_budget({"macs": 0.5} if budget is None else budget)
+        self._reward = REWARDS.get(reward) if isinstance(reward, str) else reward
+        try:
+            settings = EvaluatorSettings(**(evaluator or {}))
+        except TypeError as error:
+            known = list(EvaluatorSettings.__dataclass_fields__)
+            raise UserError(f"evaluator: {error}; known settings: {', '.join(known)}") from None
+        self.teacher = load_teacher(teacher, weights)
+        if data is None and self.teacher.data is None:
+            raise UserError(f"the teacher {self.teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)")
+        self.data = load_data(
+            self.teacher.data if data is None else data,
+            normalization=normalization or self.teacher.normalization,
+            image_size=image_size,
+            progress=progress,
+        )
+        self._build(min_width, keep, schedule, settings, torch.device(device))
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = gym.spaces.Box(LOW, HIGH, dtype=np.float32)
+        self._episode: Episode | None = None
+        self._outcomes: dict[str, Outcome] = {}
+
+    def _build(self, min_width, keep, schedule, settings, device) -> None:
+        example = self.data.calibration(2)
+        with one_thread():
+            module = self.teacher.module
+            _check_classes(module, example, self.data, self.teacher.name)
+            self.graph = trace(module, example, keep=keep, min_width=min_width)
+            latency = "latency" in self._budget
+            self.meter = Meter(module, self.graph, example, latency)
+            self.problem = Problem(module, self.graph, self.meter, schedule)
+            self._device = device
+            self.whole = build_student(module, self.graph, StudentPlan()).to(device)
+        if self._hard:
+            self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
+        self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
+        self._embedding = Embedding(self.problem)
+
+    def _absolute(self, limits: Mapping[str, Any]) -> dict[str, float]:
+        return {name: float(limit.absolute(self.meter.teacher[name])) for name, limit in limits.items()}
+
+    @property
+    def steps(self) -> int:
+        """Steps of an episode."""
+        return len(self.problem.decisions)
+
+    def remember(self, plan: StudentPlan, outcome: Outcome) -> None:
+        """Take the outcome of a plan as known, as from the records of an earlier run: it is not evaluated again."""
+        self._outcomes[plan.key] = outcome
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        options = options or {}
+        for name in options:
+            if name != "budget":
+                raise UserError(unknown("reset option", name, ["budget"]))
+        budget = parse_budget(options["budget"]) if "budget" in options else self._budget
+        if "latency" in budget and "latency" not in self.meter.names:
+            raise UserError("a latency budget has to be among those of the environment, which then measures the teacher")
+        lows = self._absolute({name: low for name, (low, _) in budget.items()})
+        highs = self._absolute({name: high for name, (_, high) in budget.items()})
+        limits = {
+            name: float(self.np_random.uniform(lows[name], highs[name])) if highs[name] > lows[name] else lows[name]
+            for name in lows
+        }
+        self._episode = Episode(self.problem, limits, self._hard)
+        return self._embedding(self._episode), {}
+
+    def step(self, action):
+        episode = self._episode
+        if episode is None or episode.done:
+            raise gym.error.ResetNeeded("call reset() before step(), and again when an episode has terminated")
+        keep, sparsity = (float(a) for a in action)
+        if not (np.isfinite(keep) and np.isfinite(sparsity)):
+            raise ValueError(f"the action has to be two finite numbers, got {action!r}")
+        episode.step(float(np.clip(keep, -1, 1)), float(np.clip(sparsity, -1, 1)))
+        if not episode.done:
+            return self._embedding(episode), 0.0, False, False, {}
+        reward, info = self._finish(episode)
+        return self._embedding(episode), reward, True, False, info
+
+    def _finish(self, episode: Episode) -> tuple[float, dict[str, Any]]:
+        plan, student, usage = episode.finish()
+        repeated = plan.key in self._outcomes
+        if repeated:
+            known = self._outcomes[plan.key]
+            accuracy, failed = known.accuracy, known.failed
+        else:
+            try:
+                accuracy, failed = self.evaluator(student.to(self._device), plan), ""
+            except EvaluationFailed as error:
+                accuracy, failed = 0.0, str(error)
+        outcome = Outcome(accuracy, self.evaluator.teacher_accuracy, usage, self.meter.teacher, episode.limits, failed)
+        self._outcomes[plan.key] = outcome
+        reward, terms = rewards.evaluate(self._reward, outcome)
+        info = {
+            "accuracy": float(accuracy),
+            "teacher_accuracy": float(outcome.teacher_accuracy),
+            "reward_terms": terms,
+            "usage": {name: float(v) for name, v in usage.items()},
+            "budget": {name: float(v) for name, v in episode.limits.items()},
+            "is_success": outcome.feasible,
+            "plan": plan.to_json(),
+            "failed": failed,
+            "repeated": repeated,
+        }
+        return float(reward), info
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The network as it stands in the running episode, a row a layer, for pictures and tables."""
+        episode = self._episode
+        return network_rows(self, episode.removed, episode.widths, episode)
+
+    def render(self):
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing without a render_mode; give one to gym.make")
+            return None
+        episode = self._episode
+        if episode is None:
+            raise gym.error.ResetNeeded("call reset() before render()")
+        used = self.meter.predict_all(episode.removed, episode.widths)
+        spent = {
+            name: {"used": used[name], "limit": limit, "teacher": self.meter.teacher[name], "unit": UNITS[name]}
+            for name, limit in episode.limits.items()
+        }
+        title = f"{self.teacher.name}, step {episode.step_index} of {self.steps}"
+        return (render.ansi if self.render_mode == "ansi" else render.picture)(self.rows(), spent, title)
+
+
+def network_rows(env: LayerRemovalEnv, removed: frozenset[str], widths: np.ndarray, episode=None) -> list[dict[str, Any]]:
+    """A row a layer with weights: channels and MACs before and after, and whether it was kept, shrunk, removed or is undecided."""
+    graph = env.graph
+    network = graph.reduce(frozenset(removed))
+    index = {layer.name: i for i, layer in enumerate(network.layers)}
+    inputs, outputs = (m @ widths + c for m, c in (network.layer_inputs, network.layer_outputs))
+    undecided = set()
+    if episode is not None:
+        for d in env.problem.decisions[episode.step_index :]:
+            undecided.update(graph.units[d.target].layers if d.kind == "remove" else [d.target])
+    rows = []
+    for name, layer in graph.layers.items():
+        i = index.get(name)
+        per_pair = layer.kernel * layer.positions / layer.groups
+        before = per_pair * layer.channels_in * layer.channels_out
+        after = 0.0 if i is None else per_pair * outputs[i] * (layer.groups if layer.kind == "depthwise" else inputs[i])
+        narrower = i is not None and (outputs[i] < layer.channels_out or inputs[i] != layer.channels_in)
+        status = "removed" if i is None else "undecided" if name in undecided else "shrunk" if narrower else "kept"
+        rows.append(
+            {
+                "name": name, "kind": layer.kind, "before": layer.channels_out, "after": 0 if i is None else int(outputs[i]),
+                "status": status, "macs_before": float(before), "macs_after": float(after),
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _check_classes(module: torch.nn.Module, example: torch.Tensor, data, name: str) -> None:
+    """Raises UserError if the teacher does not take the data's inputs or answers for another number of classes."""
+    device = next(module.parameters()).device
+    training = module.training
+    if training:
+        raise UserError(f"the teacher {name!r} is in training mode; call .eval() on it first")
+    try:
+        with torch.no_grad():
+            shape = tuple(module(example.to(device)).shape)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the teacher {name!r} does not take inputs of shape {data.input_shape}: {reason}") from error
+    if shape != (len(example), data.classes):
+        raise UserError(
+            f"the teacher {name!r} answers with {shape[1:]}, but the data set {data.name!r} has {data.classes} classes"
+        )
+
+
+__all__ = ["RESOURCES", "LayerRemovalEnv", "network_rows"]

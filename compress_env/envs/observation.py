@@ -1,0 +1,110 @@
+"""The layer embedding: what the agent sees at a step, as bounded and normalised numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from compress_env.envs.episode import Decision, Episode
+from compress_env.resources.budget import RESOURCES
+
+ENTRIES: tuple[tuple[str, float, str], ...] = (
+    ("pass", 0, "0 while layers are removed, 1 while they are shrunk"),
+    ("progress", 0, "steps taken / steps of the episode"),
+    ("void", 0, "1 if the layer went with a unit that was removed before; the action then has no effect"),
+    ("convolution", 0, "share of the target's layers that are dense convolutions"),
+    ("depthwise", 0, "share that are depthwise or grouped convolutions"),
+    ("linear", 0, "share that are linear layers"),
+    ("index", 0, "position of the target's first layer in the network"),
+    ("channels in", 0, "log2(1 + channels into the first layer) / 12"),
+    ("channels out", 0, "log2(1 + channels out of the last layer) / 12"),
+    ("kernel", 0, "largest kernel size / 7, at most 1"),
+    ("stride", 0, "log2 of the largest stride / 3, at most 1"),
+    ("groups", 0, "log2(groups) / 12 of the layer with most"),
+    ("spatial size in", 0, "log2(1 + positions per channel into the first layer) / 20"),
+    ("spatial size out", 0, "log2(1 + positions per channel out of the last layer) / 20"),
+    ("share of MACs", 0, "the target's MACs / the teacher's"),
+    ("share of params", 0, "the target's parameters / the teacher's"),
+    ("removed so far", 0, "share of the teacher's MACs saved by the decisions taken"),
+    ("left to decide", 0, "share of the teacher's MACs in layers that are still undecided"),
+    ("even share", 0, "share of channels that all undecided groups could keep together; sparsity 0 gives it"),
+    ("previous keep", -1, "the last removal as executed: -1 removed, 1 kept, 0 if the last step was none"),
+    ("previous sparsity", -1, "the last sparsity as executed, after the clamp"),
+    *((f"budget {name}", 0, f"limit on {name} as a share of the teacher's; 1 if there is none") for name in RESOURCES),
+    *((f"spent {name}", 0, f"{name} if the undecided layers are left whole, as a share of the limit / 4") for name in RESOURCES),
+)
+SIZE = len(ENTRIES)
+LOW = np.array([low for _, low, _ in ENTRIES], np.float32)
+HIGH = np.ones(SIZE, np.float32)
+
+
+class Embedding:
+    """Observations for one problem; what does not change over an episode is computed once."""
+
+    def __init__(self, problem):
+        self.problem = problem
+        graph = problem.graph
+        self._macs = {name: _macs(layer) for name, layer in graph.layers.items()}
+        self._total = sum(self._macs.values()) or 1.0
+        params = problem.meter.teacher["params"]
+        self._position = {name: i / max(1, len(graph.layers) - 1) for i, name in enumerate(graph.layers)}
+        self._layers = {d: self._target_layers(d) for d in problem.decisions}
+        self._fixed = {d: self._describe(d, params) for d in problem.decisions}
+
+    def _target_layers(self, decision: Decision) -> list:
+        graph = self.problem.graph
+        names = graph.units[decision.target].layers if decision.kind == "remove" else [
+            m.layer for m in graph.groups[decision.target].members if m.side == "out"
+        ]  # fmt: skip
+        return [graph.layers[n] for n in names if graph.layers[n].kind != "norm"]
+
+    def _describe(self, decision: Decision, params: float) -> list[float]:
+        layers = self._layers[decision]
+        first, last = layers[0], layers[-1]
+        share = [sum(layer.kind in kinds for layer in layers) / len(layers) for kinds in
+                 (("conv",), ("depthwise", "grouped"), ("linear",))]  # fmt: skip
+        weights = sum(x.kernel * x.channels_in * x.channels_out / x.groups for x in layers)
+        return [
+            *share,
+            self._position[first.name],
+            math.log2(1 + first.channels_in) / 12,
+            math.log2(1 + last.channels_out) / 12,
+            max(x.kernel_size for x in layers) / 7,
+            math.log2(max(max(x.stride for x in layers), 1)) / 3,
+            math.log2(max(max(x.groups for x in layers), 1)) / 12,
+            math.log2(1 + first.positions_in) / 20,
+            math.log2(1 + last.positions) / 20,
+            sum(self._macs[x.name] for x in layers) / self._total,
+            weights / params,
+        ]
+
+    def __call__(self, episode: Episode) -> np.ndarray:
+        """The vector `(SIZE,)` float32 for the current step; at the end of an episode, that of the last one with progress 1."""
+        problem, meter, graph = self.problem, self.problem.meter, self.problem.graph
+        steps = problem.decisions
+        i = min(episode.step_index, len(steps) - 1)
+        decision = steps[i]
+        optimistic = meter.predict_all(episode.removed, episode.widths)
+        open_layers = {layer.name for d in steps[episode.step_index :] for layer in self._layers[d]}
+        teacher = meter.teacher
+        limits = [episode.limits[n] / teacher[n] if n in episode.limits else 1.0 for n in RESOURCES]
+        spent = [optimistic[n] / episode.limits[n] / 4 if n in episode.limits else 0.0 for n in RESOURCES]
+        shrinking = decision.kind == "shrink"
+        vector = [
+            float(shrinking),
+            episode.step_index / len(steps),
+            float(not episode.done and episode.void(decision)),
+            *self._fixed[decision],
+            1 - optimistic["macs"] / teacher["macs"],
+            sum(self._macs[name] for name in open_layers) / self._total,
+            episode.even_share() if not episode.done else 0.0,
+            *episode.previous,
+            *limits,
+            *spent,
+        ]
+        return np.clip(np.array(vector, np.float32), LOW, HIGH)
+
+
+def _macs(layer) -> float:
+    return layer.kernel * layer.positions * layer.channels_in * layer.channels_out / layer.groups

@@ -1,0 +1,21 @@
+"""What can go wrong because of what the user gave; the command line prints these as one line and exits with 2."""
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used. The message names the thing, the place and the next step."""
+
+
+class UnknownName(UserError, LookupError):
+    """A name that is not registered; the message suggests the nearest one."""
+
+
+class InfeasibleBudget(UserError):
+    """No student fits the budget; the message names the smallest reachable usage."""
+
+
+class NothingToDecide(UserError):
+    """The teacher has no unit to remove and no group to shrink under the given restrictions."""
+
+
+class InvalidPlan(UserError):
+    """A plan that does not belong to the layer graph it is used with."""

@@ -1,0 +1,207 @@
+"""The figures of the report, each an SVG element to put inside an HTML page (no XML header, no name spaces, own ids)."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from compress_env.envs.render import BLUE, GREEN, GREY, INK, RED, fit_name
+
+WIDTH = 5.0  # inches; narrow, so that the text is still legible when a phone scales the figure down
+ORANGE = "#d9822b"
+WINDOW = 20  # trials in the running mean
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+    "text.parse_math": False,  # names may hold dollar signs
+    "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e9ec", "axes.axisbelow": True,
+    "legend.frameon": False, "legend.fontsize": 9.5, "hatch.linewidth": 0.6,
+}  # fmt: skip
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the `(cost, accuracy)` points that no other point beats, by rising cost; of equal points the first."""
+    front: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
+        if all(map(math.isfinite, points[i])) and (not front or points[i][1] > points[front[-1]][1]):
+            front.append(i)
+    return front
+
+
+def layers(rows: Sequence[Mapping]) -> str:
+    """A bar a layer: channels on the left, share of the teacher's MACs on the right; outline before, filled after."""
+    rows = [row for row in rows if row["kind"] != "norm"]
+    total = sum(row["macs_before"] for row in rows) or 1
+    panels = (
+        ("channels", [r["before"] for r in rows], [r["after"] for r in rows], "{:.0f}"),
+        ("MACs, % of the teacher", [100 * r["macs_before"] / total for r in rows],
+         [100 * r["macs_after"] / total for r in rows], "{:.1f}"),
+    )  # fmt: skip
+    height = 0.19 * len(rows) + 0.6
+    with matplotlib.rc_context(_style("layers") | {"font.size": 9, "axes.grid": False, "axes.spines.left": False}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        both = figure.subplots(1, 2, sharey=True)
+        for axes, (label, before, after, form) in zip(both, panels):
+            end = max([*before, *after], default=1) or 1
+            for y, row in enumerate(rows):
+                _layer(axes, y, row["status"], before[y], after[y], form, 0.03 * end)
+            axes.set(xlim=(0, 1.42 * end), ylim=(len(rows) - 0.4, -0.6))  # room for the numbers beside the bars
+            axes.set_title(label, fontsize=9.5, loc="left")
+            axes.set_yticks(range(len(rows)), [fit_name(row["name"], 22) for row in rows])
+            axes.tick_params(left=False, bottom=False, labelbottom=False)
+            axes.spines["bottom"].set_visible(False)
+        for label, row in zip(both[0].get_yticklabels(), rows):
+            label.set_color(RED if row["status"] == "removed" else INK)
+        both[1].tick_params(labelleft=False)
+        return _svg(figure, "layers", "Channels and multiply-accumulate operations of each layer before and after")
+
+
+def reward_curve(trials: Sequence[Mapping]) -> str:
+    """Reward of each trial as dots (hollow: over the budget), the best so far as steps, the mean of the last 20 as a line."""
+    known = [(i, t) for i, t in enumerate(trials) if _number(t.get("reward"))]
+    xs, ys = [t.get("index", i) for i, t in known], [t["reward"] for _, t in known]
+    fits = [bool(t.get("feasible", True)) for _, t in known]
+    best, high = [], -math.inf
+    for y, fit in zip(ys, fits):
+        high = max(high, y) if fit or not any(fits) else high
+        best.append(high if math.isfinite(high) else math.nan)
+    mean = [sum(part) / len(part) for part in (ys[max(0, i + 1 - WINDOW) : i + 1] for i in range(len(ys)))]
+    # A penalty far below the others would press them into a line, so what is over the budget may be drawn at the lower edge.
+    scale = [*(y for y, fit in zip(ys, fits) if fit), *mean] if any(fits) else ys
+    floor = min(scale) - 0.06 * (max(scale) - min(scale)) if scale else 0.0
+    outside = "over budget" if min(ys, default=floor) >= floor else "over budget (clipped)"
+    with matplotlib.rc_context(_style("reward")):
+        figure, axes = _axes("trial", "reward")
+        _dots(axes, xs, [max(y, floor) for y in ys], fits, "trial", outside)
+        axes.plot(xs, mean, color=ORANGE, linewidth=1.4, label=f"mean of {WINDOW}")
+        axes.step(xs, best, where="post", color=BLUE, linewidth=1.6, label="best so far")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure)
+        return _svg(figure, "reward", "Reward of each trial, best so far and running mean")
+
+
+def plane(trials: Sequence[Mapping], resource: str, best: Mapping | None, teacher: float | None) -> str:
+    """Each trial by its share of the teacher's usage of `resource` and its validation accuracy in the quick evaluation.
+
+    best: the trial to mark, one of `trials`. teacher: its accuracy in the same evaluation, from 0 to 1.
+    """
+    shown = [(t, point) for t in trials if (point := _point(t, resource))]
+    points = [point for _, point in shown]
+    front = [points[i] for i in pareto(points)]
+    limits = sorted({limit for t in trials if (limit := _limit_share(t, resource))})
+    with matplotlib.rc_context(_style(f"plane-{resource}")):
+        figure, axes = _axes(f"{resource.replace('macs', 'MACs')}, % of the teacher", "validation accuracy, %")
+        _dots(axes, *zip(*points) if points else ((), ()), [bool(t.get("feasible", True)) for t, _ in shown], "trial", "over budget")
+        if front:
+            axes.step(*zip(*front), where="post", color=BLUE, linewidth=1.4, label="Pareto front")
+        for i, limit in enumerate(sorted({*limits[:1], *limits[-1:]})):  # a range of budgets has two
+            axes.axvline(limit, color=ORANGE, linewidth=1.4, linestyle="--", label="" if i else "budget")
+        if best is not None and (point := _point(best, resource)):
+            axes.plot(*point, "*", color=RED, markersize=12, markeredgecolor="white", label="best found", zorder=5)
+        if _number(teacher):
+            axes.plot(100, 100 * teacher, "D", color=INK, markersize=6, label="teacher", zorder=5)
+        _legend(figure)
+        return _svg(figure, f"plane-{resource}", f"Validation accuracy of each trial against its use of {resource}")
+
+
+def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> str:
+    """Validation accuracy after each epoch, best (the first of equals) and last marked, with the teacher's as a line."""
+    known = [e for e in history if _number(e.get("epoch")) and _number(e.get("validation_accuracy"))]
+    xs, ys = [e["epoch"] for e in known], [100 * e["validation_accuracy"] for e in known]
+    with matplotlib.rc_context(_style("finetuning")):
+        figure, axes = _axes("epoch", "validation accuracy, %")
+        axes.plot(xs, ys, color=BLUE, linewidth=1.4, marker="o", markersize=2.5, label="student")
+        if _number(teacher_accuracy):
+            axes.axhline(100 * teacher_accuracy, color=INK, linewidth=1.2, linestyle="--", label="teacher")
+        if known:
+            top = ys.index(max(ys))
+            axes.plot(xs[top], ys[top], "*", color=RED, markersize=12, markeredgecolor="white", zorder=5,
+                      label=f"best: {ys[top]:.2f} (epoch {xs[top]})")  # fmt: skip
+            axes.plot(xs[-1], ys[-1], "s", color=ORANGE, markersize=6, zorder=4, label=f"last: {ys[-1]:.2f} (epoch {xs[-1]})")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend(figure)
+        return _svg(figure, "finetuning", "Validation accuracy after each epoch of fine-tuning")
+
+
+def _layer(axes, y: int, status: str, before: float, after: float, form: str, gap: float) -> None:
+    if status == "removed":
+        axes.barh(y, before, 0.66, color="#f6e3e0", edgecolor=RED, linewidth=0.8, hatch="xxxx")
+        axes.text(before + gap, y, "removed", va="center", fontsize=8, color=RED)
+        return
+    axes.barh(y, after, 0.66, color=BLUE)
+    axes.barh(y, before, 0.66, fill=False, edgecolor=INK, linewidth=0.7)
+    old, new = form.format(before), form.format(after)
+    axes.text(max(before, after) + gap, y, old if old == new else f"{old} → {new}", va="center", fontsize=8)
+
+
+def _dots(axes, xs, ys, fits: list[bool], inside: str, outside: str) -> None:
+    """Dots in two groups, so that the legend names what is over the budget only if something is."""
+    for fit, label, look in ((True, inside, {"color": GREEN}), (False, outside, {"markeredgecolor": GREY, "color": "none"})):
+        own = [i for i, f in enumerate(fits) if f == fit]
+        if own:
+            x, y = [xs[i] for i in own], [ys[i] for i in own]
+            axes.plot(x, y, "o", markersize=3.6, alpha=0.7, label=label, **look)
+
+
+def _axes(x: str, y: str):
+    figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _legend(figure) -> None:
+    """Above the axes, where it hides nothing."""
+    figure.legend(loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
+
+
+def _point(trial: Mapping, resource: str) -> tuple[float, float] | None:
+    """`(% of the teacher's usage, % accuracy)` of a trial, or None if it was not evaluated."""
+    outcome = trial.get("outcome") or {}
+    used, whole = ((outcome.get(k) or {}).get(resource) for k in ("usage", "teacher_usage"))
+    accuracy = outcome.get("accuracy")
+    if outcome.get("failed") or not all(map(_number, (used, whole, accuracy))) or not whole:
+        return None
+    return 100 * used / whole, 100 * accuracy
+
+
+def _limit_share(trial: Mapping, resource: str) -> float | None:
+    """The trial's limit in % of the teacher's usage, rounded so that equal limits are found equal."""
+    outcome = trial.get("outcome") or {}
+    limit, whole = ((outcome.get(k) or {}).get(resource) for k in ("budget", "teacher_usage"))
+    return round(100 * limit / whole, 3) if _number(limit) and _number(whole) and whole else None
+
+
+def _number(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _style(name: str) -> dict:
+    return _STYLE | {"svg.hashsalt": name}
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as an `<svg>` element whose ids start with `name`, so that several fit on one page. Same figure, same text."""
+    text = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]  # XML header and DOCTYPE have no place inside HTML
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    head, rest = svg.split(">", 1)
+    head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)  # HTML knows the name spaces; CSS sizes
+    prefix = re.sub(r"[^\w-]", "-", name)
+    rest = re.sub(r'\bid="', f'id="{prefix}-', rest)
+    rest = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', rest).replace("url(#", f"url(#{prefix}-")
+    return f'{head} role="img" aria-label="{_escape(label)}" style="max-width: {1.5 * width:.0f}px">{rest}'
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

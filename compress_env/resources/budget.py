@@ -1,0 +1,108 @@
+"""Budgets: limits on resources, read from numbers and strings, and the meter that predicts and counts usage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress_env.errors import UserError
+from compress_env.registry import unknown
+from compress_env.resources import latency, macs, memory, params
+from compress_env.surgery.build import build_student
+from compress_env.surgery.graph import LayerGraph, Reduced
+from compress_env.surgery.plan import StudentPlan
+
+EXACT = {module.NAME: module for module in (params, macs, memory)}
+"""Resources whose prediction is exact: a module with NAME, UNIT, `predict(network, widths)` and `count(model, example)`."""
+RESOURCES = (*EXACT, latency.NAME)
+UNITS = {name: module.UNIT for name, module in EXACT.items()} | {latency.NAME: latency.UNIT}
+_MULTIPLES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
+              "B": 1, "MS": 1, "S": 1e3, "US": 1e-3, "%": 0.01}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit as given: a share of the teacher's usage, or an absolute value in the resource's unit."""
+
+    value: float
+    share: bool
+
+    def absolute(self, teacher: float) -> float:
+        return self.value * teacher if self.share else self.value
+
+
+def parse_limit(value: float | int | str) -> Limit:
+    """At most 1 is a share of the teacher, more is absolute; strings may say which: "50%", "300K", "2.5ms", "1MiB".
+
+    Raises UserError if it is no positive number or the unit is unknown.
+    """
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*", value)
+        if not match or match[2].upper() not in _MULTIPLES:
+            raise UserError(f"cannot read the budget {value!r}; examples: 0.5, 50%, 300K, 20M, 2.5ms, 1MiB")
+        number, unit = float(match[1]), match[2].upper()
+        limit = Limit(number * _MULTIPLES[unit], unit == "%" or (unit == "" and number <= 1))
+    else:
+        limit = Limit(float(value), value <= 1)
+    if not limit.value > 0 or not np.isfinite(limit.value):
+        raise UserError(f"a budget has to be positive, got {value!r}")
+    return limit
+
+
+def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]:
+    """For each resource its lowest and highest limit; a single value stands for both, a pair `[low, high]` is a range."""
+    if not budget:
+        raise UserError(f"the budget is empty; give at least one of {', '.join(RESOURCES)}, for example macs=0.5")
+    parsed = {}
+    for name, value in budget.items():
+        if name not in RESOURCES:
+            raise UserError(f"budget: {unknown('resource', name, list(RESOURCES))}")
+        pair = value if isinstance(value, (list, tuple)) else (value, value)
+        if len(pair) != 2:
+            raise UserError(f"budget: {name} needs a value or a pair [low, high], got {value!r}")
+        low, high = (parse_limit(v) for v in pair)
+        if low.share != high.share or low.value > high.value:
+            raise UserError(f"budget: {name}: {value!r} is not a range from low to high in one unit")
+        parsed[name] = (low, high)
+    return parsed
+
+
+class Meter:
+    """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device."""
+
+    def __init__(self, teacher: nn.Module, graph: LayerGraph, example: Tensor, with_latency: bool):
+        self.graph, self.example, self.names = graph, example[:1], [*EXACT]
+        whole = build_student(teacher, graph, StudentPlan())
+        full = graph.reduce(frozenset())
+        self.teacher = {name: module.count(whole, self.example) for name, module in EXACT.items()}
+        self._table = None
+        self._measured: dict[str, float] = {}
+        if with_latency:
+            self.names.append(latency.NAME)
+            self._whole = whole
+            self._table = latency.Table(full, graph.full, whole, self.example)
+            self.teacher[latency.NAME] = self._table.teacher_ms
+
+    def predict(self, name: str, network: Reduced, widths: np.ndarray) -> float:
+        """Usage of one resource by the network with these widths `(groups,)`."""
+        if name == latency.NAME:
+            return self._table.predict(network, widths)
+        return EXACT[name].predict(network, widths)
+
+    def predict_all(self, removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
+        network = self.graph.reduce(removed)
+        return {name: self.predict(name, network, widths) for name in self.names}
+
+    def count(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
+        """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan."""
+        usage = {name: module.count(student, self.example) for name, module in EXACT.items()}
+        if self._table:
+            if plan.key not in self._measured:
+                own, teacher = latency.measure([student, self._whole], self.example)
+                self._measured[plan.key] = own / teacher * self.teacher[latency.NAME]
+            usage[latency.NAME] = self._measured[plan.key]
+        return usage

@@ -1,0 +1,94 @@
+"""The run folder: settings, trials that survive a crash, and results."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from compress_env.errors import UserError
+from compress_env.search.trial import Trial
+
+DECISIVE = ("teacher", "weights", "data", "budget", "agent", "evaluations", "seed", "schedule", "reward", "limits", "evaluator",
+            "keep", "min_width")  # fmt: skip
+"""Settings that must be the same for a run to be resumed."""
+
+
+class RunFolder:
+    """`run.json` (settings), `trials.jsonl` (one a line, appended and flushed to the disk) and `result.json` in a folder."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @classmethod
+    def begin(cls, path: str | Path, settings: dict[str, Any], resume: bool) -> RunFolder:
+        """A folder for a run with these settings; an existing one is continued if `resume`.
+
+        Raises UserError if there are trials and `resume` is False, or if they were made with other settings.
+        """
+        folder = cls(path)
+        settings = json.loads(json.dumps(settings))
+        if folder.trials_path.exists() and folder.trials_path.stat().st_size:
+            if not resume:
+                raise UserError(f"{path} has trials of an earlier run; add --resume to go on with it, or choose another --out")
+            before = folder.settings()
+            for name in DECISIVE:
+                if before.get(name) != settings.get(name):
+                    raise UserError(
+                        f"cannot resume {path}: it was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}"
+                    )
+            return folder
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
+        folder.write("run.json", settings)
+        return folder
+
+    @property
+    def trials_path(self) -> Path:
+        return self.path / "trials.jsonl"
+
+    def settings(self) -> dict[str, Any]:
+        """What the run was begun with. Raises UserError if this is no run folder."""
+        return self.read("run.json")
+
+    def trials(self) -> list[Trial]:
+        """All whole trials; a last line that was cut off by a crash is left out."""
+        if not self.trials_path.exists():
+            return []
+        trials = []
+        for line in self.trials_path.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            trials.append(Trial.from_json(line))
+        return trials
+
+    def append(self, trial: Trial) -> None:
+        """Write a trial so that it outlives a crash right after."""
+        with self.trials_path.open("a") as file:
+            file.write(trial.to_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def repair(self) -> None:
+        """Cut a torn last line off, so that the next trial starts on a line of its own."""
+        if self.trials_path.exists():
+            data = self.trials_path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                os.truncate(self.trials_path, len(whole))
+
+    def write(self, name: str, data: Any) -> None:
+        """Write a JSON file whole or not at all."""
+        temporary = self.path / f".{name}.part"
+        temporary.write_text(json.dumps(data, indent=2) + "\n")
+        temporary.replace(self.path / name)
+
+    def read(self, name: str) -> Any:
+        """A JSON file of the run. Raises UserError that says what is missing."""
+        path = self.path / name
+        if not path.is_file():
+            raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
+        return json.loads(path.read_text())

@@ -1,0 +1,38 @@
+"""`StudentPlan`: what becomes of each part of the teacher, as a value that can be hashed, stored and replayed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StudentPlan:
+    """Which units are removed and how many channels the groups keep.
+
+    removed: names of units, sorted. widths: `(group, channels)` pairs, sorted; a group that is absent keeps all channels.
+    Equal students have equal plans if made by `LayerGraph.canonical`.
+    """
+
+    removed: tuple[str, ...] = ()
+    widths: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, removed: Iterable[str] = (), widths: Mapping[str, int] | None = None) -> StudentPlan:
+        return cls(tuple(sorted(removed)), tuple(sorted((g, int(n)) for g, n in (widths or {}).items())))
+
+    def to_json(self) -> str:
+        """One line of JSON, the same for equal plans."""
+        return json.dumps({"removed": list(self.removed), "widths": dict(self.widths)})
+
+    @classmethod
+    def from_json(cls, text: str) -> StudentPlan:
+        data = json.loads(text)
+        return cls.of(data["removed"], data["widths"])
+
+    @property
+    def key(self) -> str:
+        """A short name that differs for different plans."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]

@@ -1,0 +1,123 @@
+"""Teachers: shipped ones by name, the user's own as a module, a factory and a weights file: `load_teacher`."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from compress_env.datasets.data import Normalization
+from compress_env.distill.train import Recipe
+from compress_env.errors import UserError
+from compress_env.registry import Registry
+from compress_env.teachers.resnet import resnet8_digits, resnet20_cifar10
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ShippedTeacher:
+    """A network with weights in this package, the data it was trained on and the recipe that trained it."""
+
+    name: str
+    factory: Callable[[], nn.Module]
+    data: str
+    recipe: Recipe
+    normalization: Normalization | None = None
+
+    @property
+    def weights(self) -> Path:
+        return WEIGHTS / f"{self.name}.safetensors"
+
+
+TEACHERS = Registry("teacher")
+for _teacher in (
+    ShippedTeacher("resnet8-digits", resnet8_digits, "digits", Recipe(epochs=60, batch_size=64, lr=0.1)),
+    ShippedTeacher(
+        "resnet20-cifar10",
+        resnet20_cifar10,
+        "cifar10",
+        Recipe(epochs=64, batch_size=128, lr=0.2, precision="bfloat16"),
+        ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ),
+):
+    TEACHERS.register(_teacher.name)(_teacher)
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A loaded network in evaluation mode. data, normalization: what it was trained on, if it is a shipped one."""
+
+    name: str
+    module: nn.Module
+    data: str | None = None
+    normalization: Normalization | None = None
+
+
+def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
+    """A teacher from an `nn.Module`, a registered name, `module:factory` or `path/to/file.py:factory`, and a weights file.
+
+    A given module is used as it is and never changed, unless weights are to be loaded into it, which is refused.
+    Raises UserError naming what cannot be used, for wrong weights the first keys that differ.
+    """
+    if isinstance(spec, Teacher):
+        return spec
+    if isinstance(spec, nn.Module):
+        if weights is not None:
+            raise UserError("weights are for a teacher given by name or factory; load them into your module yourself")
+        return Teacher(type(spec).__name__, spec)
+    if not isinstance(spec, str):
+        raise UserError(f"a teacher has to be a module, a name or module:factory, got {type(spec).__name__}")
+    entry = TEACHERS.get(spec)
+    shipped = entry if isinstance(entry, ShippedTeacher) else None
+    if shipped is None and isinstance(entry, nn.Module):
+        return Teacher(spec, entry)
+    factory = shipped.factory if shipped else entry
+    if not callable(factory):
+        raise UserError(f"teacher {spec!r} is a {type(factory).__name__}; it has to be a factory that returns a module")
+    module = factory()
+    if not isinstance(module, nn.Module):
+        raise UserError(f"teacher {spec!r} returned {type(module).__name__}; it has to return a torch.nn.Module")
+    path = Path(weights) if weights is not None else shipped.weights if shipped else None
+    if path is not None:
+        load_weights(module, path)
+    module.eval()
+    return Teacher(spec, module, shipped and shipped.data, shipped and shipped.normalization)
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Load a safetensors file, or a state dict saved by torch, into `module`. No pickled code is run. Raises UserError."""
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(
+            f"cannot read weights from {path}: {str(error).splitlines()[0]}; it has to be a safetensors file or a "
+            "state dict of tensors saved by torch.save"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no state dict; save it with torch.save(model.state_dict(), path)")
+    own = module.state_dict()
+    problems = [f"missing {k}" for k in own if k not in state] + [f"unexpected {k}" for k in state if k not in own]
+    problems += [
+        f"{k} is {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(f"weights in {path} are not {type(module).__name__}'s: {'; '.join(problems[:3])}{more}")
+    module.load_state_dict(state)
+
+

@@ -1,0 +1,65 @@
+"""Train a shipped teacher again: `python -m compress_env.teachers.train resnet20-cifar10 --data imagefolder:DIR --out FILE`.
+
+On several cores: `torchrun --nproc-per-node=2 -m compress_env.teachers.train ...`; the cores share every batch.
+The search's validation split is held out from the training. A run that is interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+from torch.nn.functional import cross_entropy
+
+from compress_env.datasets import load_data
+from compress_env.distill.train import accuracy, channels_last, fit, predict
+from compress_env.teachers import TEACHERS
+from compress_env.threads import one_thread
+
+
+@click.command(help=__doc__)
+@click.argument("name", type=click.Choice(TEACHERS.names()))
+@click.option("--data", help="Data set; the teacher's own if not given.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Weights file to write (.safetensors).")
+@click.option("--seed", default=0, show_default=True)
+def main(name: str, data: str | None, out: Path, seed: int) -> None:
+    teacher = TEACHERS.get(name)
+    if "RANK" in os.environ:  # set by torchrun
+        distributed.init_process_group("gloo")
+    first = int(os.environ.get("RANK", 0)) == 0
+    images = load_data(data or teacher.data, normalization=teacher.normalization, progress=first)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = teacher.factory()
+
+    def report(epoch: int) -> str:
+        return f"validation {accuracy(predict(model, images, images.validation), images.validation.labels):.4f}"
+
+    checkpoint = out.with_suffix(".checkpoint")
+    with one_thread():
+        fit(
+            model,
+            images,
+            teacher.recipe,
+            lambda logits, labels, *_: cross_entropy(logits, labels),
+            torch.Generator().manual_seed(seed),
+            on_epoch=report,
+            checkpoint=checkpoint,
+            progress=name,
+        )
+        if first:
+            save_file(model.state_dict(), out)
+            with channels_last(model):
+                for split in ("validation", "test"):
+                    examples = getattr(images, split)
+                    share = accuracy(predict(model, images, examples), examples.labels)
+                    click.echo(f"{name}: {split} accuracy {share:.4f} on {len(examples):,} images of {images.name}")
+            checkpoint.unlink()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Torch settings for the length of a block; what the process had is restored."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread: for small networks, two are many times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def own_random_state() -> Iterator[None]:
+    """The global random states of Python, NumPy and torch are as before after the block, whatever a library seeds in it."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,203 @@
+"""The report and the pictures: what they show, and what they do with hostile, torn or missing input."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from compress_env.envs.render import ansi, picture, quantity
+from compress_env.errors import UserError
+from compress_env.report import plots
+from compress_env.report.page import write_report
+
+HOSTILE = "<script>alert('x')</script> & $\\frac{"
+COMMAND = 'compress-env search --teacher resnet8-digits --data digits --budget macs=0.5 --out "my run"'
+TEACHER = {"params": 78000.0, "macs": 763520.0, "memory": 400000.0}
+
+
+def layer(name, before, after, kind="conv"):
+    status = "removed" if after == 0 else "kept" if after == before else "shrunk"
+    return {"name": name, "kind": kind, "before": before, "after": after, "status": status,
+            "macs_before": 1000.0 * before, "macs_after": 1000.0 * after}  # fmt: skip
+
+
+def layers():
+    return [layer("conv1", 16, 9), layer("stages.0.0.conv1", 16, 0), layer("bn", 16, 9, "norm"), layer("fc", 10, 10, "linear")]
+
+
+def spent(used=380000.0):
+    return {"macs": {"used": used, "limit": 381760.0, "teacher": 763520.0, "unit": "MACs"}}
+
+
+def trial(index, reward, accuracy, share, feasible=True):
+    usage = {name: share * value for name, value in TEACHER.items()}
+    return {"index": index, "plan": {"removed": ["stages.0.0"], "widths": {"conv1": 9}}, "reward": reward,
+            "outcome": {"accuracy": accuracy, "teacher_accuracy": 0.98, "usage": usage, "teacher_usage": TEACHER,
+                        "budget": {"macs": 381760.0}, "failed": ""},
+            "feasible": feasible, "repeated": False, "seed": 0, "seconds": 0.4}  # fmt: skip
+
+
+def trials():
+    return [trial(0, 0.5, 0.5, 0.4), trial(1, 0.95, 0.95, 0.6, feasible=False), trial(2, 0.8123, 0.8, 0.5), trial(3, 0.7, 0.7, 0.5)]
+
+
+def result(feasible=True):
+    numbers = {"params": 31000, "macs": 380000.0 if feasible else 400000.0, "latency_ms": 0.4, "memory_bytes": 200000}
+    return {"teacher": {"accuracy_test": 0.9812, "params": 78000, "macs": 763520.0, "latency_ms": 0.5, "memory_bytes": 4e5},
+            "student": {"accuracy_test": 0.9634} | numbers, "budget": {"macs": 381760.0}, "feasible": feasible, "best_trial": 2,
+            "seconds": 41.0, "final_policy": None, "layers": layers(),
+            "finetune": {"epochs": 3, "history": [{"epoch": e, "validation_accuracy": a} for e, a in ((1, .9), (2, .97), (3, .95))]},
+            }  # fmt: skip
+
+
+def run_folder(folder, name="resnet8-digits", results=None, tail="", lines=None):
+    run = {"teacher": name, "weights": None, "data": "digits", "budget": {"macs": 0.5}, "evaluator": {"samples": 300}, "seed": 0,
+           "versions": {"torch": "2.15.0"}, "command": COMMAND}  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "trials.jsonl").write_text("".join(json.dumps(t) + "\n" for t in (trials() if lines is None else lines)) + tail)
+    if results:
+        (folder / "result.json").write_text(json.dumps(results))
+    return folder
+
+
+def page(folder):
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8").replace("\u00a0", " ")
+
+
+def headline(html):
+    return re.search(r"<h1>(.*?)</h1>", html)[1]
+
+
+def test_pareto_of_a_planted_set():
+    front = [(1.0, 0.2), (2.0, 0.5), (4.0, 0.9)]
+    beaten = [(2.0, 0.4), (3.0, 0.5), (4.0, 0.9), (5.0, 0.89), (9.0, 0.1), (0.5, float("nan"))]
+    assert plots.pareto([beaten[0], front[2], *beaten[1:4], front[0], front[1], *beaten[4:]]) == [5, 6, 1]
+    assert plots.pareto([]) == []
+
+
+def test_pareto_front_leaves_no_trial_that_beats_it():
+    points = [tuple(p) for p in np.random.default_rng(0).integers(0, 20, (200, 2)).astype(float)]
+    front = [points[i] for i in plots.pareto(points)]
+    for cost, accuracy in points:
+        assert any(c <= cost and a >= accuracy for c, a in front)
+        assert not any(cost <= c and accuracy >= a and (cost, accuracy) != (c, a) for c, a in front)
+
+
+def test_page_of_a_finished_run(tmp_path):
+    html = page(run_folder(tmp_path, results=result()))
+    assert headline(html) == "resnet8-digits at 49.8 % of its MACs: 96.3 % test accuracy, teacher 98.1 %"
+    assert "96.34 %" in html and "yes, limit 382K" in html and "compress-env finetune" not in html
+    titles = re.findall(r"<h2>(.*?)</h2>", html)
+    assert titles == ["Teacher and student", "Layers", "Reward of the search", "Accuracy against MACs", "Fine-tuning",
+                      "Best found and final policy", "Best trials", "Settings", "Versions", "Repeat this run"]  # fmt: skip
+    assert "best: 97.00 (epoch 2)" in html and "last: 95.00 (epoch 3)" in html
+    assert f"<pre>{COMMAND.replace(chr(34), '&#34;')}</pre>" in html
+    assert ">File size</th><td>–</td><td>–</td>" in html  # a key that is missing
+
+
+def test_page_says_that_the_budget_is_missed(tmp_path):
+    html = page(run_folder(tmp_path, results=result(feasible=False)))
+    assert "(over the budget)" in headline(html) and "no, limit 382K" in html
+
+
+def test_page_of_a_search_without_result_says_how_to_go_on(tmp_path):
+    html = page(run_folder(tmp_path))
+    assert f"compress-env finetune --out {tmp_path}" in html
+    assert "80.0 % validation accuracy" in headline(html)  # not the better one over the budget
+    assert "Teacher and student" not in html and "Fine-tuning</h2>" not in html
+
+
+def test_best_trials_come_first_and_those_over_the_budget_last(tmp_path):
+    table = page(run_folder(tmp_path)).split("<h2>Best trials</h2>")[1]
+    assert re.findall(r"<tr><td>(\d+)</td>", table) == ["2", "3", "0", "1"]
+
+
+def test_a_torn_last_line_is_left_out(tmp_path):
+    html = page(run_folder(tmp_path, tail='{"index": 4, "plan": {"remo'))
+    assert "best of 4 trials" in headline(html)
+
+
+def test_a_torn_line_in_the_middle_is_named(tmp_path):
+    run_folder(tmp_path, lines=trials()[:1], tail='{"torn\n{}\n')
+    with pytest.raises(UserError, match="line 2 of .*trials.jsonl"):
+        write_report(tmp_path)
+
+
+def test_trials_and_files_that_hold_nearly_nothing_are_shown_with_dashes(tmp_path):
+    (tmp_path / "trials.jsonl").write_text("{}\n")
+    (tmp_path / "result.json").write_text('{"budget": {"macs": 1.0}, "layers": [{"name": "conv1"}]}')
+    assert headline(page(tmp_path)) == "–: – test accuracy, teacher –"
+    failed = trial(0, None, None, 0.5) | {"outcome": {"failed": "diverged"}}
+    assert "failed" not in headline(page(run_folder(tmp_path, lines=[failed])))
+
+
+@pytest.mark.parametrize("make", ["nothing", "folder", "empty"])
+def test_a_run_without_trials_is_refused_with_a_next_step(tmp_path, make):
+    folder = tmp_path / "run"
+    if make != "nothing":
+        folder.mkdir()
+    if make == "empty":
+        (folder / "trials.jsonl").write_text('{"torn')
+    with pytest.raises(UserError, match="(?s)run.*compress-env search"):
+        write_report(folder)
+
+
+def test_hostile_names_are_escaped_everywhere(tmp_path):
+    finished = result()
+    finished["layers"][0]["name"] = HOSTILE[:20]
+    lines = trials()
+    lines[2]["plan"]["removed"] = [HOSTILE]
+    html = page(run_folder(tmp_path, name=HOSTILE, results=finished, lines=lines))
+    assert "<script" not in html and html.count("&lt;script&gt;") >= 3
+
+
+def test_page_refers_to_nothing_outside_and_has_no_id_twice(tmp_path):
+    html = page(run_folder(tmp_path, results=result()))
+    assert not re.search(r"http|src\s*=|@import|<script|<link|<\?xml|<!DOCTYPE svg", html)
+    targets = re.findall(r'href="([^"]*)"|url\(([^)]*)\)', html)
+    ids = re.findall(r'\bid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    assert targets and {a or b for a, b in targets} <= {f"#{i}" for i in ids}
+
+
+def test_page_is_the_same_when_written_again(tmp_path):
+    run_folder(tmp_path, results=result())
+    assert page(tmp_path) == page(tmp_path)
+
+
+def test_picture_shows_a_removed_layer():
+    before = picture(layers(), spent(), "step 1")
+    assert before.shape == (720, 960, 3) and before.dtype == np.uint8
+    assert np.array_equal(before, picture(layers(), spent(), "step 1"))
+    rows = layers()
+    rows[0] |= {"status": "removed", "after": 0}
+    after = picture(rows, spent(), "step 1")
+    assert after.shape == before.shape and not np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("count", [0, 60])
+def test_picture_keeps_its_size(count):
+    assert picture(layers() * (count // 4), {}, HOSTILE).shape == (720, 960, 3)
+
+
+def test_ansi_lists_every_layer_and_resource():
+    rows = [*layers(), layer("undecided.conv", 8, 8) | {"status": "undecided"}]
+    lines = ansi(rows, spent(), "a title").splitlines()
+    assert lines[0] == "a title" and len(lines) == 2 + len(rows) + 1
+    for row, line in zip(rows, lines[2:]):
+        assert line.startswith(row["name"]) and ("removed" in line) == (row["status"] == "removed")
+    assert "380K MACs" in lines[-1] and "within the limit" in lines[-1]
+    assert "OVER the limit" in ansi(rows, spent(400000.0), "")
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [(0, "", "0"), (42, "", "42"), (999.9, "", "1.00K"), (381760.0, "MACs", "382K MACs"), (9.996, "ms", "10.0 ms"),
+     (1_090_000, "bytes", "1.09 MB"), (512, "bytes", "512 B"), (np.float32(2.5), "ms", "2.50 ms"), (None, "ms", "–"),
+     (float("nan"), "", "–")],
+)  # fmt: skip
+def test_quantity(value, unit, shown):
+    assert quantity(value, unit) == shown
