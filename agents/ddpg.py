@@ -1,8 +1,7 @@
 """Deep deterministic policy gradient (Lillicrap et al., ICLR 2016): the reference controller, with AMC's schedule."""
 
-from stable_baselines3 import DDPG
-
 from compress_env.agents.sb3 import StableBaselinesAgent
+from stable_baselines3 import DDPG
 
 
 def ddpg(env, episodes: int, seed: int) -> StableBaselinesAgent:

@@ -1,7 +1,6 @@
 """Greedy search: from the uniform student, change one decision at a time and keep what is better."""
 
 import numpy as np
-
 from compress_env.agents.baseline import Baseline
 
 

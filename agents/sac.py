@@ -1,8 +1,7 @@
 """Soft actor-critic (Haarnoja et al., ICML 2018)."""
 
-from stable_baselines3 import SAC
-
 from compress_env.agents.sb3 import StableBaselinesAgent
+from stable_baselines3 import SAC
 
 
 def sac(env, episodes: int, seed: int) -> StableBaselinesAgent:

@@ -1,8 +1,7 @@
 """Twin delayed DDPG (Fujimoto et al., ICML 2018)."""
 
-from stable_baselines3 import TD3
-
 from compress_env.agents.sb3 import StableBaselinesAgent
+from stable_baselines3 import TD3
 
 
 def td3(env, episodes: int, seed: int) -> StableBaselinesAgent:

@@ -1,7 +1,6 @@
 """The uniform student: nothing removed, all widths by the same share. One evaluation."""
 
 import numpy as np
-
 from compress_env.agents.baseline import Baseline
 
 

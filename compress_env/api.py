@@ -17,6 +17,7 @@ from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
 from compress_env.export import export_onnx, save_student
+from compress_env.registry import unknown
 from compress_env.resources import latency
 from compress_env.rewards import Outcome
 from compress_env.search.run import find_agent, search
@@ -26,9 +27,12 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread
 
-ENVIRONMENT = ("teacher", "weights", "data", "budget", "schedule", "reward", "limits", "evaluator", "keep", "min_width",
-               "image_size", "normalization", "device")  # fmt: skip
-"""Settings of a run that are arguments of the environment."""
+DEFAULTS: dict[str, Any] = {
+    "teacher": "resnet8-digits", "weights": None, "data": None, "budget": {"macs": 0.5}, "schedule": "two-step",
+    "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "min_width": 0.1, "image_size": None,
+    "normalization": None, "device": "cpu",
+}  # fmt: skip
+"""Arguments of the environment that a run records, so that it can be made again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,51 +61,57 @@ def compress(
     seed: int = 0,
     out: str | Path | None = None,
     *,
-    weights: str | Path | None = None,
     finetune_epochs: int = 30,
+    **options: Any,
+) -> Compressed:
+    """Search for the best student of `teacher` within `budget`, distil it fully, save, export and report it.
+
+    options: those of `run_search`. out: the run folder; a new one in the system's temporary folder if None. Raises UserError
+    before any long work for what cannot be used. Ctrl-C during the search raises KeyboardInterrupt after everything found so far is
+    in the folder; `resume=True` goes on from there.
+    """
+    if finetune_epochs < 1:
+        raise UserError(f"finetune_epochs must be at least 1, got {finetune_epochs}")
+    folder, env = run_search(teacher, data, budget, agent, evaluations, seed, out, **options)
+    return finish(folder, finetune_epochs, env=env, progress=options.get("progress", True))
+
+
+def run_search(
+    teacher: Any,
+    data: Any,
+    budget: Mapping[str, Any] | None,
+    agent: str,
+    evaluations: int,
+    seed: int,
+    out: str | Path | None,
+    *,
     resume: bool = False,
     command: str | None = None,
     progress: bool = True,
     **environment: Any,
-) -> Compressed:
-    """Search for the best student of `teacher` within `budget`, distil it fully, save, export and report it.
-
-    teacher, data, weights, budget and `environment` are the arguments of `LayerRemoval-v0`. out: the run folder; a new one in the
-    system's temporary folder if None. Raises UserError before any long work for what cannot be used. Ctrl-C during the search
-    raises KeyboardInterrupt after everything found so far is in the folder; `resume=True` goes on from there.
-    """
+) -> tuple[RunFolder, LayerRemovalEnv]:
+    """The search alone: its run folder and environment, which `finish` takes. `environment`: arguments of `LayerRemoval-v0`."""
     find_agent(agent)
     if evaluations < 1:
         raise UserError(f"evaluations must be at least 1, got {evaluations}")
-    if finetune_epochs < 1:
-        raise UserError(f"finetune_epochs must be at least 1, got {finetune_epochs}")
-    budget = {"macs": 0.5} if budget is None else dict(budget)
-    settings = {
-        "teacher": teacher, "weights": weights and str(weights), "data": data, "budget": budget, "schedule": "two-step",
-        "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "min_width": 0.1, "image_size": None,
-        "normalization": None, "device": "cpu",
-    } | environment  # fmt: skip
-    if unknown := sorted(set(settings) - set(ENVIRONMENT)):
-        raise UserError(f"compress has no argument {unknown[0]!r}; known: {', '.join(ENVIRONMENT)}")
+    settings = DEFAULTS | environment
+    if unexpected := sorted(set(environment) - set(DEFAULTS)):
+        raise UserError(unknown("argument", unexpected[0], sorted(DEFAULTS)))
+    settings |= {"teacher": teacher, "data": data, "budget": {"macs": 0.5} if budget is None else dict(budget)}
     recorded = {k: v if _is_plain(v) else repr(v)[:80] for k, v in settings.items()}
     recorded |= {"agent": agent, "evaluations": evaluations, "seed": seed, "versions": versions(), "command": command}
     path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
-    if (path / "trials.jsonl").exists():
-        RunFolder.begin(path, recorded, resume)  # refuse before the teacher is loaded
+    folder = RunFolder(path)
+    folder.admit(recorded, resume)  # refuse before the teacher is loaded
     env = gym.make("LayerRemoval-v0", **settings, progress=progress).unwrapped
-    folder = RunFolder.begin(path, recorded, resume)
+    folder.begin(recorded)
     found = search(env, agent, evaluations, seed, folder, progress)
     if found.interrupted:
         raise KeyboardInterrupt
     final = found.final_policy
-    folder.write(
-        "search.json",
-        {
-            "seconds": round(found.seconds, 1),
-            "final_policy": final and {"accuracy": final.outcome.accuracy, "reward": final.reward},
-        },
-    )
-    return finish(folder, finetune_epochs, env=env, progress=progress)
+    outcome = final and {"accuracy": final.outcome.accuracy, "reward": final.reward}
+    folder.write("search.json", {"seconds": round(found.seconds, 1), "final_policy": outcome})
+    return folder, env
 
 
 def _is_plain(value: Any) -> bool:
@@ -123,7 +133,7 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     if best is None:
         raise UserError(f"{folder.path} has no student that meets the budget yet; search further with --resume")
     if env is None:
-        env = gym.make("LayerRemoval-v0", **{k: settings[k] for k in ENVIRONMENT}, progress=progress).unwrapped
+        env = environment_of(folder, progress)
     plan, data, teacher = best.plan, env.data, env.whole
     student = build_student(env.teacher.module, env.graph, plan).to(next(teacher.parameters()).device)
     env.evaluator.prepare(student, plan)
@@ -168,6 +178,15 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     return Compressed(student, plan, best.outcome, trials, done, result, folder.path)
 
 
+def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
+    """The environment that a run folder was made with. Raises UserError if its teacher or data were Python objects."""
+    settings = folder.settings()
+    for name in ("teacher", "data"):
+        if isinstance(settings[name], str) and settings[name].startswith(("<", "(")) or isinstance(settings[name], list):
+            raise UserError(f"the {name} of {folder.path} was a Python object; go on from Python, with compress(..., resume=True)")
+    return gym.make("LayerRemoval-v0", **{k: settings[k] for k in DEFAULTS}, progress=progress).unwrapped
+
+
 def finetuning_recipe(images: int, epochs: int) -> Recipe:
     """How a student is distilled fully: batches of 128 (64 for small data sets), a cosine from 0.1 to 0 after a short rise."""
     small = images < 10_000
@@ -194,4 +213,4 @@ def _file_bytes(module: nn.Module) -> int:
     return len(save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}))
 
 
-__all__ = ["Compressed", "compress", "finish"]
+__all__ = ["Compressed", "compress", "environment_of", "finish", "run_search"]

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from compress_env.errors import InfeasibleBudget, NothingToDecide
 from compress_env.registry import unknown
-from compress_env.resources.budget import UNITS, Meter
+from compress_env.resources.budget import RESOURCES, Meter
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
@@ -85,7 +85,7 @@ class Problem:
         for name, limit in limits.items():
             least, teacher = self.smallest(name), self.meter.teacher[name]
             parts.append(
-                f"{name} of {limit:,.6g} {UNITS[name]} ({limit / teacher:.1%} of the teacher); "
+                f"{name} of {limit:,.6g} {RESOURCES.get(name).UNIT} ({limit / teacher:.1%} of the teacher); "
                 f"the smallest reachable is {least:,.6g} ({least / teacher:.1%})"
             )
         raise InfeasibleBudget(f"the budget cannot be met: {'; '.join(parts)}")

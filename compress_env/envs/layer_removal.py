@@ -15,10 +15,10 @@ from compress_env.datasets import load_data
 from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings
 from compress_env.envs import render
 from compress_env.envs.episode import Episode, Problem
-from compress_env.envs.observation import HIGH, LOW, Embedding
+from compress_env.envs.observation import Embedding
 from compress_env.errors import UserError
 from compress_env.registry import unknown
-from compress_env.resources.budget import RESOURCES, UNITS, Meter, parse_budget
+from compress_env.resources.budget import RESOURCES, Meter, parse_budget
 from compress_env.rewards import REWARDS, Outcome
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
@@ -44,8 +44,40 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 1   | sparsity | keep all channels | keep the share which, the same for all undecided groups, just meets the budget | keep `min_width` of the channels |
 
     ## Observation Space
-    `Box(float32)`, the layer embedding: `compress_env.envs.observation.ENTRIES` lists name, minimum and meaning of each of its
-    entries; all lie in [0, 1], the previous actions in [-1, 1].
+    `Box(0, 1, (29,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource that
+    is registered. `compress_env.envs.observation.entries()` gives name, minimum and meaning of each.
+
+    | Num | Observation | Min | Max | Meaning |
+    |-----|-------------|-----|-----|---------|
+    | 0 | pass | 0 | 1 | 0 while layers are removed, 1 while they are shrunk |
+    | 1 | progress | 0 | 1 | steps taken / steps of the episode |
+    | 2 | void | 0 | 1 | 1 if the layer went with a unit that was removed before; the action then has no effect |
+    | 3 | convolution | 0 | 1 | share of the target's layers that are dense convolutions |
+    | 4 | depthwise | 0 | 1 | share that are depthwise or grouped convolutions |
+    | 5 | linear | 0 | 1 | share that are linear layers |
+    | 6 | index | 0 | 1 | position of the target's first layer in the network |
+    | 7 | channels in | 0 | 1 | log2(1 + channels into the first layer) / 12 |
+    | 8 | channels out | 0 | 1 | log2(1 + channels out of the last layer) / 12 |
+    | 9 | kernel | 0 | 1 | largest kernel size / 7, at most 1 |
+    | 10 | stride | 0 | 1 | log2 of the largest stride / 3, at most 1 |
+    | 11 | groups | 0 | 1 | log2(groups) / 12 of the layer with most |
+    | 12 | spatial size in | 0 | 1 | log2(1 + positions per channel into the first layer) / 20 |
+    | 13 | spatial size out | 0 | 1 | log2(1 + positions per channel out of the last layer) / 20 |
+    | 14 | share of MACs | 0 | 1 | the target's MACs / the teacher's |
+    | 15 | share of params | 0 | 1 | the target's parameters / the teacher's |
+    | 16 | removed so far | 0 | 1 | share of the teacher's MACs saved by the decisions taken |
+    | 17 | left to decide | 0 | 1 | share of the teacher's MACs in layers that are still undecided |
+    | 18 | even share | 0 | 1 | share of channels that all undecided groups could keep together; sparsity 0 gives it |
+    | 19 | previous keep | -1 | 1 | the last removal as executed: -1 removed, 1 kept, 0 if the last step was none |
+    | 20 | previous sparsity | -1 | 1 | the last sparsity as executed, after the clamp |
+    | 21 | budget latency | 0 | 1 | limit on latency as a share of the teacher's, at most 1; 1 if there is none |
+    | 22 | budget macs | 0 | 1 | limit on macs as a share of the teacher's, at most 1; 1 if there is none |
+    | 23 | budget memory | 0 | 1 | limit on memory as a share of the teacher's, at most 1; 1 if there is none |
+    | 24 | budget params | 0 | 1 | limit on params as a share of the teacher's, at most 1; 1 if there is none |
+    | 25 | spent latency | 0 | 1 | latency if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 26 | spent macs | 0 | 1 | macs if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 27 | spent memory | 0 | 1 | memory if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 28 | spent params | 0 | 1 | params if undecided layers stay whole / 4 times the limit; 0 if there is none |
 
     ## Rewards
     0 until the last step, then `reward(outcome)`, by default `relative`: validation accuracy of the student / the teacher's, in
@@ -139,7 +171,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         )
         self._build(min_width, keep, schedule, settings, torch.device(device))
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(LOW, HIGH, dtype=np.float32)
+        self.observation_space = gym.spaces.Box(self._embedding.low, self._embedding.high, dtype=np.float32)
         self._episode: Episode | None = None
         self._outcomes: dict[str, Outcome] = {}
 
@@ -243,7 +275,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise gym.error.ResetNeeded("call reset() before render()")
         used = self.meter.predict_all(episode.removed, episode.widths)
         spent = {
-            name: {"used": used[name], "limit": limit, "teacher": self.meter.teacher[name], "unit": UNITS[name]}
+            name: {"used": used[name], "limit": limit, "teacher": self.meter.teacher[name], "unit": RESOURCES.get(name).UNIT}
             for name, limit in episode.limits.items()
         }
         title = f"{self.teacher.name}, step {episode.step_index} of {self.steps}"
@@ -293,6 +325,3 @@ def _check_classes(module: torch.nn.Module, example: torch.Tensor, data, name: s
         raise UserError(
             f"the teacher {name!r} answers with {shape[1:]}, but the data set {data.name!r} has {data.classes} classes"
         )
-
-
-__all__ = ["RESOURCES", "LayerRemovalEnv", "network_rows"]

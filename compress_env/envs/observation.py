@@ -9,7 +9,7 @@ import numpy as np
 from compress_env.envs.episode import Decision, Episode
 from compress_env.resources.budget import RESOURCES
 
-ENTRIES: tuple[tuple[str, float, str], ...] = (
+LAYER: tuple[tuple[str, float, str], ...] = (
     ("pass", 0, "0 while layers are removed, 1 while they are shrunk"),
     ("progress", 0, "steps taken / steps of the episode"),
     ("void", 0, "1 if the layer went with a unit that was removed before; the action then has no effect"),
@@ -31,12 +31,18 @@ ENTRIES: tuple[tuple[str, float, str], ...] = (
     ("even share", 0, "share of channels that all undecided groups could keep together; sparsity 0 gives it"),
     ("previous keep", -1, "the last removal as executed: -1 removed, 1 kept, 0 if the last step was none"),
     ("previous sparsity", -1, "the last sparsity as executed, after the clamp"),
-    *((f"budget {name}", 0, f"limit on {name} as a share of the teacher's; 1 if there is none") for name in RESOURCES),
-    *((f"spent {name}", 0, f"{name} if the undecided layers are left whole, as a share of the limit / 4") for name in RESOURCES),
 )
-SIZE = len(ENTRIES)
-LOW = np.array([low for _, low, _ in ENTRIES], np.float32)
-HIGH = np.ones(SIZE, np.float32)
+"""Name, minimum and meaning of what is known of the step; the maximum is 1."""
+
+
+def entries() -> tuple[tuple[str, float, str], ...]:
+    """Name, minimum and meaning of each entry of an observation, with two for each registered resource."""
+    names = RESOURCES.names()
+    return (
+        *LAYER,
+        *((f"budget {n}", 0, f"limit on {n} as a share of the teacher's, at most 1; 1 if there is none") for n in names),
+        *((f"spent {n}", 0, f"{n} if undecided layers stay whole / 4 times the limit; 0 if there is none") for n in names),
+    )
 
 
 class Embedding:
@@ -44,6 +50,9 @@ class Embedding:
 
     def __init__(self, problem):
         self.problem = problem
+        self.low = np.array([low for _, low, _ in entries()], np.float32)
+        self.high = np.ones(len(self.low), np.float32)
+        self._resources = RESOURCES.names()
         graph = problem.graph
         self._macs = {name: _macs(layer) for name, layer in graph.layers.items()}
         self._total = sum(self._macs.values()) or 1.0
@@ -80,7 +89,7 @@ class Embedding:
         ]
 
     def __call__(self, episode: Episode) -> np.ndarray:
-        """The vector `(SIZE,)` float32 for the current step; at the end of an episode, that of the last one with progress 1."""
+        """The vector `(len(entries()),)` float32 for the current step; at the end of an episode, that of the last one with progress 1."""
         problem, meter, graph = self.problem, self.problem.meter, self.problem.graph
         steps = problem.decisions
         i = min(episode.step_index, len(steps) - 1)
@@ -88,8 +97,8 @@ class Embedding:
         optimistic = meter.predict_all(episode.removed, episode.widths)
         open_layers = {layer.name for d in steps[episode.step_index :] for layer in self._layers[d]}
         teacher = meter.teacher
-        limits = [episode.limits[n] / teacher[n] if n in episode.limits else 1.0 for n in RESOURCES]
-        spent = [optimistic[n] / episode.limits[n] / 4 if n in episode.limits else 0.0 for n in RESOURCES]
+        limits = [episode.limits[n] / teacher[n] if n in episode.limits else 1.0 for n in self._resources]
+        spent = [optimistic[n] / episode.limits[n] / 4 if n in episode.limits else 0.0 for n in self._resources]
         shrinking = decision.kind == "shrink"
         vector = [
             float(shrinking),
@@ -103,7 +112,7 @@ class Embedding:
             *limits,
             *spent,
         ]
-        return np.clip(np.array(vector, np.float32), LOW, HIGH)
+        return np.clip(np.array(vector, np.float32), self.low, self.high)
 
 
 def _macs(layer) -> float:

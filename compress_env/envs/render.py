@@ -1,8 +1,8 @@
 """What the environment shows: the layers of a student beside the teacher's, and what they use, as text or as a picture.
 
-Both functions are pure. `rows` has one dict a layer with weights, in order of computation: name, kind (conv, depthwise, grouped,
-linear, norm, other), before and after (output channels; 0 after removal), status (kept, shrunk, removed, undecided), macs_before
-and macs_after. `spent` maps a budgeted resource to used, limit and teacher (in `unit`) and unit.
+Both functions are pure. `rows` has one dict a layer with weights, in order of computation: name, kind (conv, depthwise,
+grouped, linear, norm, other), before and after (output channels; 0 after removal), status (kept, shrunk, removed,
+undecided), macs_before and macs_after. `spent` maps a budgeted resource to used, limit and teacher, in its unit.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """A number for reading, with three significant digits: "381K MACs", "1.09 MB", "2.31 ms"; an en dash if it is no number."""
+    """A number with three significant digits: "381K MACs", "1.09 MB", "2.31 ms"; an en dash if it is no number."""
     if not isinstance(value, Real) or not math.isfinite(value):
         return "–"
-    size, letter = next(
-        ((s, c) for s, c in ((1e9, "G"), (1e6, "M"), (1e3, "K")) if abs(value) >= 0.9995 * s), (1, "")
-    )
+    sizes = ((1e9, "G"), (1e6, "M"), (1e3, "K"))
+    size, letter = next(((s, c) for s, c in sizes if abs(value) >= 0.9995 * s), (1, ""))
     scaled = value / size
     digits = max(0, 2 - int(math.floor(math.log10(abs(scaled) * 1.0005)))) if scaled else 0
     number = f"{scaled:.0f}" if size == 1 and value == int(value) else f"{scaled:.{digits}f}"
@@ -41,7 +40,7 @@ def fit_name(name: str, length: int) -> str:
 
 
 def ansi(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -> str:
-    """A text table: a line a layer with a bar (full blocks: kept, shaded: the teacher's), and a line a budgeted resource."""
+    """A text table: a line a layer with a bar (full: kept, shaded: the teacher's), and a line a budgeted resource."""
     most = max((row["before"] for row in rows), default=1) or 1
     names = [fit_name(row["name"], 32) for row in rows]
     longest = max(map(len, names), default=5)
@@ -67,8 +66,8 @@ def ansi(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -> s
 def picture(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -> np.ndarray:
     """The same drawn, without normalisation layers: uint8 `(720, 960, 3)`.
 
-    A bar a layer (outline: the teacher's channels, filled: kept, crossed: removed, hatched: undecided), and below them a bar a
-    budgeted resource with its limit.
+    A bar a layer (outline: the teacher's channels, filled: kept, crossed: removed, hatched: undecided), and below them
+    a bar a budgeted resource with its limit.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -136,13 +135,12 @@ def _resources(figure, spent: Mapping[str, Mapping], height: float) -> None:
     """A bar a resource in the lowest `height` pixels, on a scale that ends at the teacher's usage or beyond it."""
     if not spent:
         return
-    shares = {name: (_share(use["used"], use["teacher"]), _share(use["limit"], use["teacher"])) for name, use in spent.items()}
-    end = max(1.0, *(x for pair in shares.values() for x in pair))
+    shares = [(_share(use["used"], use["teacher"]), _share(use["limit"], use["teacher"])) for use in spent.values()]
+    end = max(1.0, *(x for pair in shares for x in pair))
     axes = figure.add_axes((96 / WIDTH, 8 / HEIGHT, 400 / WIDTH, (height - 14) / HEIGHT))
     axes.set(xlim=(0, end), ylim=(len(spent) - 0.5, -0.5))
     axes.set_axis_off()
-    for y, (name, use) in enumerate(spent.items()):
-        share, limit = shares[name]
+    for y, ((name, use), (share, limit)) in enumerate(zip(spent.items(), shares)):
         axes.text(-0.02 * end, y, name, ha="right", va="center", fontsize=10, color=INK, parse_math=False)
         axes.barh(y, share, 0.5, color=GREEN if _within(use) else RED)
         axes.barh(y, 1, 0.5, fill=False, edgecolor=INK, linewidth=0.8, clip_on=False)

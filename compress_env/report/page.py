@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page without scripts and without anything from outside, from the files in the run folder."""
+"""The report of a run: one HTML page without scripts or anything from outside, from the files in the run folder."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ RESOURCES = {  # resource: key in result.json, what tables call it, what sentenc
     "memory": ("memory_bytes", "Peak memory", "peak memory", "bytes"),
 }
 BEST = 10  # trials in the table
+BEST_HEAD_END = ("Fits", "Removed", "Narrowed")
 ROW_KEYS = {"name", "kind", "before", "after", "status", "macs_before", "macs_after"}
 
 
 def write_report(folder: Path) -> Path:
     """Writes `report.html` into the run folder and returns its path.
 
-    Without `result.json` the page shows the search alone and says how to go on. Raises UserError if there is no trial to show.
+    Without `result.json` the page shows the search alone and says how to go on. Raises UserError if there is no trial.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -51,8 +52,8 @@ def write_report(folder: Path) -> Path:
 def read_trials(path: Path) -> list[dict]:
     """The trials in a file of JSON lines, at least one; a torn last line (an interrupted run) is left out."""
     if not path.is_file():
-        raise UserError(f"report: there is no {path.name} in {path.parent}; run `compress-env search` with this folder first")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        raise UserError(f"report: there is no {path}; run `compress-env search --out {path.parent}`")
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     trials = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -80,12 +81,13 @@ def content(run: Mapping, trials: list[dict], result: Mapping | None, folder: Pa
     rows = [row for row in done.get("layers") or [] if ROW_KEYS <= row.keys()]
     history = get(done, "finetune", "history") or []
     accuracy = outcome.get("teacher_accuracy")
+    versions = (run.get("versions") or {}) | (done.get("versions") or {})
     figures = [
         ("Layers", "Outline: the teacher; filled: the student.", plots.layers(rows) if rows else ""),
         ("Reward of the search", "", plots.reward_curve(trials)),
         *(
             (f"Accuracy against {RESOURCES.get(name, (0, 0, name))[2]}",
-             "Accuracy of the quick evaluation, before fine-tuning. No trial is both cheaper and better than one on the front.",
+             "Accuracy of the quick evaluation, before fine-tuning. No trial beats those on the front in both.",
              plots.plane(trials, name, best, accuracy))
             for name in budgeted
         ),
@@ -99,10 +101,10 @@ def content(run: Mapping, trials: list[dict], result: Mapping | None, folder: Pa
         "comparison": comparison(done, budgeted) if result else [],
         "figures": [(title, note, Markup(svg)) for title, note, svg in figures if svg],
         "found": found(best, done.get("final_policy"), budgeted),
-        "best_head": ["Trial", "Reward", "Accuracy", *(f"{_short(n)} / teacher" for n in budgeted), "Fits", "Removed", "Narrowed"],
+        "best_head": ["Trial", "Reward", "Accuracy", *(f"{_short(n)} / teacher" for n in budgeted), *BEST_HEAD_END],
         "best_rows": [trial_row(t, budgeted) for t in ranked(trials)[:BEST]],
         "settings": settings(run, done),
-        "versions": [(name, text(v)) for name, v in {**(run.get("versions") or {}), **(done.get("versions") or {})}.items()],
+        "versions": [(name, text(value)) for name, value in versions.items()],
         "command": text(run.get("command") or done.get("command")),
     }
 
@@ -123,7 +125,8 @@ def headline(run: Mapping, trials: list, best: Mapping, result: Mapping | None, 
     name = text(run.get("teacher"))
     if result:
         student, teacher = result.get("student") or {}, result.get("teacher") or {}
-        used = [(n, _ratio(student.get(RESOURCES[n][0]), teacher.get(RESOURCES[n][0]))) for n in budgeted if n in RESOURCES]
+        keys = [(n, RESOURCES[n][0]) for n in budgeted if n in RESOURCES]
+        used = [(n, _ratio(student.get(key), teacher.get(key))) for n, key in keys]
         missed = "" if result.get("feasible", True) else " (over the budget)"
         accuracies = (percent(side.get("accuracy_test"), 1) for side in (student, teacher))
         return "{}{}{}: {} test accuracy, teacher {}".format(name, _at(used), missed, *accuracies)
@@ -131,7 +134,7 @@ def headline(run: Mapping, trials: list, best: Mapping, result: Mapping | None, 
     used = [(n, _ratio(get(outcome, "usage", n), get(outcome, "teacher_usage", n))) for n in budgeted]
     return (
         f"{name}{_at(used)}: {percent(outcome.get('accuracy'), 1)} validation accuracy before fine-tuning, best of "
-        f"{len(trials)} trials, teacher {percent(outcome.get('teacher_accuracy'), 1)}"
+        f"{len(trials)} trial{'s' * (len(trials) != 1)}, teacher {percent(outcome.get('teacher_accuracy'), 1)}"
     )
 
 
@@ -141,8 +144,8 @@ def comparison(result: Mapping, budgeted: list[str]) -> list[list[str]]:
     before, after = teacher.get("accuracy_test"), student.get("accuracy_test")
     change = f"{100 * (after - before):+.2f} points".replace("-", "−") if _is(before) and _is(after) else DASH
     rows = [["Test accuracy", percent(before), percent(after), change, ""]]
-    kinds = [*((n, k, label, unit) for n, (k, label, _, unit) in RESOURCES.items()), ("", "file_bytes", "File size", "bytes")]
-    for name, key, label, unit in kinds:
+    kinds = RESOURCES | {"": ("file_bytes", "File size", "", "bytes")}
+    for name, (key, label, _, unit) in kinds.items():
         used, limit = student.get(key), budget.get(name)
         verdict = ""
         if name in budgeted:
@@ -164,9 +167,10 @@ def found(best: Mapping, policy: Mapping | None, budgeted: list[str]) -> list[li
     for name in budgeted:
         unit = RESOURCES[name][3] if name in RESOURCES else ""
         used, whole = get(outcome, "usage", name), get(outcome, "teacher_usage", name)
-        policy_used = get(policy, "usage", name)
-        cells = (f"{quantity(u, unit)} ({percent(_ratio(u, whole), 1)})" if _is(u) else DASH for u in (used, policy_used))
-        rows.append([_short(name), *cells])
+        both = (used, get(policy, "usage", name))
+        rows.append(
+            [_short(name), *(f"{quantity(u, unit)} ({percent(_ratio(u, whole), 1)})" if _is(u) else DASH for u in both)]
+        )
     return rows
 
 
@@ -198,7 +202,9 @@ def get(data: Mapping, *keys: str) -> Any:
 
 
 def text(value: Any) -> str:
-    return DASH if value is None or value == "" else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if value is None or value == "":
+        return DASH
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def percent(value: Any, digits: int = 2) -> str:
@@ -211,7 +217,8 @@ def decimal(value: Any, digits: int = 4) -> str:
 
 
 def _at(used: list[tuple[str, float | None]]) -> str:
-    parts = [f"{100 * s:.3g}\u00a0% of its {RESOURCES[n][2] if n in RESOURCES else n}" for n, s in used if s is not None]
+    words = {n: RESOURCES[n][2] if n in RESOURCES else n for n, _ in used}
+    parts = [f"{100 * share:.3g}\u00a0% of its {words[n]}" for n, share in used if share is not None]
     return f" at {' and '.join(parts)}" if parts else ""
 
 

@@ -1,4 +1,4 @@
-"""The figures of the report, each an SVG element to put inside an HTML page (no XML header, no name spaces, own ids)."""
+"""The figures of the report, each an SVG element to put inside HTML (no XML header, no name spaces, own ids)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ WINDOW = 20  # trials in the running mean
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "text.parse_math": False,  # names may hold dollar signs
-    "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e9ec", "axes.axisbelow": True,
+    "font.size": 10, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.labelcolor": INK,
+    "axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#e6e9ec", "axes.axisbelow": True,
     "legend.frameon": False, "legend.fontsize": 9.5, "hatch.linewidth": 0.6,
 }  # fmt: skip
 
@@ -64,7 +65,7 @@ def layers(rows: Sequence[Mapping]) -> str:
 
 
 def reward_curve(trials: Sequence[Mapping]) -> str:
-    """Reward of each trial as dots (hollow: over the budget), the best so far as steps, the mean of the last 20 as a line."""
+    """Reward of each trial (hollow dots: over the budget), the best so far, and the mean of the last 20."""
     known = [(i, t) for i, t in enumerate(trials) if _number(t.get("reward"))]
     xs, ys = [t.get("index", i) for i, t in known], [t["reward"] for _, t in known]
     fits = [bool(t.get("feasible", True)) for _, t in known]
@@ -73,7 +74,7 @@ def reward_curve(trials: Sequence[Mapping]) -> str:
         high = max(high, y) if fit or not any(fits) else high
         best.append(high if math.isfinite(high) else math.nan)
     mean = [sum(part) / len(part) for part in (ys[max(0, i + 1 - WINDOW) : i + 1] for i in range(len(ys)))]
-    # A penalty far below the others would press them into a line, so what is over the budget may be drawn at the lower edge.
+    # A penalty far below the others would press them into a line, so what is over the budget may be drawn at the edge.
     scale = [*(y for y, fit in zip(ys, fits) if fit), *mean] if any(fits) else ys
     floor = min(scale) - 0.06 * (max(scale) - min(scale)) if scale else 0.0
     outside = "over budget" if min(ys, default=floor) >= floor else "over budget (clipped)"
@@ -98,7 +99,8 @@ def plane(trials: Sequence[Mapping], resource: str, best: Mapping | None, teache
     limits = sorted({limit for t in trials if (limit := _limit_share(t, resource))})
     with matplotlib.rc_context(_style(f"plane-{resource}")):
         figure, axes = _axes(f"{resource.replace('macs', 'MACs')}, % of the teacher", "validation accuracy, %")
-        _dots(axes, *zip(*points) if points else ((), ()), [bool(t.get("feasible", True)) for t, _ in shown], "trial", "over budget")
+        fits = [bool(t.get("feasible", True)) for t, _ in shown]
+        _dots(axes, [x for x, _ in points], [y for _, y in points], fits, "trial", "over budget")
         if front:
             axes.step(*zip(*front), where="post", color=BLUE, linewidth=1.4, label="Pareto front")
         for i, limit in enumerate(sorted({*limits[:1], *limits[-1:]})):  # a range of budgets has two
@@ -112,7 +114,7 @@ def plane(trials: Sequence[Mapping], resource: str, best: Mapping | None, teache
 
 
 def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> str:
-    """Validation accuracy after each epoch, best (the first of equals) and last marked, with the teacher's as a line."""
+    """Validation accuracy after each epoch, the best (first of equals) and last marked, and the teacher's as a line."""
     known = [e for e in history if _number(e.get("epoch")) and _number(e.get("validation_accuracy"))]
     xs, ys = [e["epoch"] for e in known], [100 * e["validation_accuracy"] for e in known]
     with matplotlib.rc_context(_style("finetuning")):
@@ -124,7 +126,8 @@ def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> st
             top = ys.index(max(ys))
             axes.plot(xs[top], ys[top], "*", color=RED, markersize=12, markeredgecolor="white", zorder=5,
                       label=f"best: {ys[top]:.2f} (epoch {xs[top]})")  # fmt: skip
-            axes.plot(xs[-1], ys[-1], "s", color=ORANGE, markersize=6, zorder=4, label=f"last: {ys[-1]:.2f} (epoch {xs[-1]})")
+            axes.plot(xs[-1], ys[-1], "s", color=ORANGE, markersize=6, zorder=4,
+                      label=f"last: {ys[-1]:.2f} (epoch {xs[-1]})")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure)
         return _svg(figure, "finetuning", "Validation accuracy after each epoch of fine-tuning")
@@ -143,7 +146,8 @@ def _layer(axes, y: int, status: str, before: float, after: float, form: str, ga
 
 def _dots(axes, xs, ys, fits: list[bool], inside: str, outside: str) -> None:
     """Dots in two groups, so that the legend names what is over the budget only if something is."""
-    for fit, label, look in ((True, inside, {"color": GREEN}), (False, outside, {"markeredgecolor": GREY, "color": "none"})):
+    hollow = {"color": "none", "markeredgecolor": GREY}
+    for fit, label, look in ((True, inside, {"color": GREEN}), (False, outside, hollow)):
         own = [i for i, f in enumerate(fits) if f == fit]
         if own:
             x, y = [xs[i] for i in own], [ys[i] for i in own]
@@ -159,7 +163,8 @@ def _axes(x: str, y: str):
 
 def _legend(figure) -> None:
     """Above the axes, where it hides nothing."""
-    figure.legend(loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
+    if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
+        figure.legend(loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
 
 
 def _point(trial: Mapping, resource: str) -> tuple[float, float] | None:
@@ -188,7 +193,7 @@ def _style(name: str) -> dict:
 
 
 def _svg(figure: Figure, name: str, label: str) -> str:
-    """The figure as an `<svg>` element whose ids start with `name`, so that several fit on one page. Same figure, same text."""
+    """The figure as an `<svg>` element, always the same; its ids start with `name`, so that several fit on one page."""
     text = io.StringIO()
     FigureCanvasSVG(figure).print_svg(text, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = text.getvalue()
@@ -196,7 +201,8 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
     head, rest = svg.split(">", 1)
-    head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)  # HTML knows the name spaces; CSS sizes
+    # HTML knows the name spaces, and CSS gives the size.
+    head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)
     prefix = re.sub(r"[^\w-]", "-", name)
     rest = re.sub(r'\bid="', f'id="{prefix}-', rest)
     rest = re.sub(r'(?:xlink:)?href="#', f'href="#{prefix}-', rest).replace("url(#", f"url(#{prefix}-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,16 +11,19 @@ import numpy as np
 from torch import Tensor, nn
 
 from compress_env.errors import UserError
-from compress_env.registry import unknown
+from compress_env.registry import Registry, unknown
 from compress_env.resources import latency, macs, memory, params
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, Reduced
 from compress_env.surgery.plan import StudentPlan
 
-EXACT = {module.NAME: module for module in (params, macs, memory)}
-"""Resources whose prediction is exact: a module with NAME, UNIT, `predict(network, widths)` and `count(model, example)`."""
-RESOURCES = (*EXACT, latency.NAME)
-UNITS = {name: module.UNIT for name, module in EXACT.items()} | {latency.NAME: latency.UNIT}
+RESOURCES = Registry("resource")
+"""Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` on the meta device; latency
+alone is measured instead. A new one is a module or an object with these three, registered before an environment is made."""
+RESOURCES.register("params")(params)
+RESOURCES.register("macs")(macs)
+RESOURCES.register("memory")(memory)
+RESOURCES.register(latency.NAME)(latency)
 _MULTIPLES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
               "B": 1, "MS": 1, "S": 1e3, "US": 1e-3, "%": 0.01}  # fmt: skip
 
@@ -56,11 +60,11 @@ def parse_limit(value: float | int | str) -> Limit:
 def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]:
     """For each resource its lowest and highest limit; a single value stands for both, a pair `[low, high]` is a range."""
     if not budget:
-        raise UserError(f"the budget is empty; give at least one of {', '.join(RESOURCES)}, for example macs=0.5")
+        raise UserError(f"the budget is empty; give at least one of {', '.join(RESOURCES.names())}, for example macs=0.5")
     parsed = {}
     for name, value in budget.items():
-        if name not in RESOURCES:
-            raise UserError(f"budget: {unknown('resource', name, list(RESOURCES))}")
+        if name not in RESOURCES.names():
+            raise UserError(f"budget: {unknown('resource', name, RESOURCES.names())}")
         pair = value if isinstance(value, (list, tuple)) else (value, value)
         if len(pair) != 2:
             raise UserError(f"budget: {name} needs a value or a pair [low, high], got {value!r}")
@@ -75,10 +79,12 @@ class Meter:
     """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device."""
 
     def __init__(self, teacher: nn.Module, graph: LayerGraph, example: Tensor, with_latency: bool):
-        self.graph, self.example, self.names = graph, example[:1], [*EXACT]
+        self.graph, self.example = graph, example[:1]
+        self._exact = {name: resource for name, resource in RESOURCES.items() if resource is not latency}
+        self.names = [*self._exact]
         whole = build_student(teacher, graph, StudentPlan())
         full = graph.reduce(frozenset())
-        self.teacher = {name: module.count(whole, self.example) for name, module in EXACT.items()}
+        self.teacher = self._count(whole)
         self._table = None
         self._measured: dict[str, float] = {}
         if with_latency:
@@ -91,7 +97,7 @@ class Meter:
         """Usage of one resource by the network with these widths `(groups,)`."""
         if name == latency.NAME:
             return self._table.predict(network, widths)
-        return EXACT[name].predict(network, widths)
+        return self._exact[name].predict(network, widths)
 
     def predict_all(self, removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
         network = self.graph.reduce(removed)
@@ -99,10 +105,15 @@ class Meter:
 
     def count(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
         """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan."""
-        usage = {name: module.count(student, self.example) for name, module in EXACT.items()}
+        usage = self._count(student)
         if self._table:
             if plan.key not in self._measured:
                 own, teacher = latency.measure([student, self._whole], self.example)
                 self._measured[plan.key] = own / teacher * self.teacher[latency.NAME]
             usage[latency.NAME] = self._measured[plan.key]
         return usage
+
+    def _count(self, module: nn.Module) -> dict[str, float]:
+        """What is counted rather than measured, on one copy that computes nothing."""
+        shadow, example = copy.deepcopy(module).to("meta"), self.example.to("meta")
+        return {name: resource.count(shadow, example) for name, resource in self._exact.items()}

@@ -21,30 +21,27 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    @classmethod
-    def begin(cls, path: str | Path, settings: dict[str, Any], resume: bool) -> RunFolder:
-        """A folder for a run with these settings; an existing one is continued if `resume`.
+    def admit(self, settings: dict[str, Any], resume: bool) -> None:
+        """Raises UserError if there are trials and `resume` is False, or if they were made with other settings."""
+        if not (self.trials_path.exists() and self.trials_path.stat().st_size):
+            return
+        if not resume:
+            raise UserError(f"{self.path} has trials of an earlier run; add --resume to go on, or choose another --out")
+        before, settings = self.settings(), json.loads(json.dumps(settings))
+        for name in DECISIVE:
+            if before.get(name) != settings.get(name):
+                raise UserError(
+                    f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}"
+                )
 
-        Raises UserError if there are trials and `resume` is False, or if they were made with other settings.
-        """
-        folder = cls(path)
-        settings = json.loads(json.dumps(settings))
-        if folder.trials_path.exists() and folder.trials_path.stat().st_size:
-            if not resume:
-                raise UserError(f"{path} has trials of an earlier run; add --resume to go on with it, or choose another --out")
-            before = folder.settings()
-            for name in DECISIVE:
-                if before.get(name) != settings.get(name):
-                    raise UserError(
-                        f"cannot resume {path}: it was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}"
-                    )
-            return folder
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Make the folder and note the settings, unless a run that is resumed has noted them."""
         try:
-            folder.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"cannot make the run folder {path}: {error.strerror}") from error
-        folder.write("run.json", settings)
-        return folder
+            raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        if not self.trials():
+            self.write("run.json", settings)
 
     @property
     def trials_path(self) -> Path:

@@ -13,6 +13,8 @@ from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
 from compress_env.surgery.plan import StudentPlan
 
+FLOAT_BYTES = 4
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -194,6 +196,45 @@ class Reduced:
     @cached_property
     def op_channels(self):
         return self._linear([op.channels for op in self.ops])
+
+    @cached_property
+    def _costs(self) -> tuple[np.ndarray, ...]:
+        """Per layer: weights per pair of channels, positions, whether it is depthwise, weights per output channel."""
+        layers = self.layers
+        return (
+            np.array([layer.kernel / (layer.groups if layer.kind == "grouped" else 1) for layer in layers]),
+            np.array([layer.positions for layer in layers], float),
+            np.array([layer.kind == "depthwise" for layer in layers]),
+            np.array([layer.params_per_channel for layer in layers], float),
+        )
+
+    def _pairs(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights in the kernel of each layer, and its output channels."""
+        kernel, _, depthwise, _ = self._costs
+        inputs, outputs = (matrix @ widths + fixed for matrix, fixed in (self.layer_inputs, self.layer_outputs))
+        return kernel * np.where(depthwise, 1, inputs) * outputs, outputs
+
+    def parameters(self, widths: np.ndarray) -> float:
+        """Parameters of the network with these widths, exactly."""
+        weights, outputs = self._pairs(widths)
+        return float((weights + self._costs[3] * outputs).sum() + sum(layer.fixed_params for layer in self.layers))
+
+    def macs(self, widths: np.ndarray) -> float:
+        """Multiply-accumulates for one example in convolutions and linear layers, exactly."""
+        return float((self._pairs(widths)[0] * self._costs[1]).sum())
+
+    def weight_bytes(self, widths: np.ndarray) -> float:
+        """Bytes of float32 parameters and of buffers."""
+        buffers = np.array([layer.buffers_per_channel for layer in self.layers], float)
+        matrix, fixed = self.layer_outputs
+        per_layer = sum(layer.fixed_bytes for layer in self.layers)
+        return self.parameters(widths) * FLOAT_BYTES + float(buffers @ (matrix @ widths + fixed)) + per_layer
+
+    def activation_bytes(self, widths: np.ndarray) -> float:
+        """Largest sum of float32 activations that are alive at once, for one example, in bytes."""
+        matrix, fixed = self.op_channels
+        elements = np.array([op.elements for op in self.ops], float)
+        return float((self.liveness @ (elements * (matrix @ widths + fixed))).max()) * FLOAT_BYTES
 
     @cached_property
     def liveness(self) -> np.ndarray:

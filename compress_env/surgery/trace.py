@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import torch
@@ -119,22 +119,18 @@ def _trial(model: nn.Module, graph: LayerGraph, plan: StudentPlan, example: Tens
     expected = next(n for n in graph.fx_graph.nodes if n.op == "output").args[0].meta["shape"]
     if shape != expected:
         return f"the output would have shape {shape} instead of {expected}"
-    from compress_env.resources.params import predict
-
     counted = sum(p.numel() for p in student.parameters())
-    predicted = predict(graph.reduce(frozenset(plan.removed)), graph.widths(plan))
+    predicted = graph.reduce(frozenset(plan.removed)).parameters(graph.widths(plan))
     if counted != predicted:
         return f"{predicted:.0f} parameters expected, {counted} built"
     return None
 
 
 def _dearer(graph: LayerGraph, unit: str) -> str | None:
-    from compress_env.resources import macs, params
-
-    for resource in (macs, params):
-        before = resource.predict(graph.reduce(frozenset()), graph.full)
-        if resource.predict(graph.reduce(frozenset([unit])), graph.full) > before:
-            return f"the network would need more {resource.NAME} without it"
+    """Why the network would cost more without the unit, or None: a repaired layer may have to take a larger input."""
+    whole, without = graph.reduce(frozenset()), graph.reduce(frozenset([unit]))
+    if without.macs(graph.full) > whole.macs(graph.full) or without.parameters(graph.full) > whole.parameters(graph.full):
+        return "the layer behind it would cost more than it saves"
     return None
 
 
@@ -249,8 +245,6 @@ def _layer(node: fx.Node, module: nn.Module, shape, shape_in, side) -> Layer:
 
 
 def _again(first: Layer, second: Layer) -> Layer:
-    from dataclasses import replace
-
     return replace(first, positions=first.positions + second.positions)
 
 

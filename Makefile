@@ -1,0 +1,22 @@
+# `make demo` and `make test` need Python 3.10 or newer and nothing else; they install into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test install clean
+
+demo: install
+	$(BIN)/compress-env search --budget macs=0.5 --agent ddpg --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
+
+test: install
+	$(BIN)/python -m pytest -q
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

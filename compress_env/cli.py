@@ -1,0 +1,243 @@
+"""The command line `compress-env`. Heavy modules are imported where they are used, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from compress_env.errors import UserError
+
+
+class _Failure(click.ClickException):
+    """Bad input: one line, exit code 2."""
+
+    exit_code = 2
+
+
+class _Group(click.Group):
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            raise _Failure(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo("\nInterrupted. What was found so far is kept; run the same command with --resume to go on.", err=True)
+            raise click.exceptions.Exit(130) from None
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="compress-env")
+def main() -> None:
+    """Compress a trained network: an agent searches for the student that keeps most of the accuracy within a budget.
+
+    \b
+    compress-env search --budget macs=0.5                       the shipped teacher on bundled digits, in a minute
+    compress-env search --teacher resnet20-cifar10 --data imagefolder:cifar10 --budget macs=0.5 --out runs/a
+    compress-env search --teacher net.py:make --weights net.pt --data imagefolder:photos --budget latency=2ms
+    compress-env list                                           what teachers, agents, rewards and so on there are
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # so that `module:factory` finds modules in the current folder
+
+
+def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | float]:
+    """`("macs=0.5", "latency=2ms")` as a dict. What the values mean is for `parse_budget` to say."""
+    budget: dict[str, str | float] = {}
+    for value in values:
+        name, equals, amount = value.partition("=")
+        if not equals or not amount:
+            raise click.BadParameter(f"{value!r} is not RESOURCE=LIMIT, for example macs=0.5")
+        if name in budget:
+            raise click.BadParameter(f"{name} is given twice")
+        budget[name] = amount
+    return budget
+
+
+@main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict.")
+@click.option("--data", help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
+@click.option("--mean", help="Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406.")
+@click.option("--std", help="Standard deviations a channel, likewise.")
+@click.option("--budget", multiple=True, callback=_budget, metavar="RESOURCE=LIMIT", default=("macs=0.5",), show_default=True,
+              help="params, macs, memory or latency; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). May be repeated.")  # fmt: skip
+@click.option("--agent", default="ddpg", show_default=True, help="ddpg, td3, sac, random, uniform, greedy or module:factory.")
+@click.option("--evaluations", type=click.IntRange(1), default=150, show_default=True, help="Students to try.")
+@click.option("--schedule", default="two-step", show_default=True, help="two-step, joint, removal or shrink.")
+@click.option("--reward", default="relative", show_default=True, help="relative, n2n, amc_error, amc_flops or module:function.")
+@click.option("--limits", default="hard", show_default=True, help="hard: actions are clamped; soft: excess is punished.")
+@click.option("--distill-steps", type=click.IntRange(0), default=0, show_default=True, help="Batches of distillation before a student is judged.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.")
+@click.option("--min-width", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Smallest share of a layer's channels.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device for evaluations and fine-tuning.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--finetune-epochs", type=click.IntRange(0), default=30, show_default=True, help="Full distillation of the best student; 0 leaves it for later.")
+@click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
+           keep, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
+    """Search for the best student within the budget, distil it fully, and write plan, weights, ONNX and a report.
+
+    \b
+    compress-env search --budget macs=50% --agent ddpg --evaluations 60
+    compress-env search --budget params=30K --budget memory=0.6 --agent random
+    compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
+
+    DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
+    student.safetensors, student.onnx and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
+    """
+    from compress_env.api import finish, run_search
+
+    out = out or f"runs/{Path(teacher.split(':')[0]).stem}-{agent.split(':')[-1]}-{seed}"
+    command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
+    folder, env = run_search(
+        teacher, data, budget, agent, evaluations, seed, out,
+        resume=resume, command=command, weights=weights, image_size=image_size, normalization=_normalization(mean, std),
+        schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, keep=list(keep),
+        min_width=min_width, device=device,
+    )  # fmt: skip
+    if finetune_epochs:
+        _show(finish(folder, finetune_epochs, env=env))
+    else:
+        from compress_env.report.page import write_report
+
+        best = max((t.reward for t in folder.trials()), default=float("nan"))
+        click.echo(f"best reward {best:.4f} in {len(folder.trials())} evaluations; report: {write_report(folder.path)}")
+        click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
+
+
+@main.command(short_help="Distil the best student of a run folder fully.")
+@click.option("--out", type=click.Path(), required=True, help="Run folder of a search.")
+@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+def finetune(out, epochs) -> None:
+    """Distil the best student of a run fully; an interrupted fine-tuning goes on from its last epoch.
+
+    \b
+    compress-env finetune --out runs/a --epochs 40
+    """
+    from compress_env.api import finish
+    from compress_env.search.store import RunFolder
+
+    _show(finish(RunFolder(out), epochs))
+
+
+@main.command(short_help="Write report.html of a run folder again.")
+@click.option("--out", type=click.Path(), required=True, help="Run folder of a search.")
+def report(out) -> None:
+    """Write report.html from what is in a run folder, also of a search that is still running.
+
+    \b
+    compress-env report --out runs/a
+    """
+    from compress_env.report.page import write_report
+
+    click.echo(write_report(Path(out)))
+
+
+@main.command(short_help="Export the student of a run folder to ONNX.")
+@click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
+@click.option("--onnx", type=click.Path(path_type=Path), help="File to write; student.onnx in the run folder if absent.")
+def export(out, onnx) -> None:
+    """Rebuild the student from plan.json and student.safetensors, write ONNX and compare it with PyTorch.
+
+    \b
+    compress-env export --out runs/a --onnx student.onnx
+    """
+    from compress_env.api import environment_of
+    from compress_env.export import export_onnx, load_student
+    from compress_env.search.store import RunFolder
+
+    folder = RunFolder(out)
+    folder.read("plan.json")
+    env = environment_of(folder)
+    student = load_student(env.teacher.module, env.graph, folder.path)
+    path = onnx or folder.path / "student.onnx"
+    difference = export_onnx(student, env.data.calibration(8), path)
+    click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")
+
+
+@main.command(short_help="Evaluate recorded trials again and compare.")
+@click.option("--out", type=click.Path(), required=True, help="Run folder of a search.")
+@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="How many trials, the best first.")
+def validate(out, count) -> None:
+    """Build and evaluate the best recorded plans again; exit code 1 if one does not reproduce.
+
+    \b
+    compress-env validate --out runs/a --count 20
+    """
+    from compress_env.api import environment_of
+    from compress_env.search.store import RunFolder
+    from compress_env.search.validate import differences
+
+    folder = RunFolder(out)
+    checked, wrong = differences(environment_of(folder), folder.trials(), count)
+    for line in wrong:
+        click.echo(line)
+    click.echo(f"{checked - len(wrong)} of {checked} trials reproduce")
+    if wrong:
+        raise click.exceptions.Exit(1)
+
+
+@main.command("list", short_help="What can be chosen by name.")
+def list_() -> None:
+    """Names of teachers, data sets, agents, rewards, losses and resources."""
+    from compress_env.datasets import DATASETS
+    from compress_env.distill.losses import LOSSES
+    from compress_env.resources.budget import RESOURCES
+    from compress_env.rewards import REWARDS
+    from compress_env.search.run import AGENTS
+    from compress_env.teachers import TEACHERS
+
+    rows = {
+        "teachers": TEACHERS.names(), "data sets": [*DATASETS.names(), "imagefolder:DIR"], "agents": sorted(AGENTS),
+        "rewards": REWARDS.names(), "losses": LOSSES.names(), "resources": RESOURCES.names(),
+    }  # fmt: skip
+    for kind, names in rows.items():
+        click.echo(f"{kind:10} {', '.join(names)}")
+
+
+def _normalization(mean: str | None, std: str | None):
+    """`(means, deviations)` from two comma-separated lists, or None."""
+    if mean is None and std is None:
+        return None
+    try:
+        values = tuple(tuple(float(v) for v in text.split(",")) for text in (mean or "", std or ""))
+    except ValueError:
+        raise click.BadParameter("--mean and --std have to be given together, as numbers with commas") from None
+    if len(values[0]) != len(values[1]) or min(values[1]) <= 0:
+        raise click.BadParameter("--mean and --std need one number a channel each, deviations above 0")
+    return values
+
+
+def _show(done) -> None:
+    """The teacher beside the student, and where the report is."""
+    from compress_env.resources.budget import RESOURCES
+
+    result = done.result
+    teacher, student = result["teacher"], result["student"]
+    rows = [("", "teacher", "student", "")]
+    for label, key, text in (
+        ("test accuracy", "accuracy_test", "{:.2%}"), ("parameters", "params", "{:,.0f}"), ("MACs", "macs", "{:,.0f}"),
+        ("latency, batch 1", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
+        ("file size, bytes", "file_bytes", "{:,.0f}"),
+    ):  # fmt: skip
+        change = student[key] / teacher[key]
+        rows.append((label, text.format(teacher[key]), text.format(student[key]), f"{change:.1%}"))
+    for name, limit in result["budget"].items():
+        used = done.outcome.usage[name]
+        met = "met" if used <= limit else "NOT MET"
+        rows.append((f"budget {name}", f"{limit:,.6g} {RESOURCES.get(name).UNIT}", f"{used:,.6g}", met))
+    for a, b, c, d in rows:
+        click.echo(f"{a:20} {b:>18} {c:>14} {d:>8}")
+    final = result["final_policy"]
+    click.echo(
+        f"before fine-tuning, validation: best found {done.outcome.accuracy:.2%}"
+        + (f", final policy {final['accuracy']:.2%}" if final else "")
+        + f", teacher {done.outcome.teacher_accuracy:.2%}"
+    )
+    click.echo(f"report: {done.report()}")

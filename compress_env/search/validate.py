@@ -1,0 +1,31 @@
+"""Replay recorded trials: a result that does not reproduce is no result."""
+
+from __future__ import annotations
+
+from compress_env.distill.evaluator import EvaluationFailed
+from compress_env.search.trial import Trial
+from compress_env.surgery.build import build_student
+
+
+def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
+    """Evaluate the `count` best distinct plans of `trials` again: how many were checked, and a line for each that came out differently.
+
+    Compared are accuracy and every usage that is computed; measured latency is left out. `env` is an unwrapped `LayerRemovalEnv`.
+    """
+    distinct = {t.plan.key: t for t in trials}.values()
+    chosen = sorted(distinct, key=lambda t: -t.reward)[:count]
+    wrong = []
+    for trial in chosen:
+        student = build_student(env.teacher.module, env.graph, trial.plan)
+        usage = env.meter.count(student, trial.plan)
+        try:
+            accuracy = env.evaluator(student, trial.plan)
+        except EvaluationFailed:
+            accuracy = 0.0
+        found = {"accuracy": accuracy} | {n: v for n, v in usage.items() if n != "latency"}
+        recorded = {"accuracy": trial.outcome.accuracy} | dict(trial.outcome.usage)
+        for name, value in found.items():
+            if value != recorded[name]:
+                wrong.append(f"trial {trial.index}: {name} was {recorded[name]:.10g}, is now {value:.10g}")
+                break
+    return len(chosen), wrong
