@@ -5,5 +5,5 @@ from stable_baselines3 import DDPG
 
 
 def ddpg(env, episodes: int, seed: int) -> StableBaselinesAgent:
-    """AMC's settings, but a learning rate of 1e-3 for both networks, smaller networks and noise that fits the search's length."""
+    """AMC's schedule with a learning rate of 1e-3, smaller networks, and noise that fits the length of the search."""
     return StableBaselinesAgent(DDPG, env, episodes, seed)

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -45,9 +46,31 @@ class DecayingNoise(ActionNoise):
         self.episode += 1
 
 
+class RelativeReward(gym.Wrapper):
+    """Rewards relative to `baseline`, times `scale`: the critic starts near 0 and need not learn a large constant first.
+
+    AMC subtracts a moving average for the same reason; a constant keeps what is in the replay buffer comparable.
+    """
+
+    def __init__(self, env: gym.Env, scale: float):
+        super().__init__(env)
+        self.scale, self.baseline = scale, 0.0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, self.scale * (reward - self.baseline) if terminated else reward, terminated, truncated, info
+
+
 class StableBaselinesAgent:
-    """An off-policy algorithm of Stable-Baselines3 with AMC's schedule (He et al., ECCV 2018): random episodes first, then one
-    update a transition after each episode; returns over the whole episode (`n_steps`), since only its end is rewarded."""
+    """An off-policy algorithm of Stable-Baselines3 with AMC's schedule (He et al., ECCV 2018).
+
+    The first episode is the uniform student (action 0), to which rewards are then relative; random episodes follow, then learned
+    ones with one update a transition after each. Returns reach over the whole episode (`n_steps`), since only its end is rewarded.
+
+    warmup_share: share of the episodes that are random. noise: standard deviation of the exploration after that, first and last,
+    in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the critic for each of the actor:
+    AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate. settings: the algorithm's own.
+    """
 
     def __init__(
         self,
@@ -57,14 +80,16 @@ class StableBaselinesAgent:
         seed: int,
         *,
         warmup_share: float = 0.2,
-        noise: tuple[float, float] | None = (0.6, 0.05),
-        updates_per_step: int = 1,
+        noise: tuple[float, float] | None = (0.4, 0.1),
+        actor_delay: int = 10,
+        reward_scale: float = 5.0,
         **settings: Any,
     ):
-        self.env, self.episodes = env, episodes
+        self.env, self.episodes, self.seed = env, episodes, seed
         self.steps = env.unwrapped.steps
         warmup = max(1, round(warmup_share * episodes))
         self.noise = DecayingNoise(2, *noise, warmup, episodes) if noise else None
+        self.relative = RelativeReward(env, reward_scale)
         defaults = dict(
             learning_rate=1e-3,
             buffer_size=(episodes + 1) * self.steps,
@@ -73,23 +98,41 @@ class StableBaselinesAgent:
             tau=0.01,
             gamma=1.0,
             train_freq=(1, "episode"),
-            gradient_steps=updates_per_step * self.steps,
+            gradient_steps=self.steps,
             n_steps=self.steps,
             policy_kwargs=dict(net_arch=[128, 128]),
         )
         self.model = algorithm(
-            "MlpPolicy", env, action_noise=self.noise, seed=seed, device="cpu", verbose=0,
+            "MlpPolicy", self.relative, action_noise=self.noise, seed=seed, device="cpu", verbose=0,
             **deepcopy({**defaults, **settings}),
         )  # fmt: skip
+        if isinstance(self.model, TD3):  # DDPG is one too
+            self.model.policy_delay = actor_delay
+            self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """Let the untrained policy give actions near 0, the uniform student at the budget."""
+        actor = self.model.actor
+        last = [m for m in actor.mu if isinstance(m, torch.nn.Linear)][-1]
+        with torch.no_grad():
+            last.weight.mul_(0.01)
+            last.bias.zero_()
+        self.model.actor_target.load_state_dict(actor.state_dict())
 
     def run(self, checkpoint: Path | None) -> None:
-        """Learn for the episodes that are left; the state is saved at the end of roll-outs, when their reward is stored."""
+        """Play the episodes that are left; the state is saved at the end of roll-outs, when their reward is stored."""
         done = self._restore(checkpoint) if checkpoint and checkpoint.exists() else 0
+        begin = not done
+        if begin:
+            self.env.reset(seed=self.seed)
+            for _ in range(self.steps):
+                _, self.relative.baseline, *_ = self.env.step(np.zeros(2, np.float32))
+            done = 1
         if done < self.episodes:
             self.model.learn(
                 (self.episodes - done) * self.steps,
                 callback=_Checkpoint(self, checkpoint) if checkpoint else None,
-                reset_num_timesteps=not done,
+                reset_num_timesteps=begin,
             )
             if checkpoint:
                 self.save(checkpoint)
@@ -102,6 +145,7 @@ class StableBaselinesAgent:
         """Write networks, optimisers, replay buffer and every random state in one file, whole or not at all."""
         state = {
             "episodes": self.env.get_wrapper_attr("played"),
+            "baseline": self.relative.baseline,
             "parameters": self.model.get_parameters(),
             "counters": {name: getattr(self.model, name) for name in COUNTERS},
             "buffer": self.model.replay_buffer,
@@ -121,6 +165,7 @@ class StableBaselinesAgent:
         state = pickle.loads(path.read_bytes())
         if state["episodes"] > len(self.env.get_wrapper_attr("trials")):
             return 0  # of another run; start over, recorded trials are replayed
+        self.relative.baseline = state["baseline"]
         self.model.set_parameters(state["parameters"], device="cpu")
         for name, value in state["counters"].items():
             setattr(self.model, name, value)

@@ -241,3 +241,7 @@ def _show(done) -> None:
         + f", teacher {done.outcome.teacher_accuracy:.2%}"
     )
     click.echo(f"report: {done.report()}")
+
+
+if __name__ == "__main__":
+    main()

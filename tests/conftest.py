@@ -1,0 +1,35 @@
+"""Shared fixtures. One torch thread: two are many times slower for networks this small."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import pytest
+import torch
+from networks import NETWORKS
+
+import compress_env  # noqa: F401 - registers the environments
+from compress_env.surgery.trace import trace
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=sorted(NETWORKS))
+def network(request):
+    """`(teacher, example, graph)` for each test network."""
+    factory, shape = NETWORKS[request.param]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = factory().eval()
+        example = torch.randn(2, *shape)
+        with torch.no_grad():  # normalisation statistics as after training, not 0 and 1
+            teacher.train()(torch.randn(16, *shape))
+    return teacher.eval(), example, trace(teacher, example)
+
+
+@pytest.fixture(scope="session")
+def digits_env():
+    """The default environment, unwrapped. Made once; tests reset it and leave its caches be."""
+    return gym.make("LayerRemoval-v0").unwrapped

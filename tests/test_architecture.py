@@ -1,0 +1,48 @@
+"""What may know what: imports point down, importing the package is cheap, and the documentation's names exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import compress_env
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_imports_point_down_only():
+    done = subprocess.run(["lint-imports"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_linter_finds_no_fault():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_importing_the_package_loads_neither_torch_nor_stable_baselines():
+    code = "import sys, compress_env; print([m for m in ('torch', 'stable_baselines3', 'torchvision') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_only_one_file_of_the_agents_imports_the_library_at_length():
+    users = [p.name for p in (ROOT / "compress_env").rglob("*.py") if "stable_baselines3" in p.read_text()]
+    assert users == ["trial.py"]  # where its version is recorded
+    assert "torch" not in re.findall(r"^(?:import|from) (\w+)", (ROOT / "compress_env/rewards.py").read_text(), re.M)
+
+
+def test_public_names_exist():
+    for name in compress_env.__all__:
+        assert getattr(compress_env, name) is not None
+
+
+def test_the_readme_names_only_options_and_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    help_text = subprocess.check_output([sys.executable, "-m", "compress_env.cli", "search", "--help"], text=True)
+    for option in set(re.findall(r"compress-env search[^\n]*", readme)):
+        for flag in re.findall(r"--[a-z-]+", option):
+            assert flag in help_text, flag
+    for path in re.findall(r"`((?:compress_env|agents|examples|tests)/[\w/.]+\.py)`", readme):
+        assert (ROOT / path).is_file(), path

@@ -1,0 +1,209 @@
+"""Losses, the refit in closed form, and training that resumes."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from networks import random_plan, vgg
+from torch import nn
+from torch.nn import functional as F
+
+from compress_env.datasets import load_data
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
+from compress_env.distill.finetune import finetune
+from compress_env.distill.losses import LOSSES
+from compress_env.distill.train import Recipe, fit, predict
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.reconstruct import Reconstruction, solve
+from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
+
+
+def test_losses_have_the_values_computed_by_hand():
+    student, teacher, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([1])
+    q = 1 / (1 + math.exp(-2 / 2))  # teacher's probability of class 1 at T = 2
+    p = 1 / (1 + math.exp(1 / 2))
+    kl = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+    cross = -math.log(1 / (1 + math.e))
+    assert LOSSES.get("hinton")(student, teacher, labels, 2.0).item() == pytest.approx(0.9 * 4 * kl + 0.1 * cross, rel=1e-5)
+    assert LOSSES.get("mimic")(student, teacher, labels, 2.0).item() == pytest.approx(0.5 * (1 + 4))
+    assert LOSSES.get("labels")(student, teacher, labels, 2.0).item() == pytest.approx(cross, rel=1e-5)
+
+
+def test_the_gradient_of_the_soft_part_does_not_depend_on_a_high_temperature():
+    def gradient(t):
+        logits = torch.tensor([[0.3, -0.2, 0.1]], requires_grad=True)
+        LOSSES.get("hinton")(logits, torch.tensor([[0.1, 0.4, -0.5]]), torch.tensor([0]), t).backward()
+        return logits.grad
+
+    torch.testing.assert_close(gradient(50.0), gradient(100.0), rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_refit_recovers_a_planted_layer(bias):
+    generator = torch.Generator().manual_seed(0)
+    target, layer = nn.Linear(6, 4, bias=bias), nn.Linear(6, 4, bias=bias)
+    x = torch.randn(500, 6, generator=generator) + 3
+    with torch.no_grad():
+        y = target(x) if bias else target(x) + 7  # without a bias the mean is for a normalisation to remove
+        solve(layer, x, y, ridge=1e-7)
+    torch.testing.assert_close(layer.weight, target.weight, rtol=1e-3, atol=1e-3)
+    if bias:
+        torch.testing.assert_close(layer.bias, target.bias, rtol=1e-2, atol=1e-2)
+
+
+def test_a_large_ridge_keeps_the_inherited_weights():
+    layer = nn.Linear(6, 4, bias=False)
+    before = layer.weight.clone()
+    with torch.no_grad():
+        solve(layer, torch.randn(50, 6), torch.randn(50, 4), ridge=1e9)
+    torch.testing.assert_close(layer.weight, before)
+
+
+def test_patches_are_laid_out_like_the_weights():
+    from compress_env.surgery.reconstruct import _sample_inputs, _sample_outputs
+
+    for settings in ({"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}):
+        conv = nn.Conv2d(3, 5, 3, bias=False, **settings)
+        x = torch.randn(4, 3, 9, 9)
+        with torch.no_grad():
+            rows = _sample_inputs("some.layer", conv, x) @ conv.weight.flatten(1).T
+            torch.testing.assert_close(rows, _sample_outputs("some.layer", conv, conv(x)))
+
+
+def _trained(seed: int = 0):
+    """A chain trained for a moment on the digits, its data and graph."""
+    data = load_data("digits")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        teacher = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12), nn.ReLU(),
+            nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Flatten(), nn.Linear(256, 10),
+        )  # fmt: skip
+    fit(teacher, data, Recipe(epochs=4, batch_size=64), lambda z, y, *_: F.cross_entropy(z, y), torch.Generator().manual_seed(seed))
+    return teacher, data, trace(teacher, data.calibration(2))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return _trained()
+
+
+def test_the_refit_brings_students_closer_to_the_teacher_also_where_a_chain_was_repaired(trained):
+    teacher, data, graph = trained
+    whole = build_student(teacher, graph, StudentPlan())
+    refit = Reconstruction(whole, graph, data.calibration(400))
+    target = predict(teacher, data, data.validation)
+    assert "3" in graph.units and graph.units["3"].kind == "chain"
+    for plan in (StudentPlan.of(["3"]), StudentPlan.of((), {"0": 6, "3": 8}), StudentPlan.of(["6"], {"0": 9})):
+        student = build_student(teacher, graph, plan)
+        before = (predict(student, data, data.validation) - target).square().mean()
+        refit(student, plan)
+        after = (predict(student, data, data.validation) - target).square().mean()
+        assert after < 0.5 * before
+
+
+def test_the_refit_leaves_the_empty_plan_alone_and_normalises_exactly(trained):
+    teacher, data, graph = trained
+    inputs = data.calibration(200)
+    whole = build_student(teacher, graph, StudentPlan())
+    refit = Reconstruction(whole, graph, inputs)
+    student = build_student(teacher, graph, StudentPlan())
+    refit(student, StudentPlan())
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in student.state_dict().items())
+    plan = StudentPlan.of((), {"0": 7})
+    student = build_student(teacher, graph, plan)
+    refit(student, plan)
+    with torch.no_grad():
+        features = student.get_submodule("3")(student.get_submodule("2")(student.get_submodule("1")(student.get_submodule("0")(inputs))))
+    torch.testing.assert_close(student.get_submodule("4").running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        student.get_submodule("4").running_var, features.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_evaluation_repeats_exactly_and_leaves_the_teacher_alone(trained):
+    teacher, data, graph = trained
+    whole = build_student(teacher, graph, StudentPlan())
+    before = {k: v.clone() for k, v in whole.state_dict().items()}
+    evaluator = Evaluator(whole, graph, data, EvaluatorSettings(calibration_images=100, distill_steps=5))
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        plan = random_plan(graph, rng)
+        first, second = (evaluator(build_student(teacher, graph, plan), plan) for _ in range(2))
+        assert first == second and 0 <= first <= 1
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in before.items())
+
+
+def test_training_that_is_resumed_ends_where_uninterrupted_training_does(tmp_path):
+    data, recipe = load_data("digits"), Recipe(epochs=3, batch_size=64)
+
+    def run(model, **kwargs):
+        fit(model, data, recipe, lambda z, y, *_: F.cross_entropy(z, y), torch.Generator().manual_seed(1), **kwargs)
+        return model.state_dict()
+
+    start = load_teacher("resnet8-digits").module
+    whole = run(copy.deepcopy(start))
+
+    def stop(epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return ""
+
+    checkpoint = tmp_path / "state.checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        run(copy.deepcopy(start), on_epoch=stop, checkpoint=checkpoint)
+    resumed = run(emptied(start), checkpoint=checkpoint)
+    assert all(torch.equal(v, resumed[k]) for k, v in whole.items())
+
+
+def emptied(module: nn.Module) -> nn.Module:
+    """A copy with other weights, so that what is resumed has to come from the checkpoint."""
+    other = copy.deepcopy(module)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    return other
+
+
+def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path):
+    teacher, data, graph = trained
+    whole = build_student(teacher, graph, StudentPlan())
+    plan = StudentPlan.of((), {"0": 6, "3": 6})
+    student = build_student(teacher, graph, plan)
+    done = finetune(student, whole, data, Recipe(epochs=4, batch_size=64, lr=0.05), progress=False, checkpoint=tmp_path / "f.checkpoint")
+    assert len(done.history) == done.epochs == 4
+    assert done.best_validation == max(done.history) == done.history[done.best_epoch - 1] and done.last_validation == done.history[-1]
+    logits = predict(student, data, data.validation)
+    assert (logits.argmax(1) == data.validation.labels).double().mean().item() == done.best_validation
+    assert done.accuracy_test > 0.8 and not list(tmp_path.iterdir())
+
+
+def test_settings_that_make_no_sense_are_named():
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
+        EvaluatorSettings(temperature=0)
+    with pytest.raises(LookupError, match="did you mean 'hinton'"):
+        EvaluatorSettings(loss="hintom")
+    with pytest.raises(ValueError, match="precision"):
+        Recipe(precision="float16")
+
+
+def test_a_refitted_chain_without_normalisation_keeps_its_biases_useful():
+    teacher = vgg(norm=False).eval()
+    x = torch.randn(300, 3, 8, 8)
+    graph = trace(teacher, x)
+    whole = build_student(teacher, graph, StudentPlan())
+    plan = StudentPlan.of((), {name: g.size - 2 for name, g in graph.groups.items()})
+    student = build_student(teacher, graph, plan)
+    with torch.no_grad():
+        before = (student(x) - teacher(x)).square().mean()
+        Reconstruction(whole, graph, x)(student, plan)
+        after = (student(x) - teacher(x)).square().mean()
+    assert after < 0.3 * before

@@ -1,0 +1,304 @@
+"""The environment keeps Gymnasium's and Stable-Baselines3's contracts, over whole episodes."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_match import check_environments_match
+from stable_baselines3.common.env_checker import check_env as check_env_sb3
+from stable_baselines3.common.env_util import make_vec_env
+
+import compress_env
+from compress_env.distill.evaluator import EvaluationFailed
+from compress_env.envs.observation import entries
+from compress_env.errors import InfeasibleBudget, UserError
+from compress_env.rewards import FAILED
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+
+VARIANTS = [
+    {},
+    {"schedule": "joint", "budget": {"params": 0.4, "memory": "60%"}},
+    {"schedule": "removal", "budget": {"macs": [0.3, 0.9]}},
+    {"schedule": "shrink", "limits": "soft", "reward": "n2n"},
+]
+INFO = {"accuracy", "teacher_accuracy", "reward_terms", "usage", "budget", "is_success", "plan", "failed", "repeated"}
+CHECK = {"evaluator": {"calibration_images": 64, "validation_images": 100}}
+
+
+def make(**kwargs) -> gym.Env:
+    return gym.make("LayerRemoval-v0", **{**CHECK, **kwargs})
+
+
+def episode(env: gym.Env, rng: np.random.Generator | None = None, seed: int | None = None):
+    """Observations, reward and info of one whole episode; action 0 without a generator."""
+    observation, info = env.reset(seed=seed)
+    assert info == {}
+    observations, done = [observation], False
+    while not done:
+        action = np.zeros(2, np.float32) if rng is None else rng.uniform(-1, 1, 2).astype(np.float32)
+        observation, reward, done, truncated, info = env.step(action)
+        observations.append(observation)
+        assert type(reward) is float and type(done) is bool and truncated is False
+        assert done or (reward == 0.0 and info == {})
+    return observations, reward, info
+
+
+@pytest.mark.parametrize("name", compress_env.ENV_IDS)
+@pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda k: k.get("schedule", "default"))
+def test_both_checkers_pass_without_a_warning(name, kwargs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make(name, **{**CHECK, **kwargs}, render_mode="rgb_array")
+        check_env(env.unwrapped)
+        check_env_sb3(env.unwrapped)
+
+
+def test_it_is_made_by_name_without_arguments_and_by_module_and_name():
+    assert gym.make("LayerRemoval-v0").unwrapped.steps == 9
+    assert gym.make("compress_env:LayerRemoval-v0").unwrapped.steps == 9
+
+
+@pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda k: k.get("schedule", "default"))
+def test_whole_episodes_have_a_fixed_length_bounded_observations_and_the_promised_info(kwargs):
+    env, rng = make(**kwargs), np.random.default_rng(0)
+    lengths = set()
+    for _ in range(6):
+        observations, reward, info = episode(env, rng)
+        lengths.add(len(observations) - 1)
+        assert all(env.observation_space.contains(o) for o in observations)
+        assert info.keys() == INFO
+        for key in ("accuracy", "teacher_accuracy"):
+            assert type(info[key]) is float and 0 <= info[key] <= 1
+        for key in ("usage", "budget", "reward_terms"):
+            assert all(type(v) is float for v in info[key].values())
+        assert sum(info["reward_terms"].values()) == reward
+        assert type(info["is_success"]) is bool
+        assert kwargs.get("limits") == "soft" or info["is_success"]
+        assert StudentPlan.from_json(info["plan"]).to_json() == info["plan"]
+    assert lengths == {env.unwrapped.steps}
+
+
+def test_a_finished_episode_has_to_be_reset():
+    env = make().unwrapped
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(2, np.float32))
+    episode(env)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(2, np.float32))
+
+
+def test_the_same_seed_and_actions_give_the_same_episode_in_another_environment():
+    first, second = make(budget={"macs": [0.3, 0.8]}), make(budget={"macs": [0.3, 0.8]})
+    a = episode(first, np.random.default_rng(1), seed=7)
+    b = episode(second, np.random.default_rng(1), seed=7)
+    assert all(np.array_equal(x, y) for x, y in zip(a[0], b[0]))
+    assert a[1:] == b[1:]
+    assert first.unwrapped._episode.limits != {}
+    check_environments_match(first, second, num_steps=30, seed=3)
+
+
+def test_a_pickled_environment_plays_the_same_episode():
+    env = make()
+    copy = pickle.loads(pickle.dumps(env.unwrapped))
+    a, b = episode(env, np.random.default_rng(2), seed=1), episode(copy, np.random.default_rng(2), seed=1)
+    assert all(np.array_equal(x, y) for x, y in zip(a[0], b[0])) and a[1:] == b[1:]
+
+
+def test_the_spec_is_json():
+    env = make(budget={"macs": 0.4})
+    spec = json.loads(env.spec.to_json())
+    assert spec["id"] == "LayerRemoval-v0" and spec["max_episode_steps"] is None
+    assert spec["kwargs"]["budget"] == {"macs": 0.4}
+
+
+def test_vectorised_info_keeps_floats():
+    envs = gym.make_vec("LayerRemoval-v0", num_envs=2, vectorization_mode="sync", **CHECK)
+    envs.reset(seed=0)
+    done = np.array([False])
+    while not done.any():
+        _, rewards, done, _, info = envs.step(np.zeros((2, 2), np.float32))
+    assert info["accuracy"].dtype == np.float64 and info["usage"]["macs"].dtype == np.float64
+    assert rewards[0] == rewards[1] > 0.9
+
+
+def test_stable_baselines3_makes_a_vector_of_them():
+    envs = make_vec_env("LayerRemoval-v0", n_envs=2, env_kwargs=CHECK)
+    envs.reset()
+    for _ in range(9):
+        _, _, done, infos = envs.step(np.zeros((2, 2), np.float32))
+    assert done.all() and infos[0]["is_success"] and infos[0]["episode"]["l"] == 9
+
+
+def test_a_whole_episode_touches_no_global_random_state_and_no_torch_setting():
+    env = make(evaluator={**CHECK["evaluator"], "distill_steps": 3})
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    settings = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+    episode(env, np.random.default_rng(0), seed=0)
+    assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()) == settings
+
+
+def test_the_teacher_is_the_same_after_episodes():
+    env = make().unwrapped
+    before = {k: v.clone() for k, v in env.teacher.module.state_dict().items()}
+    for i in range(3):
+        episode(env, np.random.default_rng(i))
+    assert all(torch.equal(v, env.teacher.module.state_dict()[k]) for k, v in before.items())
+
+
+def test_usage_is_that_of_the_student_that_the_plan_builds():
+    env = make().unwrapped
+    _, _, info = episode(env, np.random.default_rng(4))
+    plan = StudentPlan.from_json(info["plan"])
+    assert env.meter.count(build_student(env.teacher.module, env.graph, plan), plan) == info["usage"]
+
+
+def test_a_plan_is_evaluated_once_and_said_to_be_repeated():
+    env, calls = make(), []
+    evaluate = env.unwrapped.evaluator
+    env.unwrapped.evaluator = lambda *a: calls.append(1) or evaluate(*a)
+    env.unwrapped.evaluator.teacher_accuracy = evaluate.teacher_accuracy
+    first, second = episode(env)[2], episode(env)[2]
+    assert len(calls) == 1
+    assert not first.pop("repeated") and second.pop("repeated") and first == second
+
+
+def test_a_failed_student_has_the_defined_reward_and_the_search_goes_on():
+    env = make()
+    evaluate = env.unwrapped.evaluator
+
+    def fail(*_):
+        raise EvaluationFailed("Diverged: the loss is nan at step 3 of 40")
+
+    fail.teacher_accuracy = evaluate.teacher_accuracy
+    env.unwrapped.evaluator = fail
+    _, reward, info = episode(env)
+    assert reward == FAILED and info["accuracy"] == 0.0 and info["failed"].startswith("Diverged")
+    assert info["reward_terms"] == {"accuracy": 0.0, "resource": 0.0, "failed": FAILED}
+    env.unwrapped.evaluator = evaluate
+    assert episode(env, np.random.default_rng(0))[1] > 0
+
+
+def test_a_student_that_diverges_in_distillation_really_fails():
+    env = make(evaluator={**CHECK["evaluator"], "distill_steps": 5, "lr": 1e30})
+    _, reward, info = episode(env)
+    assert reward == FAILED and "Diverged" in info["failed"]
+
+
+def test_distillation_improves_on_surgery_alone():
+    plain = {"refit": False, "validation_images": None}
+    before = episode(make(budget={"macs": 0.3}, evaluator=plain))[2]["accuracy"]
+    after = episode(make(budget={"macs": 0.3}, evaluator={**plain, "distill_steps": 40}))[2]["accuracy"]
+    refitted = episode(make(budget={"macs": 0.3}))[2]["accuracy"]
+    assert after > before + 0.1 and refitted > before + 0.1
+
+
+def test_the_budget_of_an_episode_can_be_set_at_reset_and_is_in_the_observation():
+    env = make()
+    names = [n for n, _, _ in entries()]
+    observation, _ = env.reset(options={"budget": {"macs": 0.3}})
+    assert observation[names.index("budget macs")] == pytest.approx(0.3)
+    assert observation[names.index("budget params")] == 1
+    with pytest.raises(InfeasibleBudget):
+        env.reset(options={"budget": {"macs": 0.0001}})
+    with pytest.raises(UserError, match="did you mean 'budget'"):
+        env.reset(options={"budgets": {}})
+
+
+def test_a_range_of_budgets_is_sampled_anew_and_kept():
+    env = make(budget={"macs": [0.3, 0.9]})
+    drawn = set()
+    for i in range(5):
+        _, _, info = episode(env, seed=i)
+        share = info["budget"]["macs"] / env.unwrapped.meter.teacher["macs"]
+        assert 0.3 <= share <= 0.9 and info["usage"]["macs"] <= info["budget"]["macs"]
+        drawn.add(share)
+    assert len(drawn) == 5
+
+
+def test_soft_limits_punish_the_excess():
+    env = make(limits="soft", budget={"macs": 0.5})
+    env.reset()
+    for _ in range(9):
+        _, reward, _, _, info = env.step(np.array([1, -1], np.float32))
+    assert info["usage"]["macs"] == 2 * info["budget"]["macs"] and not info["is_success"]
+    assert info["reward_terms"]["resource"] == -1.0
+    assert reward == pytest.approx(info["accuracy"] / info["teacher_accuracy"] - 1)
+
+
+def test_pictures_and_tables_show_the_network():
+    text = make(render_mode="ansi")
+    text.reset()
+    before = text.render()
+    text.step(np.array([-1, 0], np.float32))
+    after = text.render()
+    assert "stages.0.0.conv1" in before and "removed" not in before and "removed" in after and "macs" in after
+    image = make(render_mode="rgb_array")
+    image.reset()
+    first = image.render()
+    image.step(np.array([-1, 0], np.float32))
+    assert first.dtype == np.uint8 and first.ndim == 3 and first.shape[2] == 3
+    assert (image.render() != first).any()
+    image.close()
+    image.close()
+
+
+def test_observations_tell_what_was_done():
+    env = make()
+    names = [n for n, _, _ in entries()]
+    observation, _ = env.reset()
+    assert len(observation) == len(names)
+    assert observation[names.index("pass")] == 0 and observation[names.index("left to decide")] > 0.9
+    observation = env.step(np.array([-1, 0], np.float32))[0]
+    assert observation[names.index("previous keep")] == -1
+    assert 0.1 < observation[names.index("removed so far")] < 0.5
+    env.step(np.array([1, 0], np.float32))
+    observation = env.step(np.array([1, 0], np.float32))[0]
+    assert observation[names.index("pass")] == 1 and observation[names.index("previous keep")] == 1
+
+
+def test_the_documented_observation_table_is_the_real_one():
+    doc = type(make().unwrapped).__doc__
+    for i, (name, low, _) in enumerate(entries()):
+        assert f"| {i} | {name} | {low} | 1 |" in doc
+    for heading in ("Description", "Action Space", "Observation Space", "Rewards", "Starting State", "Episode End",
+                    "Information", "Arguments", "Version History", "References"):  # fmt: skip
+        assert f"## {heading}\n" in doc
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"teacher": "resnet8-digit"}, "did you mean 'resnet8-digits'"),
+        ({"data": "digit"}, "did you mean 'digits'"),
+        ({"reward": "n2m"}, "did you mean 'n2n'"),
+        ({"schedule": "two-steps"}, "did you mean 'two-step'"),
+        ({"limits": "harder"}, "did you mean 'hard'"),
+        ({"evaluator": {"distil_steps": 3}}, "distill_steps"),
+        ({"evaluator": {"lr": 0}}, "lr must be positive, got 0"),
+        ({"teacher": torch.nn.Linear(4, 2)}, "needs data"),
+        ({"render_mode": "human"}, "render mode"),
+    ],
+)
+def test_bad_arguments_are_named(kwargs, message):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Gymnasium warns of the unknown render mode before we refuse it
+        with pytest.raises(ValueError, match=message):
+            make(**kwargs)
+
+
+def test_actions_that_are_no_numbers_are_refused():
+    env = make().unwrapped
+    env.reset()
+    with pytest.raises(ValueError, match="finite"):
+        env.step(np.array([np.nan, 0], np.float32))
