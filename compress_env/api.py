@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import nn
 
@@ -97,13 +96,15 @@ def run_search(
     settings = DEFAULTS | environment
     if unexpected := sorted(set(environment) - set(DEFAULTS)):
         raise UserError(unknown("argument", unexpected[0], sorted(DEFAULTS)))
+    if settings["weights"] is not None:
+        settings["weights"] = str(settings["weights"])
     settings |= {"teacher": teacher, "data": data, "budget": {"macs": 0.5} if budget is None else dict(budget)}
     recorded = {k: v if _is_plain(v) else repr(v)[:80] for k, v in settings.items()}
     recorded |= {"agent": agent, "evaluations": evaluations, "seed": seed, "versions": versions(), "command": command}
     path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
     folder = RunFolder(path)
     folder.admit(recorded, resume)  # refuse before the teacher is loaded
-    env = gym.make("LayerRemoval-v0", **settings, progress=progress).unwrapped
+    env = LayerRemovalEnv(**settings, progress=progress)  # gym.make would copy a teacher given as an object
     folder.begin(recorded)
     found = search(env, agent, evaluations, seed, folder, progress)
     if found.interrupted:
@@ -166,7 +167,7 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
         "final_policy": searched.get("final_policy"),
         "finetune": {
             **{k: v for k, v in asdict(done).items() if k != "history"},
-            "history": [{"epoch": i + 1, "validation_accuracy": a} for i, a in enumerate(done.history)],
+            "history": [{"epoch": i, "validation_accuracy": a} for i, a in enumerate(done.history)],
         },
         "onnx_difference": difference,
         "layers": network_rows(env, frozenset(plan.removed), env.graph.widths(plan)),
@@ -182,16 +183,22 @@ def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
     """The environment that a run folder was made with. Raises UserError if its teacher or data were Python objects."""
     settings = folder.settings()
     for name in ("teacher", "data"):
-        if isinstance(settings[name], str) and settings[name].startswith(("<", "(")) or isinstance(settings[name], list):
-            raise UserError(f"the {name} of {folder.path} was a Python object; go on from Python, with compress(..., resume=True)")
-    return gym.make("LayerRemoval-v0", **{k: settings[k] for k in DEFAULTS}, progress=progress).unwrapped
+        if (
+            isinstance(settings[name], str)
+            and settings[name].startswith(("<", "("))
+            or isinstance(settings[name], list)
+        ):
+            raise UserError(
+                f"the {name} of {folder.path} was a Python object; go on from Python, with compress(..., resume=True)"
+            )
+    return LayerRemovalEnv(**{k: settings[k] for k in DEFAULTS}, progress=progress)
 
 
 def finetuning_recipe(images: int, epochs: int) -> Recipe:
-    """How a student is distilled fully: batches of 128 (64 for small data sets), a cosine from 0.1 to 0 after a short rise."""
+    """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0."""
     small = images < 10_000
     return Recipe(
-        epochs=epochs, batch_size=64 if small else 128, lr=0.1 if small else 0.15, weight_decay=2e-4,
+        epochs=epochs, batch_size=64 if small else 128, lr=0.05 if small else 0.1, weight_decay=2e-4,
         precision="float32" if small or not _has_bfloat16() else "bfloat16",
     )  # fmt: skip
 

@@ -25,7 +25,10 @@ class _Group(click.Group):
         except UserError as error:
             raise _Failure(" ".join(str(error).split())) from error
         except KeyboardInterrupt:
-            click.echo("\nInterrupted. What was found so far is kept; run the same command with --resume to go on.", err=True)
+            click.echo(
+                "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
+                err=True,
+            )
             raise click.exceptions.Exit(130) from None
 
 
@@ -59,24 +62,63 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 
 @main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
 @click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
-@click.option("--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict.")
-@click.option("--data", help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.")
+@click.option(
+    "--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict."
+)
+@click.option(
+    "--data",
+    help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.",
+)
 @click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
 @click.option("--mean", help="Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406.")
 @click.option("--std", help="Standard deviations a channel, likewise.")
-@click.option("--budget", multiple=True, callback=_budget, metavar="RESOURCE=LIMIT", default=("macs=0.5",), show_default=True,
-              help="params, macs, memory or latency; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). May be repeated.")  # fmt: skip
-@click.option("--agent", default="ddpg", show_default=True, help="ddpg, td3, sac, random, uniform, greedy or module:factory.")
+@click.option(
+    "--budget",
+    multiple=True,
+    callback=_budget,
+    metavar="RESOURCE=LIMIT",
+    default=("macs=0.5",),
+    show_default=True,
+    help="params, macs, memory or latency; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). "
+    "May be repeated.",
+)
+@click.option(
+    "--agent", default="ddpg", show_default=True, help="ddpg, td3, sac, random, uniform, greedy or module:factory."
+)
 @click.option("--evaluations", type=click.IntRange(1), default=150, show_default=True, help="Students to try.")
 @click.option("--schedule", default="two-step", show_default=True, help="two-step, joint, removal or shrink.")
-@click.option("--reward", default="relative", show_default=True, help="relative, n2n, amc_error, amc_flops or module:function.")
-@click.option("--limits", default="hard", show_default=True, help="hard: actions are clamped; soft: excess is punished.")
-@click.option("--distill-steps", type=click.IntRange(0), default=0, show_default=True, help="Batches of distillation before a student is judged.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.")
-@click.option("--min-width", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Smallest share of a layer's channels.")
+@click.option(
+    "--reward", default="relative", show_default=True, help="relative, n2n, amc_error, amc_flops or module:function."
+)
+@click.option(
+    "--limits", default="hard", show_default=True, help="hard: actions are clamped; soft: excess is punished."
+)
+@click.option(
+    "--distill-steps",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Batches of distillation before a student is judged.",
+)
+@click.option(
+    "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
+)
+@click.option(
+    "--min-width",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Smallest share of a layer's channels.",
+)
 @click.option("--device", default="cpu", show_default=True, help="Torch device for evaluations and fine-tuning.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--finetune-epochs", type=click.IntRange(0), default=30, show_default=True, help="Full distillation of the best student; 0 leaves it for later.")
+@click.option(
+    "--finetune-epochs",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="Full distillation of the best student; 0 leaves it for later.",
+)
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
@@ -141,7 +183,9 @@ def report(out) -> None:
 
 @main.command(short_help="Export the student of a run folder to ONNX.")
 @click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
-@click.option("--onnx", type=click.Path(path_type=Path), help="File to write; student.onnx in the run folder if absent.")
+@click.option(
+    "--onnx", type=click.Path(path_type=Path), help="File to write; student.onnx in the run folder if absent."
+)
 def export(out, onnx) -> None:
     """Rebuild the student from plan.json and student.safetensors, write ONNX and compare it with PyTorch.
 

@@ -72,5 +72,7 @@ def export_onnx(student: nn.Module, example: Tensor, path: Path) -> float:
         found = session.run(None, {"input": inputs.numpy()})[0]
         worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
     if not worst <= TOLERANCE:
-        raise ExportMismatch(f"{path}: outputs of ONNX Runtime differ from PyTorch's by {worst:.2g}, more than {TOLERANCE}")
+        raise ExportMismatch(
+            f"{path}: outputs of ONNX Runtime differ from PyTorch's by {worst:.2g}, more than {TOLERANCE}"
+        )
     return worst

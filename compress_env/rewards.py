@@ -52,7 +52,9 @@ def evaluate(reward: Reward, outcome: Outcome) -> tuple[float, dict[str, float]]
     terms["failed"] = FAILED if outcome.failed else 0.0
     total = sum(terms.values())
     if not math.isfinite(total):
-        raise UserError(f"reward {getattr(reward, '__name__', reward)!r} gave {terms} for {outcome}; it has to be finite")
+        raise UserError(
+            f"reward {getattr(reward, '__name__', reward)!r} gave {terms} for {outcome}; it has to be finite"
+        )
     return total, terms
 
 

@@ -10,10 +10,14 @@ from compress_env.teachers.resnet import resnet8_digits, resnet20_cifar10
 
 
 def vgg(norm: bool = True, classes: int = 10) -> nn.Module:
-    """A chain like VGG (Simonyan & Zisserman 2015) with layers that keep and that change the number of channels, and two linear ones."""
+    """A chain like VGG (Simonyan & Zisserman 2015) with layers that keep and that change channels, and linear ones."""
 
     def conv(a: int, b: int) -> list[nn.Module]:
-        return [nn.Conv2d(a, b, 3, padding=1, bias=not norm), *([nn.BatchNorm2d(b)] if norm else []), nn.ReLU(inplace=True)]
+        return [
+            nn.Conv2d(a, b, 3, padding=1, bias=not norm),
+            *([nn.BatchNorm2d(b)] if norm else []),
+            nn.ReLU(inplace=True),
+        ]
 
     return nn.Sequential(
         *conv(3, 8), *conv(8, 8), nn.MaxPool2d(2), *conv(8, 16), *conv(16, 16), *conv(16, 24), nn.MaxPool2d(2),

@@ -30,7 +30,9 @@ def test_losses_have_the_values_computed_by_hand():
     p = 1 / (1 + math.exp(1 / 2))
     kl = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
     cross = -math.log(1 / (1 + math.e))
-    assert LOSSES.get("hinton")(student, teacher, labels, 2.0).item() == pytest.approx(0.9 * 4 * kl + 0.1 * cross, rel=1e-5)
+    assert LOSSES.get("hinton")(student, teacher, labels, 2.0).item() == pytest.approx(
+        0.9 * 4 * kl + 0.1 * cross, rel=1e-5
+    )
     assert LOSSES.get("mimic")(student, teacher, labels, 2.0).item() == pytest.approx(0.5 * (1 + 4))
     assert LOSSES.get("labels")(student, teacher, labels, 2.0).item() == pytest.approx(cross, rel=1e-5)
 
@@ -87,7 +89,13 @@ def _trained(seed: int = 0):
             nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
             nn.Flatten(), nn.Linear(256, 10),
         )  # fmt: skip
-    fit(teacher, data, Recipe(epochs=4, batch_size=64), lambda z, y, *_: F.cross_entropy(z, y), torch.Generator().manual_seed(seed))
+    fit(
+        teacher,
+        data,
+        Recipe(epochs=4, batch_size=64),
+        lambda z, y, *_: F.cross_entropy(z, y),
+        torch.Generator().manual_seed(seed),
+    )
     return teacher, data, trace(teacher, data.calibration(2))
 
 
@@ -122,7 +130,9 @@ def test_the_refit_leaves_the_empty_plan_alone_and_normalises_exactly(trained):
     student = build_student(teacher, graph, plan)
     refit(student, plan)
     with torch.no_grad():
-        features = student.get_submodule("3")(student.get_submodule("2")(student.get_submodule("1")(student.get_submodule("0")(inputs))))
+        features = student.get_submodule("3")(
+            student.get_submodule("2")(student.get_submodule("1")(student.get_submodule("0")(inputs)))
+        )
     torch.testing.assert_close(student.get_submodule("4").running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         student.get_submodule("4").running_var, features.var((0, 2, 3), correction=0), rtol=1e-4, atol=1e-5
@@ -178,9 +188,19 @@ def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path
     whole = build_student(teacher, graph, StudentPlan())
     plan = StudentPlan.of((), {"0": 6, "3": 6})
     student = build_student(teacher, graph, plan)
-    done = finetune(student, whole, data, Recipe(epochs=4, batch_size=64, lr=0.05), progress=False, checkpoint=tmp_path / "f.checkpoint")
-    assert len(done.history) == done.epochs == 4
-    assert done.best_validation == max(done.history) == done.history[done.best_epoch - 1] and done.last_validation == done.history[-1]
+    done = finetune(
+        student,
+        whole,
+        data,
+        Recipe(epochs=4, batch_size=64, lr=0.05),
+        progress=False,
+        checkpoint=tmp_path / "f.checkpoint",
+    )
+    assert done.epochs == 4 and len(done.history) == 5  # with the student as it came
+    assert (
+        done.best_validation == max(done.history) == done.history[done.best_epoch]
+        and done.last_validation == done.history[-1]
+    )
     logits = predict(student, data, data.validation)
     assert (logits.argmax(1) == data.validation.labels).double().mean().item() == done.best_validation
     assert done.accuracy_test > 0.8 and not list(tmp_path.iterdir())

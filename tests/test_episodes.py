@@ -153,7 +153,9 @@ def test_a_budget_out_of_reach_names_the_smallest_reachable_usage():
 
 
 def test_a_teacher_with_nothing_to_decide_is_refused():
-    data = make_data("one", Split(torch.randn(40, 4), torch.arange(40) % 2), Split(torch.randn(4, 4), torch.arange(4) % 2))
+    data = make_data(
+        "one", Split(torch.randn(40, 4), torch.arange(40) % 2), Split(torch.randn(4, 4), torch.arange(4) % 2)
+    )
     with pytest.raises(NothingToDecide, match="nothing to decide"):
         gym.make("LayerRemoval-v0", teacher=torch.nn.Sequential(torch.nn.Linear(4, 2)).eval(), data=data)
 

@@ -15,8 +15,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-
 from compress_env.agents import sb3
+
 from compress_env.errors import UserError
 from compress_env.rewards import Outcome
 from compress_env.search import run
@@ -58,7 +58,9 @@ def test_every_agent_searches_within_the_budget_and_repeats_exactly(name, tmp_pa
 
 @pytest.mark.parametrize("name", ["random", "greedy", "ddpg", "sac"])
 @pytest.mark.parametrize("with_checkpoint", [True, False])
-def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(name, with_checkpoint, tmp_path, monkeypatch):
+def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
+    name, with_checkpoint, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sb3, "SAVE_EVERY", 0.0)
     whole = search(make(), name, 9, seed=1, progress=False)
     record = run.Recorder._record
@@ -197,7 +199,9 @@ def test_returns_reach_over_the_whole_episode():
 
 def test_greedy_never_gets_worse_than_the_uniform_student():
     result = search(make(), "greedy", 8, seed=0, progress=False)
-    assert result.best.reward >= result.trials[0].reward == search(make(), "uniform", 1, progress=False).trials[0].reward
+    assert (
+        result.best.reward >= result.trials[0].reward == search(make(), "uniform", 1, progress=False).trials[0].reward
+    )
 
 
 def test_files_of_a_run_are_written_whole(tmp_path: Path):

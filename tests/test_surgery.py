@@ -81,7 +81,9 @@ def test_peak_memory_agrees_with_pytorchs_own_tracker(network):
     peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     tracked = sum(v for k, v in peak.items() if k in (_MemRefType.ACT, _MemRefType.TEMP, _MemRefType.OTH))
     ours = graph.reduce(frozenset()).activation_bytes(graph.full)
-    assert ours == pytest.approx(tracked, rel=0.25)  # the tracker keeps inputs alive and counts what operators allocate inside
+    assert ours == pytest.approx(
+        tracked, rel=0.25
+    )  # the tracker keeps inputs alive and counts what operators allocate inside
 
 
 def test_removing_or_narrowing_never_costs_more(network):
@@ -141,7 +143,9 @@ def test_a_chain_offers_same_shape_layers_and_repairs_behind_the_others():
     teacher = vgg().eval()
     graph = trace(teacher, torch.zeros(1, 3, 8, 8))
     kinds = {name: unit.kind for name, unit in graph.units.items()}
-    assert kinds["3"] == "same-shape" and kinds["10"] == "same-shape" and kinds["7"] == "chain" and kinds["13"] == "chain"
+    assert (
+        kinds["3"] == "same-shape" and kinds["10"] == "same-shape" and kinds["7"] == "chain" and kinds["13"] == "chain"
+    )
     student = build_student(teacher, graph, StudentPlan.of(["7", "10"]))
     assert student.get_submodule("13").weight.shape == (24, 8, 3, 3)
     one = build_student(teacher, graph, StudentPlan.of(["13"]))
@@ -149,7 +153,9 @@ def test_a_chain_offers_same_shape_layers_and_repairs_behind_the_others():
 
 
 def test_a_repaired_layer_continues_the_linear_part_of_the_removed_one():
-    teacher = nn.Sequential(nn.Conv2d(3, 5, 1, bias=False), nn.Conv2d(5, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2))
+    teacher = nn.Sequential(
+        nn.Conv2d(3, 5, 1, bias=False), nn.Conv2d(5, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2)
+    )
     teacher.eval()
     x = torch.randn(6, 3, 2, 2)
     graph = trace(teacher, x)

@@ -35,7 +35,9 @@ def load_data(
         train, test = (_in_memory(part) for part in spec)
         return make_data("custom", train, test, normalization=normalization)
     if not isinstance(spec, str):
-        raise UserError(f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}")
+        raise UserError(
+            f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}"
+        )
     if spec.startswith("imagefolder:"):
         directory = spec.removeprefix("imagefolder:")
         return imagefolder.load(directory, image_size=image_size, normalization=normalization, progress=progress)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress_env.errors import UserError
+
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Per-channel mean and standard deviation of pixels in [0, 1]."""
 
@@ -134,17 +136,17 @@ def make_data(
     """`Data` with a stratified, seeded validation split of `validation_share` cut from `train`.
 
     For uint8 inputs without a given `normalization`, mean and deviation are those of the training images.
-    Raises ValueError if a split is empty or a label is out of range.
+    Raises UserError if a split is empty or a label is out of range.
     """
     if not 0 < validation_share < 1:
-        raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
+        raise UserError(f"validation_share must lie between 0 and 1, got {validation_share}")
     for what, split in (("training", train), ("test", test)):
         if len(split) == 0:
-            raise ValueError(f"data set {name!r} has no {what} examples")
+            raise UserError(f"data set {name!r} has no {what} examples")
     classes = classes or int(max(train.labels.max(), test.labels.max())) + 1
     for what, split in (("training", train), ("test", test)):
         if int(split.labels.min()) < 0 or int(split.labels.max()) >= classes:
-            raise ValueError(
+            raise UserError(
                 f"data set {name!r}: {what} labels run from {int(split.labels.min())} to {int(split.labels.max())}, "
                 f"but there are {classes} classes"
             )

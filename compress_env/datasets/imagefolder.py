@@ -14,7 +14,9 @@ from compress_env.errors import UserError
 MAX_BYTES = 4 << 30
 
 
-def load(directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, progress: bool = True) -> Data:
+def load(
+    directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, progress: bool = True
+) -> Data:
     """Data from folders of images, in torchvision's `ImageFolder` layout; `val` is accepted for `test`.
 
     All images must have one size, or `image_size` (pixels) is given: the shorter side is then resized and the centre cut out.
@@ -22,12 +24,16 @@ def load(directory: str, *, image_size: int | None = None, normalization: Normal
     root = Path(directory)
     tests = [root / n for n in ("test", "val") if (root / n).is_dir()]
     if not (root / "train").is_dir() or not tests:
-        raise UserError(f"imagefolder: {root} needs the folders train/<class>/ and test/<class>/; found {_listing(root)}")
+        raise UserError(
+            f"imagefolder: {root} needs the folders train/<class>/ and test/<class>/; found {_listing(root)}"
+        )
     train, classes = _read(root / "train", image_size, progress)
     test, test_classes = _read(tests[0], image_size, progress)
     if classes != test_classes:
         differ = sorted(set(classes) ^ set(test_classes))
-        raise UserError(f"imagefolder: {root}: train and {tests[0].name} have different classes, for example {differ[:3]}")
+        raise UserError(
+            f"imagefolder: {root}: train and {tests[0].name} have different classes, for example {differ[:3]}"
+        )
     size = train.inputs.shape[-1]
     return make_data(
         root.name, train, test, classes=len(classes), normalization=normalization, crop_padding=size // 8, flip=True
@@ -50,7 +56,9 @@ def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, 
     except FileNotFoundError as error:
         raise UserError(f"imagefolder: {error}") from None
     inputs = None
-    for i, (path, _) in enumerate(tqdm(listing.samples, desc=f"reading {folder.name}", leave=False, disable=not progress)):
+    for i, (path, _) in enumerate(
+        tqdm(listing.samples, desc=f"reading {folder.name}", leave=False, disable=not progress)
+    ):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")

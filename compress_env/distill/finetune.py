@@ -17,7 +17,10 @@ from compress_env.threads import one_thread
 
 @dataclass(frozen=True)
 class Finetuned:
-    """history: validation accuracy after each epoch. best_epoch counts from 1. accuracy_test: of the best epoch, measured once."""
+    """history: validation accuracy before training and after each epoch, so that epoch 0 is the student as it came.
+
+    accuracy_test: that of the best epoch, measured once.
+    """
 
     epochs: int
     history: tuple[float, ...]
@@ -53,7 +56,7 @@ def finetune(
 
     def on_epoch(epoch: int) -> str:
         share = accuracy(predict(student, data, data.validation), data.validation.labels)
-        del history[epoch - 1 :]  # what a killed run had noted beyond its checkpoint
+        del history[epoch:]  # what a killed run had noted beyond its checkpoint
         if share >= max(history, default=0.0):
             best.clear()
             best.update({k: v.detach().clone() for k, v in student.state_dict().items()})
@@ -63,7 +66,9 @@ def finetune(
         return f"validation {share:.4f}, best {max(history):.4f}"
 
     generator = torch.Generator().manual_seed(seed)
-    with one_thread(), channels_last(teacher):
+    with one_thread(), channels_last(teacher), channels_last(student):
+        if not history:
+            on_epoch(0)
         fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=checkpoint,
             progress="fine-tuning" if progress else None)  # fmt: skip
         student.load_state_dict(best)
@@ -73,9 +78,9 @@ def finetune(
         if file:
             file.unlink(missing_ok=True)
     return Finetuned(
-        epochs=len(history),
+        epochs=len(history) - 1,
         history=tuple(history),
-        best_epoch=max(range(len(history)), key=lambda i: (history[i], i)) + 1,
+        best_epoch=max(range(len(history)), key=lambda i: (history[i], i)),
         best_validation=max(history),
         last_validation=history[-1],
         accuracy_test=test,
@@ -92,4 +97,3 @@ def distillation(teacher: nn.Module, loss: str, temperature: float, precision: s
         return function(logits, target, labels, temperature)
 
     return objective
-

@@ -17,7 +17,10 @@ def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float)
     The factor T^2 keeps the gradient of the soft part in proportion when T changes.
     """
     soft = F.kl_div(
-        F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1), log_target=True, reduction="batchmean"
+        F.log_softmax(student / temperature, 1),
+        F.log_softmax(teacher / temperature, 1),
+        log_target=True,
+        reduction="batchmean",
     )
     return 0.9 * temperature**2 * soft + 0.1 * F.cross_entropy(student, labels)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx, nn
 
-from compress_env.errors import InfeasibleBudget, NothingToDecide
+from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
 from compress_env.registry import unknown
 from compress_env.resources.budget import RESOURCES, Meter
 from compress_env.surgery.build import build_student
@@ -41,10 +41,12 @@ class Completion:
 def decisions(graph: LayerGraph, schedule: str) -> list[Decision]:
     """The steps of an episode, always the same for a teacher. Raises NothingToDecide if there are none."""
     if schedule not in SCHEDULES:
-        raise ValueError(unknown("schedule", schedule, list(SCHEDULES)))
+        raise UserError(unknown("schedule", schedule, list(SCHEDULES)))
     removals = [Decision("remove", name) for name in graph.units]
     shrinks = [Decision("shrink", name) for name in graph.groups]
-    chosen = {"two-step": removals + shrinks, "joint": removals + shrinks, "removal": removals, "shrink": shrinks}[schedule]
+    chosen = {"two-step": removals + shrinks, "joint": removals + shrinks, "removal": removals, "shrink": shrinks}[
+        schedule
+    ]
     if schedule == "joint":
         position = {layer: i for i, layer in enumerate(graph.layers)}
         first = {("remove", u.name): min(position[n] for n in u.layers) for u in graph.units.values()}

@@ -41,7 +41,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | Num | Action   | -1 | 0 | 1 |
     |-----|----------|----|---|---|
     | 0   | keep     | remove the unit | keep it (everything above -0.5 does) | keep it |
-    | 1   | sparsity | keep all channels | keep the share which, the same for all undecided groups, just meets the budget | keep `min_width` of the channels |
+    | 1   | sparsity | keep all channels | the share which, the same for all open groups, meets the budget | `min_width` of the channels |
 
     ## Observation Space
     `Box(0, 1, (29,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource that
@@ -94,7 +94,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     ## Information
     Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `reward_terms` (dict of
     floats), `usage` and `budget` (dicts of floats in the resources' units), `is_success` (every limit met), `plan` (JSON of the
-    `StudentPlan`), `failed` (why there is no accuracy, or ""), `repeated` (the plan had been evaluated before, its outcome was used again).
+    `StudentPlan`), `failed` (why there is no accuracy, or ""), `repeated` (the plan was known, its outcome was used again).
 
     ## Arguments
     | Name | Default | Meaning |
@@ -162,18 +162,30 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise UserError(f"evaluator: {error}; known settings: {', '.join(known)}") from None
         self.teacher = load_teacher(teacher, weights)
         if data is None and self.teacher.data is None:
-            raise UserError(f"the teacher {self.teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)")
+            raise UserError(
+                f"the teacher {self.teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)"
+            )
         self.data = load_data(
             self.teacher.data if data is None else data,
             normalization=normalization or self.teacher.normalization,
             image_size=image_size,
             progress=progress,
         )
-        self._build(min_width, keep, schedule, settings, torch.device(device))
+        self._build(min_width, keep, schedule, settings, self._device_of(device))
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gym.spaces.Box(self._embedding.low, self._embedding.high, dtype=np.float32)
         self._episode: Episode | None = None
         self._outcomes: dict[str, Outcome] = {}
+
+    def _device_of(self, name: str) -> torch.device:
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        if device.type != "cpu" and "latency" in self._budget:
+            raise UserError("a latency budget is measured on the CPU; give it without a device, or budget macs instead")
+        return device
 
     def _build(self, min_width, keep, schedule, settings, device) -> None:
         example = self.data.calibration(2)
@@ -211,7 +223,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
                 raise UserError(unknown("reset option", name, ["budget"]))
         budget = parse_budget(options["budget"]) if "budget" in options else self._budget
         if "latency" in budget and "latency" not in self.meter.names:
-            raise UserError("a latency budget has to be among those of the environment, which then measures the teacher")
+            raise UserError(
+                "a latency budget has to be among those of the environment, which then measures the teacher"
+            )
         lows = self._absolute({name: low for name, (low, _) in budget.items()})
         highs = self._absolute({name: high for name, (_, high) in budget.items()})
         limits = {
@@ -275,14 +289,21 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise gym.error.ResetNeeded("call reset() before render()")
         used = self.meter.predict_all(episode.removed, episode.widths)
         spent = {
-            name: {"used": used[name], "limit": limit, "teacher": self.meter.teacher[name], "unit": RESOURCES.get(name).UNIT}
+            name: {
+                "used": used[name],
+                "limit": limit,
+                "teacher": self.meter.teacher[name],
+                "unit": RESOURCES.get(name).UNIT,
+            }
             for name, limit in episode.limits.items()
         }
         title = f"{self.teacher.name}, step {episode.step_index} of {self.steps}"
         return (render.ansi if self.render_mode == "ansi" else render.picture)(self.rows(), spent, title)
 
 
-def network_rows(env: LayerRemovalEnv, removed: frozenset[str], widths: np.ndarray, episode=None) -> list[dict[str, Any]]:
+def network_rows(
+    env: LayerRemovalEnv, removed: frozenset[str], widths: np.ndarray, episode=None
+) -> list[dict[str, Any]]:
     """A row a layer with weights: channels and MACs before and after, and whether it was kept, shrunk, removed or is undecided."""
     graph = env.graph
     network = graph.reduce(frozenset(removed))

@@ -40,8 +40,14 @@ def entries() -> tuple[tuple[str, float, str], ...]:
     names = RESOURCES.names()
     return (
         *LAYER,
-        *((f"budget {n}", 0, f"limit on {n} as a share of the teacher's, at most 1; 1 if there is none") for n in names),
-        *((f"spent {n}", 0, f"{n} if undecided layers stay whole / 4 times the limit; 0 if there is none") for n in names),
+        *(
+            (f"budget {n}", 0, f"limit on {n} as a share of the teacher's, at most 1; 1 if there is none")
+            for n in names
+        ),
+        *(
+            (f"spent {n}", 0, f"{n} if undecided layers stay whole / 4 times the limit; 0 if there is none")
+            for n in names
+        ),
     )
 
 
@@ -89,8 +95,8 @@ class Embedding:
         ]
 
     def __call__(self, episode: Episode) -> np.ndarray:
-        """The vector `(len(entries()),)` float32 for the current step; at the end of an episode, that of the last one with progress 1."""
-        problem, meter, graph = self.problem, self.problem.meter, self.problem.graph
+        """The vector `(len(entries()),)` float32 for the current step; at the end, that of the last one with progress 1."""
+        problem, meter = self.problem, self.problem.meter
         steps = problem.decisions
         i = min(episode.step_index, len(steps) - 1)
         decision = steps[i]

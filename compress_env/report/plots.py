@@ -114,7 +114,7 @@ def plane(trials: Sequence[Mapping], resource: str, best: Mapping | None, teache
 
 
 def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> str:
-    """Validation accuracy after each epoch, the best (first of equals) and last marked, and the teacher's as a line."""
+    """Validation accuracy after each epoch, the best (the last of equals) and last marked, and the teacher's as a line."""
     known = [e for e in history if _number(e.get("epoch")) and _number(e.get("validation_accuracy"))]
     xs, ys = [e["epoch"] for e in known], [100 * e["validation_accuracy"] for e in known]
     with matplotlib.rc_context(_style("finetuning")):
@@ -123,7 +123,7 @@ def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> st
         if _number(teacher_accuracy):
             axes.axhline(100 * teacher_accuracy, color=INK, linewidth=1.2, linestyle="--", label="teacher")
         if known:
-            top = ys.index(max(ys))
+            top = max(range(len(ys)), key=lambda i: (ys[i], i))
             axes.plot(xs[top], ys[top], "*", color=RED, markersize=12, markeredgecolor="white", zorder=5,
                       label=f"best: {ys[top]:.2f} (epoch {xs[top]})")  # fmt: skip
             axes.plot(xs[-1], ys[-1], "s", color=ORANGE, markersize=6, zorder=4,

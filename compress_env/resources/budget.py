@@ -60,7 +60,9 @@ def parse_limit(value: float | int | str) -> Limit:
 def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]:
     """For each resource its lowest and highest limit; a single value stands for both, a pair `[low, high]` is a range."""
     if not budget:
-        raise UserError(f"the budget is empty; give at least one of {', '.join(RESOURCES.names())}, for example macs=0.5")
+        raise UserError(
+            f"the budget is empty; give at least one of {', '.join(RESOURCES.names())}, for example macs=0.5"
+        )
     parsed = {}
     for name, value in budget.items():
         if name not in RESOURCES.names():

@@ -20,9 +20,7 @@ from compress_env.search.trial import Trial, best_trial
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread, own_random_state
 
-AGENTS = {
-    name: f"compress_env.agents.{name}:{name}" for name in ("ddpg", "td3", "sac", "random", "uniform", "greedy")
-}
+AGENTS = {name: f"compress_env.agents.{name}:{name}" for name in ("ddpg", "td3", "sac", "random", "uniform", "greedy")}
 """Where the agents are; strings, so that a search with one does not load the others."""
 
 Policy = Callable[[np.ndarray], np.ndarray]
@@ -103,7 +101,12 @@ class Recorder(gym.Wrapper):
 def make_trial(index: int, seed: int, reward: float, info: dict[str, Any], env, seconds: float) -> Trial:
     """The trial of a finished episode."""
     outcome = Outcome(
-        info["accuracy"], info["teacher_accuracy"], info["usage"], dict(env.meter.teacher), info["budget"], info["failed"]
+        info["accuracy"],
+        info["teacher_accuracy"],
+        info["usage"],
+        dict(env.meter.teacher),
+        info["budget"],
+        info["failed"],
     )
     plan = StudentPlan.from_json(info["plan"])
     return Trial(index, plan, outcome, float(reward), info["reward_terms"], info["repeated"], seed, round(seconds, 3))

@@ -8,7 +8,7 @@ from compress_env.surgery.build import build_student
 
 
 def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
-    """Evaluate the `count` best distinct plans of `trials` again: how many were checked, and a line for each that came out differently.
+    """Evaluate the `count` best distinct plans of `trials` again: how many were checked, and a line for each that differs.
 
     Compared are accuracy and every usage that is computed; measured latency is left out. `env` is an unwrapped `LayerRemovalEnv`.
     """

@@ -144,4 +144,3 @@ def _rewire(graph: LayerGraph, reduced: Reduced, alive: set[str]) -> fx.Graph:
                 copy_of.target = _OUT_OF_PLACE[copy_of.target]
             copies[node.name] = copy_of
     return new
-

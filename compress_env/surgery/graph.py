@@ -125,7 +125,7 @@ class Op:
 class Reduced:
     """The network without the removed units: what its cost depends on, as arrays over groups.
 
-    Widths are vectors `(groups,)` in the order of `names`. Rows of the pairs `(matrix, constant)` give sizes as `matrix @ widths + constant`.
+    Widths are vectors `(groups,)` in the order of the graph's groups. Sizes are pairs: `matrix @ widths + constant`.
     """
 
     graph: LayerGraph
@@ -302,7 +302,7 @@ class LayerGraph:
         return w
 
     def canonical(self, removed: frozenset[str], widths: np.ndarray | Mapping[str, int]) -> StudentPlan:
-        """The plan without what makes no difference: units inside removed ones, widths of vanished groups or equal to the teacher's."""
+        """The plan without what makes no difference: units inside removed ones, widths of vanished groups or as in the teacher."""
         if not isinstance(widths, Mapping):
             widths = {name: int(n) for name, n in zip(self.groups, widths)}
         kept = set(removed)
@@ -312,9 +312,7 @@ class LayerGraph:
             if self.units[name].node not in ops:
                 kept.discard(name)
         alive = self.reduce(frozenset(kept)).alive_groups
-        return StudentPlan.of(
-            kept, {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size}
-        )
+        return StudentPlan.of(kept, {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size})
 
     def check(self, plan: StudentPlan) -> None:
         """Raises InvalidPlan naming the unit, group or width that this graph does not have."""

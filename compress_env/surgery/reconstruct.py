@@ -62,7 +62,9 @@ class _Refit(fx.Interpreter):
         reduced = graph.reduce(frozenset(plan.removed))
         masks = feature_masks(graph, plan)
         self.outputs = {layer: torch.from_numpy(m) for (layer, side), m in masks.items() if side == "out"}
-        self.altered = {layer for layer, side in masks if side == "in"} | {layer for _, layer in repairs(graph, reduced)}
+        self.altered = {layer for layer, side in masks if side == "in"} | {
+            layer for _, layer in repairs(graph, reduced)
+        }
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}
         self.changed: set[fx.Node] = set()
 

@@ -22,7 +22,11 @@ DROPOUTS = (nn.modules.dropout._DropoutNd,)
 
 
 def find_units(
-    graph: fx.Graph, ops: dict[str, Op], layers: dict[str, Layer], groups: dict[str, Group], modules: dict[str, nn.Module]
+    graph: fx.Graph,
+    ops: dict[str, Op],
+    layers: dict[str, Layer],
+    groups: dict[str, Group],
+    modules: dict[str, nn.Module],
 ) -> tuple[dict[str, Unit], dict[str, str]]:
     """Units in the order of computation, and the layers that could not be one with the reason."""
     nodes = {n.name: n for n in graph.nodes}
@@ -92,7 +96,10 @@ def _chain(node, layer, ops, layers, groups, modules) -> tuple[Unit | None, str 
         module = modules.get(user.target) if user.op == "call_module" else None
         if isinstance(module, NORMS):
             vanished.append(user.target)
-        elif not isinstance(module, ACTIVATIONS + DROPOUTS) and user.target not in PASSING_FUNCTIONS[:1] + PASSING_FUNCTIONS[2:-1]:
+        elif (
+            not isinstance(module, ACTIVATIONS + DROPOUTS)
+            and user.target not in PASSING_FUNCTIONS[:1] + PASSING_FUNCTIONS[2:-1]
+        ):
             break
         last = user
     if len(layer.outputs.parts) != 1 or layer.outputs.fixed:

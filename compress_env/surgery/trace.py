@@ -75,7 +75,9 @@ def trace(teacher: nn.Module, example_input: Tensor, *, keep: Sequence[str] = ()
     groups = {n: _with_floor(g, min_width) for n, g in groups.items()}
     output = next(n for n in fx_graph.nodes if n.op == "output").args[0]
     if not isinstance(output, fx.Node):
-        raise UserError(f"{type(teacher).__name__} returns {type(output).__name__}; a teacher has to return one tensor of logits")
+        raise UserError(
+            f"{type(teacher).__name__} returns {type(output).__name__}; a teacher has to return one tensor of logits"
+        )
     alive = ancestors(output)
 
     def describe(groups: dict[str, Group]) -> tuple[dict[str, Layer], dict[str, Op]]:
@@ -99,7 +101,9 @@ def trace(teacher: nn.Module, example_input: Tensor, *, keep: Sequence[str] = ()
     units, fixed = find_units(fx_graph, ops, layers, groups, modules)
     units = {n: u for n, u in units.items() if not any(_matches(name, keep) for name in u.layers)}
     for name in list(units):
-        reason = _trial(model, graph(groups, units), StudentPlan.of([name]), example) or _dearer(graph(groups, units), name)
+        reason = _trial(model, graph(groups, units), StudentPlan.of([name]), example) or _dearer(
+            graph(groups, units), name
+        )
         if reason:
             fixed[name] = reason
             del units[name]
@@ -129,7 +133,9 @@ def _trial(model: nn.Module, graph: LayerGraph, plan: StudentPlan, example: Tens
 def _dearer(graph: LayerGraph, unit: str) -> str | None:
     """Why the network would cost more without the unit, or None: a repaired layer may have to take a larger input."""
     whole, without = graph.reduce(frozenset()), graph.reduce(frozenset([unit]))
-    if without.macs(graph.full) > whole.macs(graph.full) or without.parameters(graph.full) > whole.parameters(graph.full):
+    if without.macs(graph.full) > whole.macs(graph.full) or without.parameters(graph.full) > whole.parameters(
+        graph.full
+    ):
         return "the layer behind it would cost more than it saves"
     return None
 
@@ -152,7 +158,9 @@ def _sides(groups: dict[str, Group]) -> dict[tuple[str, str], list[tuple[str, in
     sides: dict[tuple[str, str], list] = {}
     for group in groups.values():
         for m in group.members:
-            sides.setdefault((m.layer, m.side), []).append((group.name, len(m.position) // group.size, int(m.position[0])))
+            sides.setdefault((m.layer, m.side), []).append(
+                (group.name, len(m.position) // group.size, int(m.position[0]))
+            )
     for parts in sides.values():
         parts.sort(key=lambda p: p[2])
     return sides

@@ -54,7 +54,10 @@ def _group(found, dependencies, names, rank) -> tuple[Group | None, str | None]:
             continue
         name = names.get(module)
         if name is None or not isinstance(module, SLICEABLE):
-            return None, f"tied to {name or 'a bare parameter'} ({type(module).__name__}), which has no rule for shrinking"
+            return (
+                None,
+                f"tied to {name or 'a bare parameter'} ({type(module).__name__}), which has no rule for shrinking",
+            )
         if isinstance(module, CONVOLUTIONS) and 1 < module.groups and module.groups != module.out_channels:
             return None, f"tied to {name}, a grouped convolution"
         side = "out" if dependencies.is_out_channel_pruning_fn(item.dep.handler) else "in"

@@ -119,5 +119,3 @@ def load_weights(module: nn.Module, path: Path) -> None:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(f"weights in {path} are not {type(module).__name__}'s: {'; '.join(problems[:3])}{more}")
     module.load_state_dict(state)
-
-
