@@ -9,7 +9,7 @@ demo: install
 	$(BIN)/compress-env search --budget macs=0.5 --agent ddpg --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
 
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2
 
 install: .venv/installed
 

@@ -11,7 +11,7 @@ from gymnasium.envs.registration import register, registry
 
 __version__ = "0.1.0"
 ENV_IDS = ("LayerRemoval-v0",)
-__all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "search", "trace"]
+__all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "trace"]
 
 for _id in ENV_IDS:
     if _id not in registry:
@@ -19,7 +19,6 @@ for _id in ENV_IDS:
 
 _PUBLIC = {
     "compress": "compress_env.api",
-    "search": "compress_env.search.run",
     "trace": "compress_env.surgery.trace",
     "build_student": "compress_env.surgery.build",
     "StudentPlan": "compress_env.surgery.plan",

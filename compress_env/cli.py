@@ -229,7 +229,11 @@ def validate(out, count) -> None:
 
 @main.command("list", short_help="What can be chosen by name.")
 def list_() -> None:
-    """Names of teachers, data sets, agents, rewards, losses and resources."""
+    """Names of teachers, data sets, agents, rewards, losses and resources.
+
+    \b
+    compress-env list
+    """
     from compress_env.datasets import DATASETS
     from compress_env.distill.losses import LOSSES
     from compress_env.resources.budget import RESOURCES
@@ -260,7 +264,7 @@ def _normalization(mean: str | None, std: str | None):
 
 def _show(done) -> None:
     """The teacher beside the student, and where the report is."""
-    from compress_env.resources.budget import RESOURCES
+    from compress_env.resources.budget import RESOURCES, amount
 
     result = done.result
     teacher, student = result["teacher"], result["student"]
@@ -275,7 +279,7 @@ def _show(done) -> None:
     for name, limit in result["budget"].items():
         used = done.outcome.usage[name]
         met = "met" if used <= limit else "NOT MET"
-        rows.append((f"budget {name}", f"{limit:,.6g} {RESOURCES.get(name).UNIT}", f"{used:,.6g}", met))
+        rows.append((f"budget {name}", f"{amount(limit)} {RESOURCES.get(name).UNIT}", amount(used), met))
     for a, b, c, d in rows:
         click.echo(f"{a:20} {b:>18} {c:>14} {d:>8}")
     final = result["final_policy"]

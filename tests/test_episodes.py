@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from networks import NETWORKS, vgg
-from torch.utils.flop_counter import FlopCounterMode
 
 from compress_env.datasets import Split, make_data
 from compress_env.envs.episode import SCHEDULES, Episode, Problem, decisions
@@ -46,17 +45,15 @@ def play(episode: Episode, rng: np.random.Generator) -> None:
 def test_every_student_of_1000_random_episodes_is_within_every_limit(name):
     problem = problem_of(name)
     rng = np.random.default_rng(0)
-    example = problem.meter.example.to("meta")
     for _ in range(EPISODES):
         limits = random_limits(problem, rng)
         episode = Episode(problem, limits, hard=True)
         play(episode, rng)
-        _, student, usage = episode.finish()
+        plan, student, usage = episode.finish()
         assert all(usage[n] <= limit for n, limit in limits.items())
         assert usage["params"] == sum(p.numel() for p in student.parameters())
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            student.to("meta")(example)
-        assert usage["macs"] * 2 == counter.get_total_flops()
+        # usage is counted by torch.utils.flop_counter on the student; what the actions were clamped with is our own formula
+        assert usage == problem.meter.predict_all(frozenset(plan.removed), problem.graph.widths(plan))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -47,7 +47,7 @@ def _listing(root: Path) -> str:
 
 
 def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, list[str]]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
     from torchvision.datasets import ImageFolder
     from torchvision.transforms.functional import center_crop, resize
 
@@ -62,7 +62,7 @@ def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, 
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (UnidentifiedImageError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - Pillow raises OSError, SyntaxError and ValueError for broken files
             raise UserError(f"imagefolder: cannot read {path}: {error}") from None
         if image_size:
             image = center_crop(resize(image, [image_size]), [image_size, image_size])

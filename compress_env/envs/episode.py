@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
 from compress_env.registry import unknown
-from compress_env.resources.budget import RESOURCES, Meter
+from compress_env.resources.budget import RESOURCES, Meter, amount
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
@@ -87,8 +87,8 @@ class Problem:
         for name, limit in limits.items():
             least, teacher = self.smallest(name), self.meter.teacher[name]
             parts.append(
-                f"{name} of {limit:,.6g} {RESOURCES.get(name).UNIT} ({limit / teacher:.1%} of the teacher); "
-                f"the smallest reachable is {least:,.6g} ({least / teacher:.1%})"
+                f"{name} of {amount(limit)} {RESOURCES.get(name).UNIT} ({limit / teacher:.1%} of the teacher); "
+                f"the smallest reachable is {amount(least)} ({least / teacher:.1%})"
             )
         raise InfeasibleBudget(f"the budget cannot be met: {'; '.join(parts)}")
 

@@ -41,7 +41,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | Num | Action   | -1 | 0 | 1 |
     |-----|----------|----|---|---|
     | 0   | keep     | remove the unit | keep it (everything above -0.5 does) | keep it |
-    | 1   | sparsity | keep all channels | the share which, the same for all open groups, meets the budget | `min_width` of the channels |
+    | 1   | sparsity | keep all channels | the share that, for all open groups alike, meets the budget | `min_width` of the channels |
 
     ## Observation Space
     `Box(0, 1, (29,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource that

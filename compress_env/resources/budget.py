@@ -77,6 +77,11 @@ def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]
     return parsed
 
 
+def amount(value: float) -> str:
+    """A usage for messages: counts in full, since they are limits to ask for next; small measurements with four digits."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 class Meter:
     """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device."""
 

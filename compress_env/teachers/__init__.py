@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -78,7 +76,7 @@ def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
     entry = TEACHERS.get(spec)
     shipped = entry if isinstance(entry, ShippedTeacher) else None
     if shipped is None and isinstance(entry, nn.Module):
-        return Teacher(spec, entry)
+        return replace(load_teacher(entry, weights), name=spec)
     factory = shipped.factory if shipped else entry
     if not callable(factory):
         raise UserError(f"teacher {spec!r} is a {type(factory).__name__}; it has to be a factory that returns a module")
@@ -101,9 +99,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - torch.load raises almost anything for a broken file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"cannot read weights from {path}: {str(error).splitlines()[0]}; it has to be a safetensors file or a "
+            f"cannot read weights from {path}: {reason}; it has to be a safetensors file or a "
             "state dict of tensors saved by torch.save"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

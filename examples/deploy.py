@@ -1,0 +1,55 @@
+"""From a run folder to production: ONNX Runtime alone, or PyTorch.
+
+A short search leaves `student.onnx`, `student.safetensors` and `plan.json`. You will see the accuracy on test images of
+the ONNX file, run without PyTorch or any of our code, and of the module rebuilt from plan and weights. Takes 15 s.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+
+import compress_env
+from compress_env.datasets import load_data
+from compress_env.export import load_student
+from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
+
+
+def with_onnx(folder: Path, inputs: np.ndarray) -> np.ndarray:
+    """Logits, by what a server or a phone would run; the batch may have any size."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(folder / "student.onnx", options).run(["logits"], {"input": inputs})[0]
+
+
+def with_torch(folder: Path, inputs: np.ndarray) -> np.ndarray:
+    """Logits of the module, rebuilt from the teacher's code: to train it further, or to export it in another format."""
+    teacher = load_teacher("resnet8-digits").module
+    student = load_student(teacher, trace(teacher, torch.from_numpy(inputs[:1])), folder)
+    with torch.inference_mode():
+        return student(torch.from_numpy(inputs)).numpy()
+
+
+def main():
+    data = load_data("digits")
+    inputs, labels = data.prepare(data.test.inputs).numpy(), data.test.labels.numpy()
+    with tempfile.TemporaryDirectory() as name:
+        compress_env.compress(
+            budget={"macs": 0.3}, agent="random", evaluations=10, out=name, finetune_epochs=5, progress=False
+        )
+        folder = Path(name)
+        teacher = json.loads((folder / "result.json").read_text())["teacher"]
+        print(f"{'':14} {'test accuracy':>14} {'kB':>6}")
+        print(f"{'teacher':14} {teacher['accuracy_test']:14.2%} {teacher['file_bytes'] / 1e3:6.0f}")
+        students = {"ONNX Runtime": (with_onnx, "student.onnx"), "PyTorch": (with_torch, "student.safetensors")}
+        for label, (run, file) in students.items():
+            share = (run(folder, inputs).argmax(1) == labels).mean()
+            print(f"{label:14} {share:14.2%} {(folder / file).stat().st_size / 1e3:6.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""The command line: a real run with all that can be done to it, and one line for each thing that a user gets wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import compress_env
+from compress_env.cli import main
+
+COMMANDS = ("search", "finetune", "report", "export", "validate", "list")
+FILES = {"run.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
+FILES |= {"student.safetensors", "student.onnx"}
+KEYS = {"teacher", "student", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions", "command"}
+MEASURED = {"accuracy_test", "params", "macs", "latency_ms", "memory_bytes"}
+SEARCH = ["search", "--agent", "random", "--evaluations", "4", "--finetune-epochs", "2"]
+
+
+def call(*arguments) -> Result:
+    """What `compress-env ARGUMENTS` answers, within this process, so that torch is imported once."""
+    arguments = [str(a) for a in arguments]
+    with mock.patch.object(sys, "argv", ["compress-env", *arguments]):
+        return CliRunner().invoke(main, arguments, prog_name="compress-env")
+
+
+def works(*arguments) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*arguments) -> str:
+    """The one line of an error; click's own errors have a line about usage above it."""
+    result = call(*arguments)
+    assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output[-500:]
+    lines = [line for line in result.output.splitlines() if line.startswith("Error:")]
+    assert len(lines) == 1 and result.output.splitlines()[-1] == lines[0], result.output
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def search_refused(folder, *options) -> str:
+    """The error of a short search, which must not have made its run folder."""
+    line = refused("search", "--evaluations", 1, "--finetune-epochs", 0, *options, "--out", folder / "a")
+    assert not (folder / "a").exists()
+    return line
+
+
+# A real run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run's folder, and what was printed."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    return out, works(*SEARCH, "--out", out)
+
+
+def test_a_search_leaves_the_files_that_are_promised(run):
+    assert {p.name for p in run[0].iterdir()} == FILES
+
+
+def test_the_result_has_the_promised_keys_and_meets_the_budget(run):
+    result = json.loads((run[0] / "result.json").read_text())
+    assert result.keys() >= KEYS
+    for part in ("teacher", "student"):
+        assert result[part].keys() >= MEASURED and all(value > 0 for value in result[part].values())
+    assert result["budget"] == {"macs": 763_520 / 2} and result["feasible"] is True
+    assert result["student"]["macs"] <= result["budget"]["macs"] and result["teacher"]["params"] == 77_754
+    assert (result["evaluations"], result["agent"], result["seed"]) == (4, "random", 0)
+    assert result["command"] == f"compress-env {' '.join(SEARCH)} --out {run[0]}"
+    assert result["versions"]["compress-env"] == compress_env.__version__
+    assert result["student"]["accuracy_test"] > 0.9
+
+
+def test_the_files_agree_with_each_other(run):
+    trials = [json.loads(line) for line in (run[0] / "trials.jsonl").read_text().splitlines()]
+    assert [t["index"] for t in trials] == [0, 1, 2, 3]
+    best = max(trials, key=lambda t: t["reward"])
+    assert json.loads((run[0] / "plan.json").read_text()) == best["plan"]
+    result = json.loads((run[0] / "result.json").read_text())
+    assert result["best_trial"] == best["index"]
+    weights = load_file(run[0] / "student.safetensors")
+    parameters = sum(v.numel() for k, v in weights.items() if "running" not in k and "num_batches" not in k)
+    assert parameters == result["student"]["params"] == best["outcome"]["usage"]["params"]
+
+
+def test_the_table_shows_both_networks_the_budget_and_where_the_report_is(run):
+    out, printed = run
+    result = json.loads((out / "result.json").read_text())
+    rows = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if line}
+    assert rows["parameters"][:2] == ["77,754", f"{result['student']['params']:,.0f}"]
+    assert rows["MACs"][:2] == ["763,520", f"{result['student']['macs']:,.0f}"]
+    assert rows["test accuracy"][1] == f"{result['student']['accuracy_test']:.2%}"
+    assert rows["budget macs"][-1] == "met"
+    assert f"report: {out / 'report.html'}" in printed
+
+
+def test_its_trials_reproduce(run):
+    assert works("validate", "--out", run[0], "--count", 2).strip() == "2 of 2 trials reproduce"
+
+
+def test_a_trial_that_was_tampered_with_does_not_reproduce(run, tmp_path):
+    for name in ("run.json", "trials.jsonl"):
+        (tmp_path / name).write_text((run[0] / name).read_text())
+    first, *rest = (run[0] / "trials.jsonl").read_text().splitlines(keepends=True)
+    trial = json.loads(first)
+    trial["outcome"]["accuracy"], trial["reward"] = 0.999, 2.0
+    (tmp_path / "trials.jsonl").write_text(json.dumps(trial) + "\n" + "".join(rest))
+    result = call("validate", "--out", tmp_path, "--count", 1)
+    assert result.exit_code == 1
+    assert re.search(r"trial 0: accuracy was 0\.999, is now 0\.\d+\n0 of 1 trials reproduce", result.output)
+
+
+def test_the_student_can_be_exported_again_elsewhere(run, tmp_path):
+    printed = works("export", "--out", run[0], "--onnx", tmp_path / "copy.onnx")
+    assert printed.startswith(f"{tmp_path / 'copy.onnx'}: outputs differ from PyTorch's by at most")
+    assert abs((tmp_path / "copy.onnx").stat().st_size - (run[0] / "student.onnx").stat().st_size) < 100
+
+
+def test_the_report_can_be_written_again(run):
+    before = (run[0] / "report.html").read_text()
+    (run[0] / "report.html").unlink()
+    assert works("report", "--out", run[0]).strip().endswith(str(run[0] / "report.html"))
+    assert (run[0] / "report.html").read_text() == before
+
+
+def test_finetuning_again_gives_the_same_student(run):
+    before = json.loads((run[0] / "result.json").read_text())
+    weights = load_file(run[0] / "student.safetensors")
+    works("finetune", "--out", run[0], "--epochs", 2)
+    after = json.loads((run[0] / "result.json").read_text())
+    assert after["finetune"] == before["finetune"] and len(after["finetune"]["history"]) == 3
+    assert all(torch.equal(v, weights[k]) for k, v in load_file(run[0] / "student.safetensors").items())
+
+
+def test_resuming_a_finished_run_adds_no_trial(run):
+    before = (run[0] / "trials.jsonl").read_bytes()
+    works(*SEARCH, "--out", run[0], "--resume")
+    assert (run[0] / "trials.jsonl").read_bytes() == before
+
+
+def test_a_run_is_not_overwritten(run):
+    assert "has trials of an earlier run; add --resume" in refused(*SEARCH, "--out", run[0])
+
+
+@pytest.mark.parametrize("option, told", [
+    (("--seed", "1"), "begun with seed=0, not 1"),
+    (("--evaluations", "5"), "begun with evaluations=4, not 5"),
+    (("--budget", "params=0.5"), "begun with budget={'macs': '0.5'}, not {'params': '0.5'}"),
+])  # fmt: skip
+def test_a_run_is_not_resumed_with_other_settings(run, option, told):
+    assert told in refused(*SEARCH, *option, "--out", run[0], "--resume")
+
+
+def test_a_search_without_finetuning_says_how_to_go_on(tmp_path):
+    printed = works("search", "--agent", "uniform", "--evaluations", 1, "--finetune-epochs", 0, "--out", tmp_path / "a")
+    assert f"next: compress-env finetune --out {tmp_path / 'a'}" in printed
+    assert not (tmp_path / "a" / "result.json").exists() and (tmp_path / "a" / "report.html").stat().st_size > 1000
+    assert "has no plan.json" in refused("export", "--out", tmp_path / "a")
+
+
+# What a user gets wrong
+
+
+@pytest.mark.parametrize("option, value, near", [
+    ("--teacher", "resnet8-digit", "no teacher 'resnet8-digit'; did you mean 'resnet8-digits'?"),
+    ("--agent", "ddgp", "no agent 'ddgp'; did you mean 'ddpg'?"),
+    ("--reward", "relativ", "no reward 'relativ'; did you mean 'relative'?"),
+    ("--data", "digit", "no data set 'digit'; did you mean 'digits'?"),
+    ("--schedule", "twostep", "no schedule 'twostep'; did you mean 'two-step'?"),
+    ("--limits", "harder", "no kind of limits 'harder'; did you mean 'hard'?"),
+    ("--budget", "param=0.5", "no resource 'param'; did you mean 'params'?"),
+    ("--agent", "nothing", "known: ddpg, greedy, random, sac, td3, uniform"),
+])  # fmt: skip
+def test_an_unknown_name_suggests_the_nearest(tmp_path, option, value, near):
+    assert near in search_refused(tmp_path, option, value)
+
+
+@pytest.mark.parametrize("budget, told", [
+    ("macs", "'macs' is not RESOURCE=LIMIT, for example macs=0.5"),
+    ("macs=", "is not RESOURCE=LIMIT"),
+    ("macs=half", "cannot read the budget 'half'; examples: 0.5, 50%"),
+    ("macs=5parsecs", "cannot read the budget '5parsecs'"),
+    ("macs=-1", "cannot read the budget '-1'"),
+    ("macs=0", "a budget has to be positive, got '0'"),
+    ("=0.5", "resource ''"),
+])  # fmt: skip
+def test_a_malformed_budget_is_explained(tmp_path, budget, told):
+    assert told in search_refused(tmp_path, "--budget", budget)
+
+
+def test_a_budget_given_twice_is_refused(tmp_path):
+    options = ("--budget", "macs=0.5", "--budget", "macs=0.4")
+    assert "macs is given twice" in search_refused(tmp_path, *options)
+
+
+def test_an_unreachable_budget_names_the_smallest_reachable_usage(tmp_path):
+    line = search_refused(tmp_path, "--budget", "macs=0.1%")
+    told = r"macs of 763\.5 MACs \(0\.1% of the teacher\); the smallest reachable is ([\d,]+) \((\d+\.\d)%\)"
+    least, share = re.search(told, line).groups()
+    least = least.replace(",", "")
+    assert float(share) == round(100 * int(least) / 763_520, 1)
+    assert f"reachable is {int(least):,} " in search_refused(tmp_path, "--budget", f"macs={int(least) - 1}")
+    quick = ("--agent", "uniform", "--evaluations", 1, "--finetune-epochs", 0)
+    assert "best reward" in works("search", "--budget", f"macs={least}", *quick, "--out", tmp_path / "b")  # reachable
+
+
+def test_missing_and_wrong_weights_are_named(tmp_path):
+    assert "there is no weights file" in search_refused(tmp_path, "--weights", tmp_path / "gone.pt")
+    save_file(nn.Linear(3, 2).state_dict(), tmp_path / "w.safetensors")
+    line = search_refused(tmp_path, "--weights", tmp_path / "w.safetensors")
+    assert "are not ResNet's: missing conv1.weight; missing bn1.weight; missing bn1.bias and" in line
+
+
+@pytest.fixture
+def teachers(tmp_path):
+    """A file with networks that do not fit digits."""
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from torch import nn\n"
+        "def net(inputs, classes):\n"
+        "    return nn.Sequential(nn.Conv2d(inputs, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))\n"
+        "def seven(): return net(1, 7)\n"
+        "def colour(): return net(3, 10)\n"
+        "def nothing(): return None\n"
+    )
+    return file
+
+
+@pytest.mark.parametrize("factory, told", [
+    ("seven", "answers with (7,), but the data set 'digits' has 10 classes"),
+    ("colour", "does not take inputs of shape (1, 8, 8)"),
+    ("nothing", "returned NoneType; it has to return a torch.nn.Module"),
+    ("sevn", "did you mean 'seven'?"),
+])  # fmt: skip
+def test_a_teacher_that_does_not_fit_the_data_is_named(teachers, factory, told):
+    assert told in search_refused(teachers.parent, "--teacher", f"{teachers}:{factory}", "--data", "digits")
+
+
+def test_a_teacher_of_ones_own_needs_data(teachers):
+    assert "needs data" in search_refused(teachers.parent, "--teacher", f"{teachers}:seven")
+
+
+@pytest.mark.parametrize("options, told", [
+    (("--evaluations", "0"), "Invalid value for '--evaluations'"),
+    (("--finetune-epochs", "-1"), "Invalid value for '--finetune-epochs'"),
+    (("--min-width", "2"), "Invalid value for '--min-width'"),
+    (("--image-size", "8"), "image_size is for imagefolder:DIR"),
+    (("--mean", "0.5"), "--mean and --std have to be given together"),
+    (("--mean", "0.5", "--std", "0"), "deviations above 0"),
+    (("--device", "toaster"), "toaster"),
+    (("--data", "imagefolder:nowhere"), "nowhere needs the folders train/<class>/ and test/<class>/"),
+    (("--evaluation", "4"), "No such option"),
+])  # fmt: skip
+def test_other_options_out_of_range_are_refused(tmp_path, options, told):
+    assert told in search_refused(tmp_path, *options)
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "a").write_text("")
+    assert "cannot make the run folder" in refused("search", "--agent", "uniform", "--out", tmp_path / "a")
+
+
+@pytest.mark.parametrize("command", ["finetune", "report", "export", "validate"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_folder_that_is_no_run_is_named(tmp_path, command, exists):
+    folder = tmp_path if exists else tmp_path / "gone"
+    assert str(folder) in refused(command, "--out", folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", [(), *((c,) for c in COMMANDS)], ids=" ".join)
+def test_help_has_an_example(command):
+    printed = works(*command, "--help")
+    assert re.search(rf"^  compress-env {' '.join(command)}.*", printed, re.M), printed
+
+
+def test_the_commands_are_the_promised_ones():
+    assert set(main.commands) == set(COMMANDS)
+
+
+def test_the_list_has_every_kind_of_name():
+    rows = dict(line.split(maxsplit=1) for line in works("list").replace("data sets", "data-sets").splitlines())
+    assert rows["teachers"] == "resnet20-cifar10, resnet8-digits"
+    assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR"
+    assert rows["agents"] == "ddpg, greedy, random, sac, td3, uniform"
+    assert rows["rewards"] == "amc_error, amc_flops, n2n, relative"
+    assert rows["losses"] == "hinton, labels, mimic"
+    assert rows["resources"] == "latency, macs, memory, params"
+
+
+def python(*arguments) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+
+
+def test_help_imports_no_torch():
+    done = python("-X", "importtime", "-m", "compress_env.cli", "--help")
+    imported = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "click" in imported
+    assert not imported & {"torch", "torchvision", "stable_baselines3", "matplotlib", "sklearn", "onnxruntime"}
+
+
+def test_the_version_is_the_packages():
+    done = python("-m", "compress_env.cli", "--version")
+    assert done.stdout.strip().endswith(f"version {compress_env.__version__}")

@@ -1,0 +1,38 @@
+"""Every file of examples/ is short, runs from anywhere, prints its table and leaves nothing behind."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+NAMES = {"deploy", "my_agent", "my_resource", "my_reward", "my_teacher", "quickstart"}
+
+
+def test_the_promised_examples_are_there():
+    assert {path.stem for path in EXAMPLES} >= NAMES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_an_example_is_short_and_says_what_will_be_seen(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 60
+    assert "You will see" in " ".join(ast.get_docstring(ast.parse(text)).split())
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_an_example_prints_a_table_and_leaves_no_file(path, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert 3 <= len(lines) <= 12 and all(line.strip() for line in lines), done.stdout
+    assert "nan" not in done.stdout.lower()
+    assert list(tmp_path.iterdir()) == []
