@@ -1,9 +1,8 @@
 """Deep deterministic policy gradient (Lillicrap et al., ICLR 2016): the reference controller, with AMC's schedule."""
 
 from compress_env.agents.sb3 import StableBaselinesAgent
-from stable_baselines3 import DDPG
 
 
 def ddpg(env, episodes: int, seed: int) -> StableBaselinesAgent:
     """AMC's schedule with a learning rate of 1e-3, smaller networks, and noise that fits the length of the search."""
-    return StableBaselinesAgent(DDPG, env, episodes, seed)
+    return StableBaselinesAgent("DDPG", env, episodes, seed)

@@ -1,9 +1,8 @@
 """Soft actor-critic (Haarnoja et al., ICML 2018)."""
 
 from compress_env.agents.sb3 import StableBaselinesAgent
-from stable_baselines3 import SAC
 
 
 def sac(env, episodes: int, seed: int) -> StableBaselinesAgent:
     """A small fixed entropy coefficient: tuned automatically, the entropy outweighs a reward of order 1 and nothing is learned."""
-    return StableBaselinesAgent(SAC, env, episodes, seed, noise=None, ent_coef=0.005)
+    return StableBaselinesAgent("SAC", env, episodes, seed, noise=None, ent_coef=0.005)

@@ -11,9 +11,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import stable_baselines3
 import torch
-from stable_baselines3 import TD3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
@@ -67,14 +68,15 @@ class StableBaselinesAgent:
     The first episode is the uniform student (action 0), to which rewards are then relative; random episodes follow, then learned
     ones with one update a transition after each. Returns reach over the whole episode (`n_steps`), since only its end is rewarded.
 
-    warmup_share: share of the episodes that are random. noise: standard deviation of the exploration after that, first and last,
-    in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the critic for each of the actor:
-    AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate. settings: the algorithm's own.
+    algorithm: its name there. warmup_share: share of the episodes that are random. noise: standard deviation of the exploration
+    after that, first and last, in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the
+    critic for each of the actor: AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate. reward_scale:
+    of rewards relative to the uniform student. settings: the algorithm's own.
     """
 
     def __init__(
         self,
-        algorithm: type[OffPolicyAlgorithm],
+        algorithm: str,
         env: gym.Env,
         episodes: int,
         seed: int,
@@ -102,11 +104,12 @@ class StableBaselinesAgent:
             n_steps=self.steps,
             policy_kwargs=dict(net_arch=[128, 128]),
         )
-        self.model = algorithm(
+        self.model: OffPolicyAlgorithm = getattr(stable_baselines3, algorithm)(
             "MlpPolicy", self.relative, action_noise=self.noise, seed=seed, device="cpu", verbose=0,
             **deepcopy({**defaults, **settings}),
         )  # fmt: skip
-        if isinstance(self.model, TD3):  # DDPG is one too
+        self.model.set_logger(Logger(None, []))  # otherwise each search leaves an empty folder among temporary files
+        if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
             self.model.policy_delay = actor_delay
             self._start_at_zero()
 

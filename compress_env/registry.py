@@ -55,6 +55,8 @@ def unknown(kind: str, name: str, names: list[str]) -> str:
 def load_attribute(spec: str, kind: str) -> Any:
     """The object at `module:attribute` or `path/to/file.py:attribute`. Raises UserError that names what is missing."""
     place, _, attribute = spec.rpartition(":")
+    if not place or not attribute:
+        raise UserError(f"{kind} {spec!r} is not module:attribute or path/to/file.py:attribute")
     if place.endswith(".py"):
         path = Path(place).expanduser()
         if not path.is_file():

@@ -67,7 +67,7 @@ def relative(outcome: Outcome) -> dict[str, float]:
     informative where the accuracy is low).
     """
     excess = sum(max(0.0, outcome.usage[name] / limit - 1) for name, limit in outcome.budget.items())
-    return {"accuracy": outcome.accuracy / outcome.teacher_accuracy, "resource": -excess}
+    return {"accuracy": outcome.accuracy / outcome.teacher_accuracy, "resource": 0.0 - excess}
 
 
 @REWARDS.register("n2n")

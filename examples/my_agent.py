@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 import compress_env  # noqa: F401 - registers the environment
-from compress_env.search.run import search
+from compress_env.search import search
 
 
 class CrossEntropy:

@@ -9,7 +9,7 @@ from torch import nn
 
 import compress_env  # noqa: F401 - registers the environment
 from compress_env.resources.budget import RESOURCES
-from compress_env.search.run import search
+from compress_env.search import search
 
 LAYERS = ("conv", "depthwise", "grouped", "linear")
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 
 import compress_env  # noqa: F401 - registers the environment
 from compress_env.rewards import Outcome
-from compress_env.search.run import search
+from compress_env.search import search
 
 
 def mnasnet(outcome: Outcome) -> float:

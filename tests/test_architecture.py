@@ -27,9 +27,14 @@ def test_importing_the_package_loads_neither_torch_nor_stable_baselines():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_only_one_file_of_the_agents_imports_the_library_at_length():
-    users = [p.name for p in (ROOT / "compress_env").rglob("*.py") if "stable_baselines3" in p.read_text()]
-    assert users == ["trial.py"]  # where its version is recorded
+def test_one_file_knows_stable_baselines_and_rewards_are_plain_python():
+    users = [
+        p.name
+        for d in ("compress_env", "agents")
+        for p in (ROOT / d).rglob("*.py")
+        if "stable_baselines3" in p.read_text()
+    ]
+    assert users == ["sb3.py"]
     assert "torch" not in re.findall(r"^(?:import|from) (\w+)", (ROOT / "compress_env/rewards.py").read_text(), re.M)
 
 

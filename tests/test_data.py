@@ -261,12 +261,13 @@ def test_images_of_different_sizes_need_an_image_size(folder):
     assert read(folder, image_size=4).input_shape == (3, 4, 4)
 
 
-def test_the_image_size_cuts_the_centre_out_after_resizing_the_shorter_side(folder):
-    wide = np.zeros((8, 16, 3), np.uint8)
-    wide[:, 4:12] = 200  # already as high as asked for, so nothing is resized
+def test_the_image_size_resizes_the_shorter_side_and_cuts_the_centre_out(folder):
+    wide = np.zeros((16, 32, 3), np.uint8)
+    wide[4:, 8:24] = 200  # all of the centre but a quarter at the top
     write(folder / "train" / "dog", "wide.png", wide)
     data = read(folder, image_size=8)
-    assert any((x == 200).all() for x in [*data.train.inputs, *data.validation.inputs])
+    centres = [x for x in [*data.train.inputs, *data.validation.inputs] if (x[:, 3:, 1:7] == 200).all()]
+    assert len(centres) == 1 and (centres[0][:, 0] == 0).all()
 
 
 FAULTS = {

@@ -192,7 +192,7 @@ def test_exploration_is_silent_at_first_then_decays_by_episode():
 
 def test_returns_reach_over_the_whole_episode():
     env = make()
-    agent = sb3.StableBaselinesAgent(sb3.DDPG, env, 4, seed=0)
+    agent = sb3.StableBaselinesAgent("DDPG", env, 4, seed=0)
     assert agent.model.n_steps == env.unwrapped.steps and agent.model.gamma == 1.0
     assert agent.model.train_freq.unit.value == "episode"
 

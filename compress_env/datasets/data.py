@@ -109,13 +109,13 @@ def batches(split: Split, batch_size: int, generator: torch.Generator | None = N
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices `(rest, held_out)`, with `share` of each class (rounded) in `held_out`, both shuffled. Deterministic for a seed."""
+    """Indices `(rest, held_out)`, both shuffled: `share` of each class (rounded, at least one, never all) is held out."""
     rng = np.random.default_rng(seed)
     y = labels.numpy()
     held = []
     for c in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == c))
-        held.append(members[: max(1, round(share * len(members)))])
+        held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
     held = rng.permutation(np.concatenate(held))
     rest = rng.permutation(np.setdiff1d(np.arange(len(y)), held))
     return torch.from_numpy(rest), torch.from_numpy(held)
