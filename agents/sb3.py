@@ -43,7 +43,7 @@ class DecayingNoise(ActionNoise):
         return np.random.normal(0, scale, self.size).astype(np.float32)
 
     def reset(self) -> None:
-        """Called by Stable-Baselines3 at the end of each episode."""
+        """Called by Stable-Baselines3 when learning begins, the uniform student being done, and at the end of each episode."""
         self.episode += 1
 
 
@@ -70,7 +70,8 @@ class StableBaselinesAgent:
 
     algorithm: its name there. warmup_share: share of the episodes that are random. noise: standard deviation of the exploration
     after that, first and last, in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the
-    critic for each of the actor: AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate. reward_scale:
+    critic for each of the actor (AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate; faster ones
+    run into a corner before the critic knows anything). reward_scale:
     of rewards relative to the uniform student. settings: the algorithm's own.
     """
 
@@ -83,14 +84,14 @@ class StableBaselinesAgent:
         *,
         warmup_share: float = 0.2,
         noise: tuple[float, float] | None = (0.4, 0.1),
-        actor_delay: int = 10,
+        actor_delay: int = 30,
         reward_scale: float = 5.0,
         **settings: Any,
     ):
         self.env, self.episodes, self.seed = env, episodes, seed
         self.steps = env.unwrapped.steps
         warmup = max(1, round(warmup_share * episodes))
-        self.noise = DecayingNoise(2, *noise, warmup, episodes) if noise else None
+        self.noise = DecayingNoise(2, *noise, warmup + 1, episodes) if noise else None
         self.relative = RelativeReward(env, reward_scale)
         defaults = dict(
             learning_rate=1e-3,
@@ -174,7 +175,7 @@ class StableBaselinesAgent:
             setattr(self.model, name, value)
         self.model.replay_buffer = state["buffer"]
         if self.noise:
-            self.noise.episode = state["noise_episode"]
+            self.noise.episode = state["noise_episode"] - 1  # learn() begins with a reset
         self.env.get_wrapper_attr("skip")(state["episodes"])
         self.model._last_obs = self.model.env.reset()
         self.env.unwrapped.np_random = state["env"]

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_imports_point_down_only():
-    done = subprocess.run(["lint-imports"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

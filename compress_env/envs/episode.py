@@ -16,8 +16,6 @@ from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 
 SCHEDULES = ("two-step", "joint", "removal", "shrink")
-KEEP_THRESHOLD = -0.5
-"""A unit is kept if the action is above this. So actions near 0, an untrained policy's, keep; uniform ones remove one in four."""
 _ROUNDING = 1e-9
 
 
@@ -147,7 +145,7 @@ class Episode:
         """Decide the current step; both actions in [-1, 1]. What is not asked for is ignored."""
         decision = self.current
         if decision.kind == "remove":
-            self._remove(decision.target, keep > KEEP_THRESHOLD)
+            self._remove(decision.target, keep >= 0)
         else:
             self._shrink(decision.target, sparsity)
         self.step_index += 1

@@ -40,7 +40,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     | Num | Action   | -1 | 0 | 1 |
     |-----|----------|----|---|---|
-    | 0   | keep     | remove the unit | keep it (everything above -0.5 does) | keep it |
+    | 0   | keep     | remove the unit (as everything below 0) | keep it | keep it |
     | 1   | sparsity | keep all channels | the share that, for all open groups alike, meets the budget | `min_width` of the channels |
 
     ## Observation Space

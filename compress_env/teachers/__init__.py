@@ -80,7 +80,8 @@ def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
     factory = shipped.factory if shipped else entry
     if not callable(factory):
         raise UserError(f"teacher {spec!r} is a {type(factory).__name__}; it has to be a factory that returns a module")
-    module = factory()
+    with torch.random.fork_rng():  # what initialises the weights is no business of the caller's random state
+        module = factory()
     if not isinstance(module, nn.Module):
         raise UserError(f"teacher {spec!r} returned {type(module).__name__}; it has to return a torch.nn.Module")
     path = Path(weights) if weights is not None else shipped.weights if shipped else None
