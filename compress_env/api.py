@@ -110,7 +110,11 @@ def run_search(
     if found.interrupted:
         raise KeyboardInterrupt
     final = found.final_policy
-    outcome = final and {"accuracy": final.outcome.accuracy, "reward": final.reward}
+    outcome = final and {
+        "accuracy": final.outcome.accuracy,
+        "reward": final.reward,
+        "usage": dict(final.outcome.usage),
+    }
     folder.write("search.json", {"seconds": round(found.seconds, 1), "final_policy": outcome})
     return folder, env
 
