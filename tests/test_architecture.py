@@ -51,3 +51,9 @@ def test_the_readme_names_only_options_and_files_that_exist():
             assert flag in help_text, flag
     for path in re.findall(r"`((?:compress_env|agents|examples|tests)/[\w/.]+\.py)`", readme):
         assert (ROOT / path).is_file(), path
+
+
+def test_the_readmes_python_runs_as_it_stands():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    printed = subprocess.check_output([sys.executable, "-W", "error::UserWarning", "-c", code], text=True)
+    assert re.match(r"0\.9\d+ \{.*'macs': \d+", printed)
