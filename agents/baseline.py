@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
 
-class Baseline:
+class Baseline(ABC):
     """A search that proposes whole students. Subclasses yield actions `(steps, 2)` and are sent the reward of each."""
 
     def __init__(self, env: gym.Env, episodes: int, seed: int):
         self.env, self.episodes, self.seed = env, episodes, seed
         self.steps = env.unwrapped.steps
 
+    @abstractmethod
     def proposals(self, rng: np.random.Generator):
         """A generator of actions `(steps, 2)` in [-1, 1]; `yield` returns the reward. It may end before the episodes do."""
-        raise NotImplementedError
 
     def run(self, checkpoint: Path | None) -> None:
         """Play the proposals. No checkpoint is needed: what was recorded is replayed without evaluation."""
@@ -39,3 +40,4 @@ class Baseline:
 
     def policy(self) -> None:
         """None: nothing is learned."""
+        return None
