@@ -104,6 +104,19 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
 )
 @click.option(
+    "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
+)
+@click.option(
+    "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
+)
+@click.option(
+    "--channel-multiple",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.",
+)
+@click.option(
     "--min-width",
     type=click.FloatRange(0, 1),
     default=0.1,
@@ -122,7 +135,7 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
-           keep, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
+           keep, removable, shrinkable, channel_multiple, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, ONNX and a report.
 
     \b
@@ -141,6 +154,7 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
         teacher, data, budget, agent, evaluations, seed, out,
         resume=resume, command=command, weights=weights, image_size=image_size, normalization=_normalization(mean, std),
         schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, keep=list(keep),
+        removable=list(removable) or ["*"], shrinkable=list(shrinkable) or ["*"], channel_multiple=channel_multiple,
         min_width=min_width, device=device,
     )  # fmt: skip
     if finetune_epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ from networks import NETWORKS, Functional, random_plan, vgg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress_env.envs.episode import Episode, Problem
 from compress_env.errors import InvalidPlan, UserError
 from compress_env.resources import memory
+from compress_env.resources.budget import Meter
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.trace import trace
+from compress_env.surgery.tracer import NotTraced
+from compress_env.teachers.resnet import resnet8_digits
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -143,9 +148,7 @@ def test_a_chain_offers_same_shape_layers_and_repairs_behind_the_others():
     teacher = vgg().eval()
     graph = trace(teacher, torch.zeros(1, 3, 8, 8))
     kinds = {name: unit.kind for name, unit in graph.units.items()}
-    assert (
-        kinds["3"] == "same-shape" and kinds["10"] == "same-shape" and kinds["7"] == "chain" and kinds["13"] == "chain"
-    )
+    assert kinds["3"] == "region" and kinds["10"] == "region" and kinds["7"] == "chain" and kinds["13"] == "chain"
     student = build_student(teacher, graph, StudentPlan.of(["7", "10"]))
     assert student.get_submodule("13").weight.shape == (24, 8, 3, 3)
     one = build_student(teacher, graph, StudentPlan.of(["13"]))
@@ -222,17 +225,103 @@ def test_kept_layers_are_neither_removed_nor_shrunk():
     assert graph.left_alone["stages.0.0.conv1"] == "kept on request"
 
 
-def test_a_network_that_cannot_be_traced_is_refused_with_the_reason():
-    class Branching(nn.Module):
+class Gate(nn.Module):
+    """A block whose control flow depends on the data."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(channels, 4 * channels, 1), nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x):
+        y = self.narrow(self.wide(x).relu())
+        return x + y if y.mean() > 0 else x - y
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(3, 8, 3, padding=1), Gate(8)
+        self.mix, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.gate(self.stem(x).relu())
+        return self.head((self.mix(x) + x).mean((2, 3)))
+
+
+class Choosy(Gated):
+    def forward(self, x):
+        return super().forward(x) if x.mean() > 0 else super().forward(-x)
+
+
+@pytest.mark.parametrize(
+    ("network", "where", "inside"), [(Gated, "gate (Gate)", "gate.wide"), (Choosy, "Choosy", "network.gate.wide")]
+)
+def test_what_cannot_be_traced_is_named_with_its_line_and_shrinks_inside(network, where, inside):
+    teacher, x = network().eval(), torch.randn(4, 3, 8, 8)
+    with pytest.warns(NotTraced, match=rf"{re.escape(where)} cannot be traced \(test_surgery.py:\d+"):
+        graph = trace(teacher, x)
+    assert inside in graph.groups and not any("wide" in u for unit in graph.units.values() for u in unit.layers)
+    assert list(graph.units) == (["gate", "mix"] if network is Gated else [])
+    assert torch.equal(build_student(teacher, graph, StudentPlan())(x), teacher(x))
+    meter = Meter(teacher, graph, x, False)
+    assert meter.teacher["macs"] == sum(
+        8 * 8 * c.weight.numel() for c in (teacher.stem, teacher.gate.wide, teacher.gate.narrow, teacher.mix)
+    ) + teacher.head.weight.numel()  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        plan = random_plan(graph, rng)
+        student = build_student(teacher, graph, plan)
+        assert student(x).shape == (4, 5)
+        usage, predicted = meter.count(student, plan), meter.predict_all(frozenset(plan.removed), graph.widths(plan))
+        assert all(usage[n] == predicted[n] for n in ("params", "macs"))
+
+
+def test_a_network_that_does_not_run_is_refused_with_what_it_says():
+    with pytest.raises(UserError, match=r"Gated does not run on inputs of shape \(2, 4, 8, 8\): .*channels"):
+        trace(Gated().eval(), torch.zeros(1, 4, 8, 8))
+    with pytest.raises(UserError, match="has to return one tensor"):
+        trace(nn.LSTM(4, 4).eval(), torch.zeros(1, 3, 4))
+
+
+def test_scope_restricts_what_is_removed_and_shrunk_and_names_unknown_layers():
+    teacher, x = resnet8_digits().eval(), torch.zeros(1, 1, 8, 8)
+    graph = trace(teacher, x, removable=["stages.1.*"], shrinkable=["stages.2.*"])
+    assert list(graph.units) == ["stages.1.0"] and list(graph.groups) == ["stages.2.0.conv1", "stages.2.0.conv2"]
+    with pytest.raises(UserError, match="no layer is called 'stage.1'"):
+        trace(teacher, x, keep=["stage.1"])
+
+
+def test_widths_are_multiples_for_the_hardware():
+    teacher = NETWORKS["resnet20-cifar10"][0]().eval()
+    graph = trace(teacher, torch.zeros(1, 3, 32, 32), channel_multiple=8)
+    problem = Problem(teacher, graph, Meter(teacher, graph, torch.zeros(1, 3, 32, 32), False), "two-step")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        limits = {"macs": rng.uniform(problem.smallest("macs"), problem.meter.teacher["macs"])}
+        episode = Episode(problem, limits, hard=True)
+        while not episode.done:
+            episode.step(*rng.uniform(-1, 1, 2))
+        _, student, usage = episode.finish()
+        assert usage["macs"] <= limits["macs"]
+        assert {m.out_channels % 8 for m in student.modules() if isinstance(m, nn.Conv2d)} == {0}
+
+
+def test_several_inputs():
+    class Two(nn.Module):
         def __init__(self):
             super().__init__()
-            self.fc = nn.Linear(4, 2)
+            self.image, self.table = nn.Conv2d(3, 8, 3), nn.Linear(5, 8)
+            self.hidden, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
 
-        def forward(self, x):
-            return self.fc(x) if x.sum() > 0 else -self.fc(x)
+        def forward(self, image, table):
+            x = torch.cat([self.image(image).mean((2, 3)), self.table(table)], 1)
+            return self.head(torch.relu(self.hidden(x)) + x)
 
-    with pytest.raises(UserError, match="cannot trace Branching"):
-        trace(Branching().eval(), torch.zeros(1, 4))
+    teacher, inputs = Two().eval(), (torch.randn(4, 3, 8, 8), torch.randn(4, 5))
+    graph = trace(teacher, inputs)
+    assert list(graph.units) == ["hidden"] and list(graph.groups) == ["image", "table"]
+    student = build_student(teacher, graph, StudentPlan.of(["hidden"], {"image": 2, "table": 3}))
+    assert student(*inputs).shape == (4, 3) and student.head.in_features == 5
 
 
 def test_dropout_and_normalisation_follow_the_mode_of_the_student():

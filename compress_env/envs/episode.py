@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def decisions(graph: LayerGraph, schedule: str) -> list[Decision]:
     if schedule == "joint":
         position = {layer: i for i, layer in enumerate(graph.layers)}
         first = {("remove", u.name): min(position[n] for n in u.layers) for u in graph.units.values()}
-        first |= {("shrink", name): position[name] for name in graph.groups}
+        first |= {("shrink", g.name): position[graph.layer_of(g.layer).name] for g in graph.groups.values()}
         chosen = sorted(chosen, key=lambda d: (first[d.kind, d.target], d.kind))
     if not chosen:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(graph.left_alone.items())[:3])
@@ -173,9 +174,11 @@ class Episode:
         even = self.even_share()
         floor = group.floor / group.size
         share = even + (1 - even) * -sparsity if sparsity < 0 else even + (floor - even) * sparsity
-        width = int(np.clip(np.floor(share * group.size + 1e-6), group.floor, group.size))
+        wish = self.widths.copy()
+        wish[i] = np.floor(share * group.size + 1e-6)
+        width = int(self.graph.allowed(wish)[i])
         if self.hard:
-            width = self._largest(i, group.floor, width)
+            width = self._largest(i, width)
         self.widths[i] = width
         self.decided[i] = True
         self.previous = (0.0, float(np.clip(self.sparsity(width / group.size, even, floor), -1, 1)))
@@ -187,7 +190,7 @@ class Episode:
             return -(share - even) / (1 - even) if even < 1 else 0.0
         return (even - share) / (even - floor)
 
-    def _largest(self, i: int, floor: int, width: int) -> int:
+    def _largest(self, i: int, width: int) -> int:
         """The largest width up to `width` with which the rest can still fit; at least that of the way out."""
         before = self.decided[i]
         self.decided[i] = True
@@ -197,14 +200,12 @@ class Episode:
             trial[i] = n
             return self.fits(*self.completed(widths=trial))
 
-        low, high = int(self.rest.widths[i]), width
-        if high <= low or possible(high):
-            result = high if high > low else min(width, low)
+        low, step = int(self.rest.widths[i]), list(self.graph.groups.values())[i].step
+        if width <= low or possible(width):
+            result = width
         else:
-            while high - low > 1:
-                middle = (low + high) // 2
-                low, high = (middle, high) if possible(middle) else (low, middle)
-            result = low
+            smaller = range(low, width, step)  # the first is possible, since the way out is
+            result = smaller[bisect_left(smaller, True, lo=1, key=lambda n: not possible(n)) - 1]
         self.decided[i] = before
         return result
 
@@ -218,7 +219,7 @@ class Episode:
         full, floor = self.graph.full, self.graph.floor
 
         def widths(share: float) -> np.ndarray:
-            return np.where(open_groups, np.maximum(floor, np.floor(share * full + 1e-6)), self.widths)
+            return np.where(open_groups, self.graph.allowed(np.floor(share * full + 1e-6)), self.widths)
 
         low, high = 0.0, 1.0
         if self.fits(removed, widths(1.0)):

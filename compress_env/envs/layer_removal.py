@@ -108,6 +108,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | limits | "hard" | "soft" leaves actions unclamped and punishes the excess in the reward |
     | evaluator | None | settings of `EvaluatorSettings` as a dict, for example {"distill_steps": 40} |
     | keep | () | patterns of layer names that stay as they are |
+    | removable, shrinkable | ("*",) | patterns of those that may be removed, or shrunk |
+    | channel_multiple | 1 | widths are multiples of it (8, 16 or 32 for hardware that likes them), or the teacher's |
     | min_width | 0.1 | smallest share of a group's channels |
     | image_size | None | pixels, for `imagefolder:DIR` with images of different sizes |
     | normalization | None | (means, deviations) that the teacher was trained with, if not the data's own |
@@ -136,6 +138,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         limits: str = "hard",
         evaluator: Mapping[str, Any] | None = None,
         keep: Sequence[str] = (),
+        removable: Sequence[str] = ("*",),
+        shrinkable: Sequence[str] = ("*",),
+        channel_multiple: int = 1,
         min_width: float = 0.1,
         image_size: int | None = None,
         normalization: Any = None,
@@ -144,8 +149,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         progress: bool = False,
     ):
         EzPickle.__init__(
-            self, teacher, weights, data, budget, schedule, reward, limits, evaluator, keep, min_width,
-            image_size, normalization, device, render_mode, progress,
+            self, teacher, weights, data, budget, schedule, reward, limits, evaluator, keep, removable,
+            shrinkable, channel_multiple, min_width, image_size, normalization, device, render_mode, progress,
         )  # fmt: skip
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(unknown("render mode", render_mode, self.metadata["render_modes"]))
@@ -171,7 +176,11 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             image_size=image_size,
             progress=progress,
         )
-        self._build(min_width, keep, schedule, settings, self._device_of(device))
+        scope = {
+            "keep": keep, "removable": removable, "shrinkable": shrinkable, "channel_multiple": channel_multiple,
+            "min_width": min_width,
+        }  # fmt: skip
+        self._build(scope, schedule, settings, self._device_of(device))
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gym.spaces.Box(self._embedding.low, self._embedding.high, dtype=np.float32)
         self._episode: Episode | None = None
@@ -187,12 +196,12 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise UserError("a latency budget is measured on the CPU; give it without a device, or budget macs instead")
         return device
 
-    def _build(self, min_width, keep, schedule, settings, device) -> None:
+    def _build(self, scope, schedule, settings, device) -> None:
         example = self.data.calibration(2)
         with one_thread():
             module = self.teacher.module
             _check_classes(module, example, self.data, self.teacher.name)
-            self.graph = trace(module, example, keep=keep, min_width=min_width)
+            self.graph = trace(module, example, **scope)
             latency = "latency" in self._budget
             self.meter = Meter(module, self.graph, example, latency)
             self.problem = Problem(module, self.graph, self.meter, schedule)
@@ -307,24 +316,25 @@ def network_rows(
     """A row a layer with weights: channels and MACs before and after, and whether it was kept, shrunk, removed or is undecided."""
     graph = env.graph
     network = graph.reduce(frozenset(removed))
-    index = {layer.name: i for i, layer in enumerate(network.layers)}
-    inputs, outputs = (m @ widths + c for m, c in (network.layer_inputs, network.layer_outputs))
+    sides = network.layer_sides(widths)
+    before, after = graph.reduce(frozenset()).layer_macs(graph.full), network.layer_macs(widths)
     undecided = set()
     if episode is not None:
         for d in env.problem.decisions[episode.step_index :]:
-            undecided.update(graph.units[d.target].layers if d.kind == "remove" else [d.target])
+            undecided.update(graph.units[d.target].layers if d.kind == "remove" else [graph.groups[d.target].layer])
     rows = []
     for name, layer in graph.layers.items():
-        i = index.get(name)
-        per_pair = layer.kernel * layer.positions / layer.groups
-        before = per_pair * layer.channels_in * layer.channels_out
-        after = 0.0 if i is None else per_pair * outputs[i] * (layer.groups if layer.kind == "depthwise" else inputs[i])
-        narrower = i is not None and (outputs[i] < layer.channels_out or inputs[i] != layer.channels_in)
-        status = "removed" if i is None else "undecided" if name in undecided else "shrunk" if narrower else "kept"
+        if layer.kind == "parameter":
+            continue
+        inputs, outputs = sides.get(name, (0, 0))
+        narrower = outputs < layer.channels_out or inputs != layer.channels_in
+        status = (
+            "removed" if name not in sides else "undecided" if name in undecided else "shrunk" if narrower else "kept"
+        )
         rows.append(
             {
-                "name": name, "kind": layer.kind, "before": layer.channels_out, "after": 0 if i is None else int(outputs[i]),
-                "status": status, "macs_before": float(before), "macs_after": float(after),
+                "name": name, "kind": layer.kind, "before": layer.channels_out, "after": outputs,
+                "status": status, "macs_before": before.get(name, 0.0), "macs_after": after.get(name, 0.0),
             }
         )  # fmt: skip
     return rows

@@ -60,7 +60,9 @@ class Embedding:
         self.high = np.ones(len(self.low), np.float32)
         self._resources = RESOURCES.names()
         graph = problem.graph
-        self._macs = {name: _macs(layer) for name, layer in graph.layers.items()}
+        whole = graph.reduce(frozenset())
+        self._macs = dict.fromkeys(graph.layers, 0.0) | whole.layer_macs(graph.full)
+        self._params = whole.layer_parameters(graph.full)
         self._total = sum(self._macs.values()) or 1.0
         params = problem.meter.teacher["params"]
         self._position = {name: i / max(1, len(graph.layers) - 1) for i, name in enumerate(graph.layers)}
@@ -72,14 +74,14 @@ class Embedding:
         names = graph.units[decision.target].layers if decision.kind == "remove" else [
             m.layer for m in graph.groups[decision.target].members if m.side == "out"
         ]  # fmt: skip
-        return [graph.layers[n] for n in names if graph.layers[n].kind != "norm"]
+        layers = {graph.layer_of(n).name: graph.layer_of(n) for n in names}
+        return [x for x in layers.values() if x.kind not in ("norm", "parameter")]
 
     def _describe(self, decision: Decision, params: float) -> list[float]:
         layers = self._layers[decision]
         first, last = layers[0], layers[-1]
         share = [sum(layer.kind in kinds for layer in layers) / len(layers) for kinds in
                  (("conv",), ("depthwise", "grouped"), ("linear",))]  # fmt: skip
-        weights = sum(x.kernel * x.channels_in * x.channels_out / x.groups for x in layers)
         return [
             *share,
             self._position[first.name],
@@ -91,7 +93,7 @@ class Embedding:
             math.log2(1 + first.positions_in) / 20,
             math.log2(1 + last.positions) / 20,
             sum(self._macs[x.name] for x in layers) / self._total,
-            weights / params,
+            sum(self._params[x.name] for x in layers) / params,
         ]
 
     def __call__(self, episode: Episode) -> np.ndarray:
@@ -119,7 +121,3 @@ class Embedding:
             *spent,
         ]
         return np.clip(np.array(vector, np.float32), self.low, self.high)
-
-
-def _macs(layer) -> float:
-    return layer.kernel * layer.positions * layer.channels_in * layer.channels_out / layer.groups

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from compress_env.registry import Registry, unknown
 from compress_env.resources import latency, macs, memory, params
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, Reduced
+from compress_env.surgery.measure import meta_copy
 from compress_env.surgery.plan import StudentPlan
 
 RESOURCES = Registry("resource")
@@ -121,6 +121,9 @@ class Meter:
         return usage
 
     def _count(self, module: nn.Module) -> dict[str, float]:
-        """What is counted rather than measured, on one copy that computes nothing."""
-        shadow, example = copy.deepcopy(module).to("meta"), self.example.to("meta")
-        return {name: resource.count(shadow, example) for name, resource in self._exact.items()}
+        """What is counted rather than measured, on a copy that computes nothing if the network can do without data."""
+        shadow, example = meta_copy(module), self.example.to("meta")
+        try:
+            return {name: resource.count(shadow, example) for name, resource in self._exact.items()}
+        except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
+            return {name: resource.count(module, self.example) for name, resource in self._exact.items()}

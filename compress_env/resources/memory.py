@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from compress_env.surgery.graph import Reduced
 
@@ -22,8 +22,10 @@ def count(model: fx.GraphModule, example: Tensor) -> float:
     Weights and buffers as they are, and the peak of the tensors that the graph holds at once in eager mode, each freed after
     its last use; views own no memory. What an operator allocates inside itself is not seen.
     """
-    weights = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    held = [*model.parameters(), *model.buffers()]
+    weights = sum(t.numel() * t.element_size() for t in held)
     peak = _Peak(model)
+    peak.held = {t.untyped_storage()._cdata for t in held}
     with torch.no_grad():
         peak.run(example)
     return float(weights + peak.bytes)
@@ -38,8 +40,9 @@ class _Peak(fx.Interpreter):
         result = super().run_node(node)
         alive = {}
         for value in [result, *self.env.values()]:
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-                storage = value.untyped_storage()
-                alive[storage._cdata] = storage.nbytes()
-        self.bytes = max(self.bytes, sum(alive.values()))
+            for tensor in value if isinstance(value, (tuple, list)) else [value]:
+                if isinstance(tensor, Tensor):
+                    storage = tensor.untyped_storage()
+                    alive[storage._cdata] = storage.nbytes()
+        self.bytes = max(self.bytes, sum(n for key, n in alive.items() if key not in self.held))
         return result

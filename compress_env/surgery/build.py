@@ -7,14 +7,15 @@ import operator
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from torch import fx, nn
 
+from compress_env.surgery.dependencies import BATCH_NORMS
 from compress_env.surgery.graph import LayerGraph, Reduced
 from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.resize import resize
+from compress_env.surgery.slicing import sliced
 
-_PRUNERS = tp.DependencyGraph()
-_OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul}
+_OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 """Removal makes tensors shared that were not; an operation in place would then change what another one reads."""
 
 
@@ -25,73 +26,80 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: StudentPlan) -> f
     the teacher's outputs bit for bit. Raises InvalidPlan if the plan does not belong to `graph`.
     """
     graph.check(plan)
+    teacher = graph.holding(teacher)
     reduced = graph.reduce(frozenset(plan.removed))
-    sides = feature_masks(graph, plan)
+    masks: dict[str, dict[str, np.ndarray]] = {}
+    for (layer, side), mask in feature_masks(graph, plan).items():
+        masks.setdefault(layer, {})[side] = mask
+    repaired: dict[str, list[str]] = {}
+    for unit, layer in repairs(graph, reduced):
+        repaired.setdefault(layer, []).append(unit)
     parts: dict[str, nn.Module | torch.Tensor] = {}
     alive = {op.name for op in reduced.ops}
     for node in graph.fx_graph.nodes:
-        if node.name in alive and node.op in ("call_module", "get_attr") and node.target not in parts:
-            parts[node.target] = _part(teacher, node)
-    for unit, layer in repairs(graph, reduced):
-        _repair(parts[layer], teacher, graph, unit)
-    for name, module in parts.items():
-        if isinstance(module, nn.Module):
-            _shrink(module, sides.get((name, "out")), sides.get((name, "in")))
+        name = node.target
+        if node.name in alive and node.op in ("call_module", "get_attr") and name not in parts:
+            if node.op == "get_attr":
+                parts[name] = _attribute(teacher, name, masks.get(name, {}))
+                continue
+            module = teacher.get_submodule(name)
+            if name in repaired:
+                module = copy.deepcopy(module)
+                _repair(module, [_linear_part(teacher, graph, unit) for unit in repaired[name]])
+            parts[name] = sliced(module, masks, name)
+    for part in parts.values():
+        for module in part.modules() if isinstance(part, nn.Module) else ():
             if hasattr(module, "inplace"):
                 module.inplace = False
-    return fx.GraphModule(parts, _rewire(graph, reduced, alive), class_name=f"Student{type(teacher).__name__}").eval()
+    new = _rewire(graph, reduced, alive, graph.widths(plan))
+    return fx.GraphModule(parts, new, class_name=graph.student_name).eval()
 
 
-def _part(teacher: nn.Module, node: fx.Node) -> nn.Module | torch.Tensor:
-    if node.op == "call_module":
-        return copy.deepcopy(teacher.get_submodule(node.target))
-    owner, _, attribute = node.target.rpartition(".")
+def _attribute(teacher: nn.Module, name: str, masks: dict[str, np.ndarray]) -> torch.Tensor:
+    owner, _, attribute = name.rpartition(".")
     value = getattr(teacher.get_submodule(owner), attribute)
-    return copy.deepcopy(value) if isinstance(value, nn.Parameter) else value.detach().clone()
+    new = value.detach()
+    for axis, mask in masks.items():
+        new = new.index_select(int(axis), torch.from_numpy(np.flatnonzero(mask)).to(new.device))
+    new = new if masks else new.clone()
+    return nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
 
 
 def feature_masks(graph: LayerGraph, plan: StudentPlan) -> dict[tuple[str, str], np.ndarray]:
     """For each side `(layer, "in" or "out")` that loses features under the plan, the mask of those that stay."""
     reduced = graph.reduce(frozenset(plan.removed))
-    kept = {g.name: g.kept(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
+    own = {g.name: g.kept(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
     masks: dict[tuple[str, str], np.ndarray] = {}
     for group in graph.groups.values():
-        source, mask = group.name, kept[group.name]
-        while source in reduced.sources:  # the group's channels are gone; those before them take their place
-            channels = reduced.sources[source]
-            if not channels.parts:
-                mask = np.ones(channels.fixed, bool)
-                break
-            source = channels.parts[0][0]
-            mask = kept[source]
+        mask, resized = _kept(group.name, reduced, own, graph)
+        if mask.all() and not resized:
+            continue
         for member in group.members:
-            repaired = len(mask) != group.size
-            if repaired:
-                repeats = len(member.position) // group.size
-                features, own = len(mask) * repeats, np.repeat(mask, repeats)
-                position = np.arange(features)
+            repeats = len(member.position) // group.size
+            if resized:
+                full = np.repeat(mask, repeats)
+                if full.all():
+                    continue
+                masks[member.layer, member.side] = full
             else:
-                features, position, own = None, member.position, mask[member.channel]
-            if own.all():
-                continue
-            key = (member.layer, member.side)
-            if features is None:
-                layer = graph.layers[member.layer]
-                features = layer.channels_out if member.side == "out" else layer.channels_in
-            full = masks.setdefault(key, np.ones(features, bool))
-            full[position] = own
+                key = (member.layer, member.side)
+                full = masks.setdefault(key, np.ones(graph.features[key], bool))
+                full[member.position] = mask[member.channel]
     return masks
 
 
-def _shrink(module: nn.Module, outputs: np.ndarray | None, inputs: np.ndarray | None) -> None:
-    """Cut the masked features off, in place, with torch-pruning's rule for this kind of layer."""
-    if outputs is None and inputs is None:
-        return
-    pruner = _PRUNERS.get_pruner_of_module(module)
-    if outputs is not None:
-        pruner.prune_out_channels(module, np.flatnonzero(~outputs).tolist())
-    if inputs is not None:
-        pruner.prune_in_channels(module, np.flatnonzero(~inputs).tolist())
+def _kept(name: str, reduced: Reduced, own: dict[str, np.ndarray], graph: LayerGraph) -> tuple[np.ndarray, bool]:
+    """Mask of a group's channels that stay, or of those that took their place; and whether they are as many as before."""
+    if name not in reduced.sources:
+        return own[name], False
+    source = reduced.sources[name]
+    if not source.channels.parts:
+        size = source.channels.fixed
+        return np.ones(size, bool), size != graph.groups[name].size
+    mask, resized = _kept(source.channels.parts[0][0], reduced, own, graph)
+    if source.index is None:
+        return mask, True
+    return (mask, True) if resized else (mask[source.index], False)
 
 
 def repairs(graph: LayerGraph, reduced: Reduced) -> list[tuple[str, str]]:
@@ -99,9 +107,10 @@ def repairs(graph: LayerGraph, reduced: Reduced) -> list[tuple[str, str]]:
     present = {layer.name for layer in reduced.layers}
     pairs, consumers = [], {}
     for name, unit in reversed(graph.units.items()):
-        if unit.kind != "same-shape" and unit.fold is None or name not in reduced.removed:
+        if not unit.sources or name not in reduced.removed:
             continue
-        members = {m.layer for m in graph.groups[unit.group].members if m.side == "in"}
+        groups = {group for group, _ in unit.sources}
+        members = {m.layer for g in groups for m in graph.groups[g].members if m.side == "in"} - set(unit.layers)
         behind = set().union(*(consumers.get(layer, {layer}) for layer in members))
         consumers[unit.layers[0]] = behind
         if unit.fold:
@@ -110,20 +119,27 @@ def repairs(graph: LayerGraph, reduced: Reduced) -> list[tuple[str, str]]:
 
 
 @torch.no_grad()
-def _repair(layer: nn.Module, teacher: nn.Module, graph: LayerGraph, unit: str) -> None:
-    """Let `layer` take the input of the removed unit: its weights times the unit's linear part (filters summed over the kernel).
+def _linear_part(teacher: nn.Module, graph: LayerGraph, unit: str) -> torch.Tensor:
+    """What a removed unit does to channels `(out, in)`: its filters summed over the kernel, times the normalisation's scale.
 
-    What the non-linearity between them did is left to the least-squares refit and to distillation.
+    What the non-linearity behind them did is left to the least-squares refit and to distillation.
     """
     removed = teacher.get_submodule(graph.units[unit].fold)
     linear = removed.weight.flatten(2).sum(2) if removed.weight.dim() > 2 else removed.weight
     for name in graph.units[unit].layers[1:]:
         norm = teacher.get_submodule(name)
-        if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.affine and norm.track_running_stats:
+        if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
             linear = linear * (norm.weight / (norm.running_var + norm.eps).sqrt()).unsqueeze(1)
+    return linear
+
+
+@torch.no_grad()
+def _repair(layer: nn.Module, parts: list[torch.Tensor]) -> None:
+    """Let `layer` take the input of removed units, given as matrices from the last to the first, in place of their output."""
+    linear = torch.linalg.multi_dot(parts) if len(parts) > 1 else parts[0]
     weight = layer.weight
     split = weight.reshape(weight.shape[0], linear.shape[0], -1)
-    merged = torch.einsum("ocr,ci->oir", split, linear)
+    merged = torch.matmul(linear.T, split)
     if weight.dim() > 2:
         layer.weight = nn.Parameter(merged.reshape(weight.shape[0], linear.shape[1], *weight.shape[2:]))
         layer.in_channels = linear.shape[1]
@@ -132,9 +148,10 @@ def _repair(layer: nn.Module, teacher: nn.Module, graph: LayerGraph, unit: str) 
         layer.in_features = layer.weight.shape[1]
 
 
-def _rewire(graph: LayerGraph, reduced: Reduced, alive: set[str]) -> fx.Graph:
-    """The teacher's graph without dead nodes, users of removed units reading what replaces them."""
+def _rewire(graph: LayerGraph, reduced: Reduced, alive: set[str], widths: np.ndarray) -> fx.Graph:
+    """The teacher's graph without dead nodes, users of removed units reading what replaces them, and sizes as they have become."""
     new, copies = fx.Graph(), {}
+    stale = False
     for node in graph.fx_graph.nodes:
         if node.op == "output":
             new.output(copies[reduced.resolve(graph.output)])
@@ -142,5 +159,10 @@ def _rewire(graph: LayerGraph, reduced: Reduced, alive: set[str]) -> fx.Graph:
             copy_of = new.node_copy(node, lambda n: copies[reduced.resolve(n.name)])
             if copy_of.target in _OUT_OF_PLACE:
                 copy_of.target = _OUT_OF_PLACE[copy_of.target]
+            if node.name in graph.resizes:
+                stale |= resize(copy_of, graph.resizes[node.name], lambda c: reduced.size(c, widths), graph)
             copies[node.name] = copy_of
+    for node in reversed(new.nodes) if stale else ():  # what computed the sizes before
+        if not node.users and node.op in ("call_function", "call_method"):
+            new.erase_node(node)
     return new

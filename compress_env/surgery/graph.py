@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from torch import fx
+from torch import fx, nn
 
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
 from compress_env.surgery.plan import StudentPlan
 
 FLOAT_BYTES = 4
+WHOLE = "network"
+"""Name of the only layer of a network that cannot be traced at all."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,19 @@ class Channels:
 
 
 @dataclass(frozen=True)
+class Term:
+    """A cost that is `factor` times the product of the sizes of `axes`."""
+
+    factor: float
+    axes: tuple[Channels, ...] = ()
+
+
+@dataclass(frozen=True)
 class Member:
-    """A side ("in" or "out") of a layer that follows a group: feature `position[i]` belongs to the group's channel `channel[i]`."""
+    """A side of a layer that follows a group: feature `position[i]` belongs to the group's channel `channel[i]`.
+
+    side: "in" or "out"; for a bare parameter the axis, "0", "1" and so on.
+    """
 
     layer: str
     side: str
@@ -45,8 +58,9 @@ class Member:
 class Group:
     """Channels that the network ties together; they shrink as one.
 
-    name: the first layer that produces them. size: channels in the teacher. importance: a score for each channel, the
-    least important ones go first. floor: the fewest channels that may stay.
+    name: the first layer that produces them. size: channels in the teacher; where only whole heads or whole groups of a
+    convolution can go, their number. importance: a score for each channel, the least important ones go first.
+    floor: the fewest channels that may stay. step: widths are multiples of it, or `size`.
     """
 
     name: str
@@ -54,6 +68,12 @@ class Group:
     members: tuple[Member, ...]
     importance: np.ndarray
     floor: int = 1
+    step: int = 1
+
+    @property
+    def layer(self) -> str:
+        """The layer that the group is named after; where its channels are of several kinds, names end in #2, #3 and so on."""
+        return self.name.partition("#")[0]
 
     def kept(self, width: int) -> np.ndarray:
         """Mask `(size,)` of the `width` most important channels; of equal ones, the earlier stay."""
@@ -63,13 +83,25 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What the channels of a group become when a unit goes: those of `channels`; `index[i]` is the one that channel i becomes.
+
+    index is None where sizes differ, and the layers behind are repaired; or where all of them stay.
+    """
+
+    channels: Channels
+    index: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class Unit:
     """A region that can be removed whole.
 
     node, replacement: tensors of the graph; when the unit is removed, the users of `node` take `replacement` instead.
-    kind: "branch" (a residual branch; its shortcut stays), "same-shape" (nothing stays) or "chain" (the next layers are
-    repaired). layers: the layers that vanish. group: for the last two kinds, the group of the vanishing channels, whose
-    remaining members follow `source` from then on. fold: for "chain", the layer whose weights the repair folds into the next.
+    kind: "branch" (a residual branch; its shortcut stays), "region" (from a tensor to a later one of the same shape) or "chain"
+    (the next layers are repaired). layers: the layers that vanish. sources: what becomes of the groups of the vanishing
+    channels, whose remaining members follow it from then on. fold: for "chain", the layer whose weights the repair folds
+    into the next.
     """
 
     name: str
@@ -77,8 +109,7 @@ class Unit:
     node: str
     replacement: str
     layers: tuple[str, ...]
-    group: str | None = None
-    source: Channels | None = None
+    sources: tuple[tuple[str, Source], ...] = ()
     fold: str | None = None
 
 
@@ -86,8 +117,8 @@ class Unit:
 class Layer:
     """A layer with weights, as in the teacher. `positions` is the number of outputs per channel and example (height x width).
 
-    kind: "conv", "depthwise", "grouped", "linear", "norm" or "other". kernel: weights per pair of channels.
-    fixed_params, fixed_bytes: what does not depend on widths; per_channel counts the rest that grows with the outputs.
+    kind: "conv", "depthwise", "grouped", "linear", "norm", "parameter" (a bare one) or "other". kernel: weights per pair of
+    channels. parameters: their number. bytes_: of its buffers.
     """
 
     name: str
@@ -102,15 +133,16 @@ class Layer:
     groups: int
     positions: int
     positions_in: int
-    params_per_channel: int
-    buffers_per_channel: int
-    fixed_params: int
-    fixed_bytes: int
+    parameters: tuple[Term, ...]
+    bytes_: tuple[Term, ...]
 
 
 @dataclass(frozen=True)
 class Op:
-    """A node of the traced network: `elements` numbers per channel and example; views take no memory of their own."""
+    """A node of the traced network: `elements` numbers per channel and example; views take no memory of their own.
+
+    across: a second axis that runs over channels, if there is one. macs: what it computes.
+    """
 
     name: str
     inputs: tuple[str, ...]
@@ -119,6 +151,40 @@ class Op:
     elements: int
     view: bool
     what: str
+    across: Channels | None = None
+    macs: tuple[Term, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Numbers in a node's arguments that follow the widths.
+
+    kind: "sizes" of a view, "split" sizes, or the bounds of a "slice". axes: for each axis concerned, the channels it runs over;
+    for a split, its parts; for a slice, what lies before and what lies within.
+    """
+
+    kind: str
+    axes: tuple[tuple[int, tuple[Channels, ...]], ...]
+
+
+class Sum:
+    """Terms evaluated together: `values(widths)` are numbers `(terms,)`."""
+
+    def __init__(self, terms: list[Term], groups: Mapping[str, int]):
+        rows: dict[Channels, int] = {Channels((), 1): 0}
+        self.index = np.zeros((len(terms), max([1, *(len(t.axes) for t in terms)])), int)
+        for i, term in enumerate(terms):
+            for j, axis in enumerate(term.axes):
+                self.index[i, j] = rows.setdefault(axis, len(rows))
+        self.matrix = np.zeros((len(rows), len(groups)))
+        self.constant = np.array([c.fixed for c in rows], float)
+        for i, channels in enumerate(rows):
+            for name, repeats in channels.parts:
+                self.matrix[i, groups[name]] += repeats
+        self.factors = np.array([t.factor for t in terms], float)
+
+    def values(self, widths: np.ndarray) -> np.ndarray:
+        return self.factors * (self.matrix @ widths + self.constant)[self.index].prod(1)
 
 
 @dataclass(eq=False)
@@ -150,9 +216,15 @@ class Reduced:
             if name not in alive:
                 alive.add(name)
                 todo.extend(inputs[name])
-        self.sources = {g.units[u].group: g.units[u].source for u in self.removed if g.units[u].group}
+        self.sources = {group: source for u in self.removed for group, source in g.units[u].sources}
         self.ops = [
-            Op(op.name, inputs[op.name], op.layer, self.channels(op.channels), op.elements, op.view, op.what)
+            replace(
+                op,
+                inputs=inputs[op.name],
+                channels=self.channels(op.channels),
+                across=op.across and self.channels(op.across),
+                macs=self._terms(op.macs),
+            )
             for op in g.ops.values()
             if op.name in alive
         ]
@@ -163,78 +235,97 @@ class Reduced:
         """What `channels` of the teacher have become: those of vanished groups are replaced by their source's."""
         if not any(name in self.sources for name, _ in channels.parts):
             return channels
-        parts, fixed = [], channels.fixed
+        parts: dict[str, int] = {}
+        fixed = channels.fixed
         for name, repeats in channels.parts:
             if name in self.sources:
-                source = self.channels(self.sources[name]).times(repeats)
-                parts += source.parts
-                fixed += source.fixed
+                source = self.channels(self.sources[name].channels).times(repeats)
             else:
-                parts.append((name, repeats))
-        return Channels(tuple(parts), fixed)
+                source = Channels(((name, repeats),))
+            fixed += source.fixed
+            for group, times in source.parts:
+                parts[group] = parts.get(group, 0) + times
+        return Channels(tuple(parts.items()), fixed)
+
+    def size(self, channels: Channels, widths: np.ndarray) -> int:
+        """Number of channels that are left of `channels` of the teacher."""
+        now = self.channels(channels)
+        return now.fixed + sum(r * int(widths[self.graph.group_index[g]]) for g, r in now.parts)
+
+    def _terms(self, terms) -> tuple[Term, ...]:
+        if not self.sources:
+            return terms
+        return tuple(Term(t.factor, tuple(self.channels(c) for c in t.axes)) for t in terms)
+
+    def _sum(self, terms) -> Sum:
+        return Sum(list(terms), self.graph.group_index)
 
     @cached_property
     def alive_groups(self) -> frozenset[str]:
         """Groups whose channels still exist."""
-        return frozenset(g for layer in self.layers for g, _ in self.channels(layer.outputs).parts)
+        terms = [t for layer in self.layers for t in self._terms(layer.parameters)]
+        return frozenset(g for t in terms for axis in t.axes for g, _ in axis.parts)
 
-    def _linear(self, rows: list[Channels]) -> tuple[np.ndarray, np.ndarray]:
-        matrix = np.zeros((len(rows), len(self.graph.groups)))
-        for i, channels in enumerate(rows):
-            for name, repeats in channels.parts:
+    @cached_property
+    def op_channels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Matrix and constant: `matrix @ widths + constant` are the channels of each op's tensor."""
+        matrix = np.zeros((len(self.ops), len(self.graph.groups)))
+        for i, op in enumerate(self.ops):
+            for name, repeats in op.channels.parts:
                 matrix[i, self.graph.group_index[name]] += repeats
-        return matrix, np.array([c.fixed for c in rows], float)
+        return matrix, np.array([op.channels.fixed for op in self.ops], float)
+
+    def layer_sides(self, widths: np.ndarray) -> dict[str, tuple[int, int]]:
+        """Channels in and out of each layer that is left."""
+        return {x.name: (self.size(x.inputs, widths), self.size(x.outputs, widths)) for x in self.layers}
+
+    def layer_macs(self, widths: np.ndarray) -> dict[str, float]:
+        """MACs of each layer that is left; matrix products without weights under the name of their operation."""
+        found: dict[str, float] = {}
+        for name, macs in zip(self._owners, self._macs.values(widths).tolist()):
+            found[name] = found.get(name, 0.0) + macs
+        return found
 
     @cached_property
-    def layer_inputs(self):
-        return self._linear([self.channels(layer.inputs) for layer in self.layers])
+    def _owners(self) -> list[str]:
+        return [op.layer or op.name for op in self.ops for _ in op.macs]
+
+    def layer_parameters(self, widths: np.ndarray) -> dict[str, float]:
+        """Parameters of each layer that is left."""
+        values = iter(self._parameters.values(widths).tolist())
+        return {layer.name: sum(next(values) for _ in layer.parameters) for layer in self.layers}
 
     @cached_property
-    def layer_outputs(self):
-        return self._linear([self.channels(layer.outputs) for layer in self.layers])
+    def _parameters(self) -> Sum:
+        return self._sum(t for layer in self.layers for t in self._terms(layer.parameters))
 
     @cached_property
-    def op_channels(self):
-        return self._linear([op.channels for op in self.ops])
+    def _macs(self) -> Sum:
+        return self._sum(t for op in self.ops for t in op.macs)
 
     @cached_property
-    def _costs(self) -> tuple[np.ndarray, ...]:
-        """Per layer: weights per pair of channels, positions, whether it is depthwise, weights per output channel."""
-        layers = self.layers
-        return (
-            np.array([layer.kernel / (layer.groups if layer.kind == "grouped" else 1) for layer in layers]),
-            np.array([layer.positions for layer in layers], float),
-            np.array([layer.kind == "depthwise" for layer in layers]),
-            np.array([layer.params_per_channel for layer in layers], float),
-        )
+    def _buffers(self) -> Sum:
+        return self._sum(t for layer in self.layers for t in self._terms(layer.bytes_))
 
-    def _pairs(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Weights in the kernel of each layer, and its output channels."""
-        kernel, _, depthwise, _ = self._costs
-        inputs, outputs = (matrix @ widths + fixed for matrix, fixed in (self.layer_inputs, self.layer_outputs))
-        return kernel * np.where(depthwise, 1, inputs) * outputs, outputs
+    @cached_property
+    def _activations(self) -> Sum:
+        return self._sum(Term(op.elements, (op.channels, *([op.across] if op.across else []))) for op in self.ops)
 
     def parameters(self, widths: np.ndarray) -> float:
         """Parameters of the network with these widths, exactly."""
-        weights, outputs = self._pairs(widths)
-        return float((weights + self._costs[3] * outputs).sum() + sum(layer.fixed_params for layer in self.layers))
+        return float(self._parameters.values(widths).sum())
 
     def macs(self, widths: np.ndarray) -> float:
-        """Multiply-accumulates for one example in convolutions and linear layers, exactly."""
-        return float((self._pairs(widths)[0] * self._costs[1]).sum())
+        """Multiply-accumulates for one example in convolutions, linear layers and matrix products, exactly."""
+        return float(self._macs.values(widths).sum())
 
     def weight_bytes(self, widths: np.ndarray) -> float:
         """Bytes of float32 parameters and of buffers."""
-        buffers = np.array([layer.buffers_per_channel for layer in self.layers], float)
-        matrix, fixed = self.layer_outputs
-        per_layer = sum(layer.fixed_bytes for layer in self.layers)
-        return self.parameters(widths) * FLOAT_BYTES + float(buffers @ (matrix @ widths + fixed)) + per_layer
+        return self.parameters(widths) * FLOAT_BYTES + float(self._buffers.values(widths).sum())
 
     def activation_bytes(self, widths: np.ndarray) -> float:
         """Largest sum of float32 activations that are alive at once, for one example, in bytes."""
-        matrix, fixed = self.op_channels
-        elements = np.array([op.elements for op in self.ops], float)
-        return float((self.liveness @ (elements * (matrix @ widths + fixed))).max()) * FLOAT_BYTES
+        return float((self.liveness @ self._activations.values(widths)).max()) * FLOAT_BYTES
 
     @cached_property
     def liveness(self) -> np.ndarray:
@@ -260,6 +351,7 @@ class LayerGraph:
 
     `units`, `groups`, `layers` and `ops` are in the order in which the network computes them. `left_alone` maps layers
     that stay as they are to the reason. The teacher itself is not held.
+    resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
     """
 
     fx_graph: fx.Graph
@@ -270,11 +362,44 @@ class LayerGraph:
     groups: dict[str, Group]
     left_alone: dict[str, str]
     input_shape: tuple[int, ...]
+    resizes: dict[str, Resize] = field(default_factory=dict)
+    parameter_shapes: dict[tuple[str, str], int] = field(default_factory=dict)
+    teacher_name: str = ""
     _reduced: dict[frozenset, Reduced] = field(default_factory=dict, repr=False)
 
     @cached_property
     def group_index(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.groups)}
+
+    @property
+    def student_name(self) -> str:
+        return f"Student{self.teacher_name}"
+
+    def holding(self, teacher: nn.Module) -> nn.Module:
+        """The module in which the graph's names are found: the teacher, or one that holds it, if it is a single opaque layer."""
+        if WHOLE not in self.layers or isinstance(getattr(teacher, WHOLE, None), nn.Module):
+            return teacher
+        holder = nn.Module()
+        holder.add_module(WHOLE, teacher)
+        return holder
+
+    @cached_property
+    def features(self) -> dict[tuple[str, str], int]:
+        """Features of each side of a layer, in the teacher."""
+        sizes = {}
+        for layer in self.layers.values():
+            sizes[layer.name, "in"], sizes[layer.name, "out"] = layer.channels_in, layer.channels_out
+        return sizes | self.parameter_shapes
+
+    def layer_of(self, name: str) -> Layer:
+        """The layer of this name, or the opaque one that it lies in."""
+        while name not in self.layers:
+            name = name.rpartition(".")[0]
+        return self.layers[name]
+
+    def full_size(self, channels: Channels) -> int:
+        """Number of these channels in the teacher."""
+        return channels.fixed + sum(r * self.groups[g].size for g, r in channels.parts)
 
     @cached_property
     def full(self) -> np.ndarray:
@@ -285,6 +410,12 @@ class LayerGraph:
     def floor(self) -> np.ndarray:
         """Smallest widths `(groups,)`."""
         return np.array([g.floor for g in self.groups.values()], int)
+
+    def allowed(self, widths: np.ndarray) -> np.ndarray:
+        """The largest widths `(groups,)` up to `widths` that the groups may have; at least their floors."""
+        steps = np.array([g.step for g in self.groups.values()], int)
+        stepped = np.maximum(self.floor, np.asarray(widths).astype(int) // steps * steps)
+        return np.where(np.asarray(widths) >= self.full, self.full, stepped)
 
     def reduce(self, removed: frozenset[str]) -> Reduced:
         """The network without `removed` units; remembered, since a search asks for the same ones again and again."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
+from compress_env.surgery.dependencies import BATCH_NORMS, DENSE
+
 
 def channel_importance(modules: dict[str, nn.Module], members, size: int) -> np.ndarray:
     """Scores `(size,)`: the L1 norm of a channel's filters times |scale| / deviation of the normalisation behind them.
@@ -13,14 +15,14 @@ def channel_importance(modules: dict[str, nn.Module], members, size: int) -> np.
     The norms and filters of Li et al. 2017 (filters) and Liu et al. 2017 (scales), multiplied as in the network itself.
     """
     score = np.zeros(size)
-    norms = [m for m in members if isinstance(modules[m.layer], nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in members if isinstance(modules.get(m.layer), BATCH_NORMS)]
     for i, member in enumerate(members):
-        module = modules[member.layer]
-        if member.side != "out" or isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)):
+        module = modules.get(member.layer)
+        if member.side != "out" or not isinstance(module, DENSE):
             continue
         own = module.weight.detach().abs().flatten(1).sum(1).double().cpu().numpy()[member.position]
-        follower = next((n for n in norms if _follows(n.layer, member.layer, members[i + 1 :], modules)), None)
-        if follower is not None:
+        follower = next((n for n in norms if _follows(n.layer, member.layer, members[i + 1 :])), None)
+        if follower is not None and len(follower.position) == len(member.position):
             norm = modules[follower.layer]
             if norm.affine and norm.track_running_stats:
                 gain = (norm.weight.abs() / (norm.running_var + norm.eps).sqrt()).detach().double().cpu().numpy()
@@ -30,7 +32,7 @@ def channel_importance(modules: dict[str, nn.Module], members, size: int) -> np.
     return score
 
 
-def _follows(norm: str, layer: str, later, modules) -> bool:
+def _follows(norm: str, layer: str, later) -> bool:
     """Whether `norm` is the next member after `layer`; members are in the order of computation."""
     following = next((m for m in later if m.layer != layer), None)
     return following is not None and following.layer == norm

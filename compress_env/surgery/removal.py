@@ -1,57 +1,210 @@
-"""Which regions can be removed whole, read off the graph: residual branches, same-shape layers, and layers of a chain."""
+"""Which regions can be removed whole, read off the graph: residual branches, regions that keep the shape, layers of a chain."""
 
 from __future__ import annotations
 
 import operator
 import os.path
-from collections.abc import Iterable
 
+import networkx as nx
+import numpy as np
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.graph import Channels, Group, Layer, Op, Unit
-from compress_env.surgery.width import CONVOLUTIONS, DENSE, NORMS
+from compress_env.surgery.dependencies import ACTIVATIONS, BATCH_NORMS, CONVOLUTIONS, DENSE, DROPOUTS, NORMS, POOLS
+from compress_env.surgery.graph import Channels, Layer, Source, Unit
+from compress_env.surgery.width import Grouping
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 PASSING_FUNCTIONS = (torch.relu, torch.flatten, nn.functional.relu, nn.functional.dropout, "relu", "relu_", "flatten")
-ACTIVATIONS = tuple(
-    getattr(nn, n) for n in nn.modules.activation.__all__ if n not in ("MultiheadAttention", "PReLU", "Softmax", "GLU")
-)
-POOLS = tuple(getattr(nn, n) for n in nn.modules.pooling.__all__ if "Unpool" not in n)
-DROPOUTS = (nn.modules.dropout._DropoutNd,)
+LIGHT = ("norm", "parameter")
+"""Kinds of layers that are no reason to remove anything."""
 
 
-def find_units(
-    graph: fx.Graph,
-    ops: dict[str, Op],
-    layers: dict[str, Layer],
-    groups: dict[str, Group],
-    modules: dict[str, nn.Module],
-) -> tuple[dict[str, Unit], dict[str, str]]:
-    """Units in the order of computation, and the layers that could not be one with the reason."""
-    nodes = {n.name: n for n in graph.nodes}
-    output = next(n for n in graph.nodes if n.op == "output").args[0]
-    units: list[Unit] = []
-    inside: set[str] = set()
-    for node in graph.nodes:
-        branch = _branch(node, graph, output, layers)
-        if branch:
-            shortcut, vanished = branch
-            units.append(Unit(_name(vanished, units), "branch", node.name, shortcut.name, vanished))
-            inside.update(vanished)
-    left_alone = {}
-    for node in graph.nodes:
-        layer = layers.get(node.target) if node.op == "call_module" else None
-        if layer is None or layer.kind not in ("conv", "linear") or layer.name in inside:
-            continue
-        unit, reason = _chain(node, layer, ops, layers, groups, modules)
-        if unit:
-            units.append(unit)
-        else:
-            left_alone[layer.name] = reason
-    position = {name: i for i, name in enumerate(nodes)}
-    first = {u.name: min(position[n.name] for n in graph.nodes if n.target in u.layers) for u in units}
-    return {u.name: u for u in sorted(units, key=lambda u: first[u.name])}, left_alone
+class Finder:
+    """Finds the units of a traced network.
+
+    axes: for each node its axes that run over channels, as numbers. left_alone: layers that cannot be removed, with the reason.
+    """
+
+    def __init__(
+        self,
+        nodes: list[fx.Node],
+        output: fx.Node,
+        layers: dict[str, Layer],
+        modules: dict[str, nn.Module],
+        grouping: Grouping,
+        axes: dict[fx.Node, dict[int, np.ndarray]],
+    ):
+        self.nodes, self.output, self.layers, self.modules = nodes, output, layers, modules
+        self.grouping, self.axes = grouping, axes
+        self.left_alone: dict[str, str] = {}
+        self.position = {n.name: i for i, n in enumerate(nodes)}
+        self.producers: dict[int, set[str]] = {}
+        for (layer, side), numbers in grouping.sides.items():
+            if side == "out" and not isinstance(modules.get(layer), NORMS):
+                for g in np.unique(grouping.positions(numbers)[0]).tolist():
+                    self.producers.setdefault(g, set()).add(layer)
+
+    def units(self) -> dict[str, Unit]:
+        """Units in the order of computation: branches first, then regions and layers of a chain that lie in none of them."""
+        units: list[Unit] = []
+        inside: set[str] = set()
+        for node in self.nodes:
+            branch = _branch(node, self.output, self.layers)
+            if branch and not any(set(branch[1]) == set(u.layers) for u in units):
+                shortcut, vanished = branch
+                units.append(Unit(self._name(vanished, units), "branch", node.name, shortcut.name, vanished))
+                inside.update(vanished)
+        for region in self._regions(inside):
+            units.append(region)
+            inside.update(region.layers)
+        for node in self.nodes:
+            layer = self.layers.get(node.target) if node.op == "call_module" else None
+            if layer is None or layer.kind not in ("conv", "linear") or layer.name in inside:
+                continue
+            unit, reason = self._chain(node, layer)
+            if unit:
+                units.append(unit)
+            else:
+                self.left_alone.setdefault(layer.name, reason)
+        for name in inside | {layer for u in units for layer in u.layers}:
+            self.left_alone.pop(name, None)
+        order = {u.name: min(self.position[n.name] for n in self.nodes if n.target in u.layers) for u in units}
+        return {u.name: u for u in sorted(units, key=lambda u: order[u.name])}
+
+    def _regions(self, inside: set[str]) -> list[Unit]:
+        """From a tensor to a later one of its shape that every path from it to the output and from the input to it passes.
+
+        Of all that remove the same layers, the one that starts last and ends last, so that a layer's own normalisation and
+        activation go with it; of those that contain each other, the smallest.
+        """
+        graph = nx.DiGraph()
+        for node in self.nodes:
+            inputs = [i for i in node.all_input_nodes if i in self.axes or i.name in self.position]
+            graph.add_edges_from((i.name, node.name) for i in inputs)
+            if not inputs:
+                graph.add_edge("", node.name)
+        above = nx.immediate_dominators(graph, "")
+        by_name = {n.name: n for n in self.nodes}
+        found: dict[frozenset[str], tuple[fx.Node, fx.Node, tuple[str, ...]]] = {}
+        for node in self.nodes:
+            if node.op not in ("call_function", "call_method", "call_module") or _shape(node) is None:
+                continue
+            before = above.get(node.name)
+            while before and before in by_name:
+                u = by_name[before]
+                if _shape(u) == _shape(node) and u is not node:
+                    vanished = _vanished(node, u, self.output, self.layers)
+                    heavy = frozenset(name for name in vanished if self.layers[name].kind not in LIGHT)
+                    if heavy:
+                        if not heavy & inside:
+                            found[heavy] = (u, node, vanished)
+                        break
+                before = above.get(before) if above.get(before) != before else None
+        units: list[Unit] = []
+        for heavy, (u, v, vanished) in found.items():
+            if any(other < heavy for other in found):
+                continue
+            sources, reason = self._sources(u, v, set(vanished))
+            if reason:
+                self.left_alone.update(dict.fromkeys(heavy, reason))
+            else:
+                units.append(Unit(self._name(vanished, units), "region", v.name, u.name, vanished, sources))
+        return units
+
+    def _sources(self, u: fx.Node, v: fx.Node, vanished: set[str]) -> tuple[tuple[tuple[str, Source], ...], str | None]:
+        """What becomes of the groups of `v` when its users take `u` instead; or why they cannot."""
+        sources: dict[str, Source] = {}
+        before, behind = self.axes[u], self.axes[v]
+        for axis in set(before) | set(behind):
+            if axis not in behind:
+                return (), "its input can shrink, but what comes behind it cannot"
+            group, index = self.grouping.positions(behind[axis])
+            new, new_index = (
+                self.grouping.positions(before[axis]) if axis in before else (np.full_like(group, -1), index)
+            )
+            same = (group == new) & (index == new_index)
+            if ((group < 0) & (new >= 0)).any():
+                return (), "its input can shrink, but what comes behind it cannot"
+            for g in np.unique(group[(group >= 0) & ~same]).tolist():
+                name = self.grouping.names[g]
+                if self.producers.get(g, set()) - vanished:
+                    return (), "its output is tied to other layers"
+                where = group == g
+                origins = np.unique(new[where]).tolist()
+                table = np.full(self.grouping.sizes[name], -1)
+                table[index[where]] = new_index[where]
+                if len(origins) > 1 or (table[index[where]] != new_index[where]).any():
+                    return (), "its input joins several groups of channels"
+                if origins[0] < 0:
+                    source = Source(Channels((), len(table)))
+                elif self.grouping.sizes[self.grouping.names[origins[0]]] == len(np.unique(table)) == len(table):
+                    source = Source(Channels(((self.grouping.names[origins[0]], 1),)), table)
+                else:
+                    return (), "its input joins several groups of channels"
+                if name in sources:
+                    return (), "its channels appear on two axes"
+                sources[name] = source
+        return tuple(sources.items()), None
+
+    def _chain(self, node: fx.Node, layer: Layer) -> tuple[Unit | None, str | None]:
+        """The unit of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
+        source, modules = node.all_input_nodes[0], self.modules
+        last, vanished = node, [layer.name]
+        while len(last.users) == 1:
+            user = next(iter(last.users))
+            module = modules.get(user.target) if user.op == "call_module" else None
+            if isinstance(module, BATCH_NORMS):
+                vanished.append(user.target)
+            elif not isinstance(module, ACTIVATIONS + DROPOUTS) and user.target not in (
+                torch.relu, nn.functional.relu, nn.functional.dropout, "relu", "relu_"):  # fmt: skip
+                break
+            last = user
+        if len(layer.outputs.parts) != 1 or layer.outputs.fixed:
+            return None, "its output channels are fixed"
+        name = layer.outputs.parts[0][0]
+        if self.producers[self.grouping.names.index(name)] - set(vanished):
+            return None, "its output is tied to other layers"
+        if _places(source, modules[layer.name]) != _places(last, modules[layer.name]):
+            return None, "it changes the resolution"
+        before = layer.inputs
+        if not _plain(before) or set(self.axes[source]) - {
+            1 if isinstance(modules[layer.name], CONVOLUTIONS) else _rank(source) - 1
+        }:
+            return None, "its input joins several groups of channels"
+        sides = [
+            key
+            for key, numbers in self.grouping.sides.items()
+            if name in self._names(numbers) and key[0] not in vanished
+        ]
+        consumers = {key[0] for key in sides}
+        if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
+            return None, "the layers behind it cannot be repaired to take its input"
+        if not _reaches_only(last, consumers, modules):
+            return None, "what is computed behind it needs its number of channels"
+        sources = ((name, Source(before)),)
+        return Unit(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name), None
+
+    def _name(self, vanished: tuple[str, ...], taken: list[Unit]) -> str:
+        """The module that holds all that is heavy in it, or the first such layer if another unit has that name."""
+        layers = [name for name in vanished if self.layers[name].kind not in LIGHT]
+        prefix = os.path.commonprefix([f"{name}." for name in layers])
+        name = prefix[: prefix.rfind(".")]
+        return layers[0] if not name or any(u.name == name for u in taken) else name
+
+    def _names(self, numbers: np.ndarray) -> set[str]:
+        groups = self.grouping.positions(numbers)[0]
+        return {self.grouping.names[g] for g in np.unique(groups[groups >= 0]).tolist()}
+
+
+def _vanished(node: fx.Node, kept: fx.Node, output: fx.Node, layers: dict[str, Layer]) -> tuple[str, ...]:
+    """The layers that nothing needs any more once users of `node` take `kept` instead."""
+    after = {n.target for n in ancestors(output, {node: kept}) if n.op in ("call_module", "get_attr")}
+    return tuple(name for name in layers if name not in after)
+
+
+def _rank(node: fx.Node) -> int:
+    return len(_shape(node))
 
 
 def ancestors(output: fx.Node, instead: dict[fx.Node, fx.Node] | None = None) -> set[fx.Node]:
@@ -69,61 +222,22 @@ def ancestors(output: fx.Node, instead: dict[fx.Node, fx.Node] | None = None) ->
     return seen
 
 
-def _branch(node: fx.Node, graph: fx.Graph, output: fx.Node, layers) -> tuple[fx.Node, tuple[str, ...]] | None:
+def _branch(node: fx.Node, output: fx.Node, layers) -> tuple[fx.Node, tuple[str, ...]] | None:
     """For an addition of two tensors of one shape: the operand that stays, and the layers that vanish with the other."""
     if node.op not in ("call_function", "call_method") or node.target not in ADDITIONS:
         return None
     operands = [a for a in node.args if isinstance(a, fx.Node)]
     if len(operands) != 2 or any(_shape(a) != _shape(node) for a in operands):
         return None
-    needed = {n.target for n in ancestors(output) if n.op == "call_module"}
     best = None
     for kept in operands:
-        after = {n.target for n in ancestors(output, {node: kept}) if n.op == "call_module"}
-        vanished = tuple(name for name in layers if name in needed and name not in after)
-        weight = sum(layers[name].kind != "norm" for name in vanished)
+        if not any(n.op == "placeholder" for n in ancestors(kept)):
+            continue  # the rest would not depend on the input any more
+        vanished = _vanished(node, kept, output, layers)
+        weight = sum(layers[name].kind not in LIGHT for name in vanished)
         if weight and (best is None or weight > best[0]):
             best = (weight, kept, vanished)
     return best and best[1:]
-
-
-def _chain(node, layer, ops, layers, groups, modules) -> tuple[Unit | None, str | None]:
-    """The unit of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
-    source = node.all_input_nodes[0]
-    last, vanished = node, [layer.name]
-    while len(last.users) == 1:
-        user = next(iter(last.users))
-        module = modules.get(user.target) if user.op == "call_module" else None
-        if isinstance(module, NORMS):
-            vanished.append(user.target)
-        elif (
-            not isinstance(module, ACTIVATIONS + DROPOUTS)
-            and user.target not in PASSING_FUNCTIONS[:1] + PASSING_FUNCTIONS[2:-1]
-        ):
-            break
-        last = user
-    if len(layer.outputs.parts) != 1 or layer.outputs.fixed:
-        return None, "its output channels are fixed"
-    group = groups[layer.outputs.parts[0][0]]
-    producers = {m.layer for m in group.members if m.side == "out"} - set(vanished)
-    same = _shape(source) == _shape(last)
-    if any(not isinstance(modules[p], NORMS) for p in producers):
-        return None, "its output is tied to other layers"
-    if _places(source, modules[layer.name]) != _places(last, modules[layer.name]):
-        return None, "it changes the resolution"
-    before = ops[source.name].channels
-    if not _plain(before):
-        return None, "its input joins several groups of channels"
-    if same:
-        return Unit(layer.name, "same-shape", last.name, source.name, tuple(vanished), group.name, before), None
-    if producers:
-        return None, "a normalisation behind it has its number of channels"
-    consumers = [m.layer for m in group.members if m.side == "in" and m.layer not in vanished]
-    if not consumers or any(layers[c].kind not in ("conv", "linear") for c in consumers):
-        return None, "the layers behind it cannot be repaired to take its input"
-    if not _reaches_only(last, set(consumers), modules):
-        return None, "what is computed behind it needs its number of channels"
-    return Unit(layer.name, "chain", last.name, source.name, tuple(vanished), group.name, before, fold=layer.name), None
 
 
 def _plain(channels: Channels) -> bool:
@@ -151,11 +265,3 @@ def _reaches_only(node: fx.Node, consumers: set[str], modules) -> bool:
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     return node.meta["shape"]
-
-
-def _name(layers: Iterable[str], taken: list[Unit]) -> str:
-    """The module that holds all `layers`, or the first of them if another unit has that name."""
-    layers = list(layers)
-    prefix = os.path.commonprefix([f"{name}." for name in layers])
-    name = prefix[: prefix.rfind(".")] if "." in prefix else layers[0]
-    return layers[0] if not name or any(u.name == name for u in taken) else name

@@ -1,85 +1,109 @@
-"""Which channels the network ties together, by torch-pruning's dependency analysis (DepGraph, Fang et al., CVPR 2023)."""
+"""Groups: channels that behave alike everywhere in the network, so that only how many of them stay matters."""
 
 from __future__ import annotations
 
-import warnings
+import math
 
 import numpy as np
-import torch
-import torch_pruning as tp
 from torch import nn
 
-from compress_env.surgery.graph import Group, Member
+from compress_env.surgery.dependencies import DENSE, Dependencies
+from compress_env.surgery.graph import Channels, Group, Member
 from compress_env.surgery.importance import channel_importance
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
-DENSE = (*CONVOLUTIONS, nn.Linear)
-SLICEABLE = (*DENSE, *NORMS, nn.PReLU)
 
+class Grouping:
+    """The groups of a network, and how its axes are made of them.
 
-def find_groups(model: nn.Module, example: torch.Tensor, order: list[str]) -> tuple[dict[str, Group], dict[str, str]]:
-    """Groups in the order of `order` (layer names as computed), and the layers left alone with the reason.
-
-    `model` is a copy that may be changed: all its parameters are made to require gradients, as the analysis needs.
+    sides: numbers `(features,)` of every side of a layer, in the order of computation. axes: those of every other axis that runs
+    over channels; two channels are of one group if they occur equally often on each side and axis.
     """
-    model.requires_grad_(True)
-    names = {m: n for n, m in model.named_modules()}
-    with warnings.catch_warnings(), torch.enable_grad():
-        warnings.simplefilter("ignore")
-        dependencies = tp.DependencyGraph().build_dependency(model, example_inputs=example)
-    rank = {name: i for i, name in enumerate(order)}
-    groups, left_alone = [], {}
-    for found in dependencies.get_all_groups(root_module_types=list(DENSE)):
-        group, reason = _group(found, dependencies, names, rank)
-        if reason:
-            for item in found.items:
-                name = names.get(item.dep.target.module)
-                if name in rank and dependencies.is_out_channel_pruning_fn(item.dep.handler):
-                    left_alone[name] = reason
-        else:
-            groups.append(group)
-    groups.sort(key=lambda g: rank[g.name])
-    return {g.name: g for g in groups}, left_alone
 
+    def __init__(self, dependencies: Dependencies, modules: dict[str, nn.Module], axes: list[np.ndarray]):
+        self.ties = dependencies.ties
+        self.sides = {key: numbers for key, numbers in dependencies.sides.items() if numbers is not None}
+        for name, labels in dependencies.parameters.items():
+            for d, numbers in dependencies.axes([labels]).items():
+                self.sides[name, str(d)] = numbers
+        self.modules = modules
+        self.of = np.full(len(self.ties.parent), -1)  # group of each number's root, -1 if it stays
+        self.index = np.zeros(len(self.ties.parent), int)  # channel of its group
+        self.sizes: dict[str, int] = {}
+        self.too_few: set[int] = set()
+        self._find([*self.sides.values(), *axes])
+        self.names = list(self.sizes)
 
-def _group(found, dependencies, names, rank) -> tuple[Group | None, str | None]:
-    """The group that torch-pruning found, or None and why it cannot be shrunk."""
-    size = len(found.items[0].idxs)
-    pieces: dict[tuple[str, str], tuple[list, list]] = {}
-    modules = {}
-    for item in found.items:
-        module = item.dep.target.module
-        if type(module).__module__.startswith("torch_pruning"):
-            continue
-        name = names.get(module)
-        if name is None or not isinstance(module, SLICEABLE):
-            return (
-                None,
-                f"tied to {name or 'a bare parameter'} ({type(module).__name__}), which has no rule for shrinking",
-            )
-        if isinstance(module, CONVOLUTIONS) and 1 < module.groups and module.groups != module.out_channels:
-            return None, f"tied to {name}, a grouped convolution"
-        side = "out" if dependencies.is_out_channel_pruning_fn(item.dep.handler) else "in"
-        if isinstance(module, NORMS + (nn.PReLU,)) or getattr(module, "groups", 1) > 1:
-            side = "out"  # one set of channels, inputs and outputs alike
-        positions, channels = pieces.setdefault((name, side), ([], []))
-        positions += item.idxs
-        channels += item.root_idxs
-        modules[name] = module
-    members = []
-    for (name, side), (positions, channels) in pieces.items():
-        index = dict(zip(positions, channels))
-        if any(c is None for c in index.values()):
-            return None, f"tied to {name} in a way that has no channel-to-channel map"
-        position = np.array(sorted(index))
-        channel = np.array([index[p] for p in position])
-        counts = np.bincount(channel, minlength=size)
-        if counts.min() != counts.max():
-            return None, f"its channels appear unevenly in {name}"
-        members.append(Member(name, side, position, channel))
-    members.sort(key=lambda m: (rank.get(m.layer, -1), m.side))
-    if any(m.layer not in rank for m in members):
-        return None, "part of it is not in the traced network"
-    producer = next(m.layer for m in members if m.side == "out" and isinstance(modules[m.layer], DENSE))
-    return Group(producer, size, tuple(members), channel_importance(modules, members, size)), None
+    def _find(self, vectors: list[np.ndarray]) -> None:
+        signature = np.zeros(len(self.of), np.uint64)
+        marks = np.random.default_rng(0).integers(1, 2**63, len(vectors), np.uint64)
+        with np.errstate(over="ignore"):
+            for mark, numbers in zip(marks, vectors):
+                roots, counts = np.unique(self.ties.find(numbers), return_counts=True)
+                signature[roots] += mark * counts.astype(np.uint64)
+        seen: dict[int, list[int]] = {}
+        owner: dict[int, str] = {}
+        placed: set[int] = set()
+        for (layer, side), numbers in self.sides.items():
+            if side != "out" or not isinstance(self.modules.get(layer), DENSE):
+                continue
+            for root in self.ties.find(numbers).tolist():
+                if root not in placed:
+                    placed.add(root)
+                    if root not in self.ties.fixed:
+                        key = int(signature[root])
+                        owner.setdefault(key, layer)
+                        seen.setdefault(key, []).append(root)
+        for key, roots in seen.items():
+            if len(roots) == 1:
+                self.too_few.update(roots)
+                continue
+            name, n = owner[key], 2
+            while name in self.sizes:
+                name, n = f"{owner[key]}#{n}", n + 1
+            self.of[roots] = len(self.sizes)
+            self.index[roots] = np.arange(len(roots))
+            self.sizes[name] = len(roots)
+
+    def positions(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each number its group, -1 if its channel stays, and its channel within the group."""
+        roots = self.ties.find(numbers)
+        return self.of[roots], self.index[roots]
+
+    def channels(self, numbers: np.ndarray | None, size: int) -> Channels:
+        """An axis of `size` as channels of groups; `numbers` is None for a fixed one."""
+        if numbers is None:
+            return Channels((), size)
+        groups, _ = self.positions(numbers)
+        parts = []
+        for g in dict.fromkeys(groups[groups >= 0].tolist()):
+            repeats, rest = divmod(int((groups == g).sum()), self.sizes[self.names[g]])
+            assert not rest, f"channels of {self.names[g]} appear unevenly"
+            parts.append((self.names[g], repeats))
+        return Channels(tuple(parts), int((groups < 0).sum()))
+
+    def groups(self, min_width: float, multiple: int) -> dict[str, Group]:
+        """The groups with what they consist of; at least `min_width` of each stays, in multiples of `multiple` channels."""
+        members: dict[int, list[Member]] = {}
+        for (layer, side), numbers in self.sides.items():
+            groups, index = self.positions(numbers)
+            for g in np.unique(groups[groups >= 0]).tolist():
+                position = np.flatnonzero(groups == g)
+                members.setdefault(g, []).append(Member(layer, side, position, index[position]))
+        result = {}
+        for g, own in members.items():
+            name = self.names[g]
+            size = self.sizes[name]
+            produced = next(m for m in own if m.side == "out" and m.layer == name.partition("#")[0])
+            step = multiple // math.gcd(multiple, len(produced.position) // size)
+            floor = min(size, math.ceil(max(1, round(min_width * size)) / step) * step)
+            importance = channel_importance(self.modules, own, size)
+            result[name] = Group(name, size, tuple(own), importance, floor, step)
+        return {name: result[name] for name in self.names}
+
+    def left_alone(self) -> dict[str, str]:
+        """Layers whose outputs cannot be shrunk at all, with the reason."""
+        reasons = {}
+        for (layer, side), numbers in self.sides.items():
+            if side == "out" and isinstance(self.modules.get(layer), DENSE) and (self.positions(numbers)[0] < 0).all():
+                reasons[layer] = self.ties.reason(numbers) or "its channels can only stay or go together"
+        return reasons

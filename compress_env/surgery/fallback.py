@@ -1,0 +1,96 @@
+"""Widths inside a layer that cannot be traced: what torch-pruning ties by following gradients (DepGraph, Fang et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress_env.surgery.dependencies import BATCH_NORMS, CONVOLUTIONS, DENSE
+from compress_env.surgery.labels import Ties
+
+Sides = dict[tuple[str, str], np.ndarray]
+
+
+def inner_sides(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str], ties: Ties) -> Sides:
+    """Channel numbers of the sides of layers inside the `opaque` ones, tied as torch-pruning finds.
+
+    Only what it ties completely inside one opaque layer, and through layers that can be sliced, is there.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    with warnings.catch_warnings(), torch.enable_grad():
+        warnings.simplefilter("ignore")
+        try:
+            dependencies = tp.DependencyGraph().build_dependency(model, example_inputs=examples)
+            found = list(dependencies.get_all_groups(root_module_types=list(DENSE)))
+        except Exception:  # noqa: BLE001 - networks that it cannot follow either keep their widths
+            return {}
+    sides: Sides = {}
+    for group in found:
+        pieces = _pieces(group, dependencies, names)
+        if pieces is None or not any(all(name.startswith(f"{region}.") for name, _ in pieces) for region in opaque):
+            continue
+        numbers = ties.fresh(len(group.items[0].idxs))
+        for (name, side), (positions, channels) in pieces.items():
+            if (name, side) not in sides:
+                sides[name, side] = ties.fresh(_features(model.get_submodule(name), side))
+            ties.unite(sides[name, side][np.array(positions)], numbers[np.array(channels)])
+    for own in sides.values():
+        alone = own[ties.find(own) == own]
+        ties.fix(alone, "it is not tied to anything that was found")
+    return sides
+
+
+def inner_macs(model: nn.Module, examples: tuple[Tensor, ...], layers: set[str]) -> dict[str, float]:
+    """MACs for one example of dense layers inside opaque ones, from the shapes that they are called with."""
+    macs = dict.fromkeys(layers, 0.0)
+    hooks = []
+
+    def count(name: str):
+        def hook(module, args, result):
+            features = 1 if isinstance(module, CONVOLUTIONS) else -1
+            macs[name] += module.weight.numel() * result.numel() / result.shape[features]
+
+        return hook
+
+    for name in layers:
+        module = model.get_submodule(name)
+        if isinstance(module, DENSE):
+            hooks.append(module.register_forward_hook(count(name)))
+    with torch.no_grad():
+        model(*(x[:1] for x in examples))
+    for hook in hooks:
+        hook.remove()
+    return macs
+
+
+def _features(module: nn.Module, side: str) -> int:
+    if isinstance(module, nn.Linear):
+        return module.in_features if side == "in" else module.out_features
+    if isinstance(module, CONVOLUTIONS):
+        return module.in_channels if side == "in" else module.out_channels
+    return module.num_features
+
+
+def _pieces(group, dependencies, names) -> dict[tuple[str, str], tuple[list[int], list[int]]] | None:
+    """For each side of a layer its positions and the channels they follow; None if the group holds what cannot be sliced."""
+    pieces: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
+    for item in group.items:
+        module = item.dep.target.module
+        if type(module).__module__.startswith("torch_pruning"):
+            continue
+        plain = isinstance(module, (*DENSE, *BATCH_NORMS)) and getattr(module, "groups", 1) == 1
+        if module not in names or not plain or any(i is None for i in item.root_idxs):
+            return None
+        side = (
+            "out"
+            if isinstance(module, BATCH_NORMS) or dependencies.is_out_channel_pruning_fn(item.dep.handler)
+            else "in"
+        )
+        positions, channels = pieces.setdefault((names[module], side), ([], []))
+        positions += item.idxs
+        channels += item.root_idxs
+    return pieces

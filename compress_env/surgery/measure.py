@@ -1,0 +1,56 @@
+"""What every node of a traced network computes and keeps in memory, for one example."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def measure(
+    traced: fx.GraphModule, examples: tuple[Tensor, ...]
+) -> dict[str, tuple[float, int, tuple[int, ...] | None]]:
+    """For each node its MACs, the elements of its result and their shape, None for what is no single tensor.
+
+    On the meta device, where nothing is computed, if the network can run there: on CPUs, PyTorch's counter misses fused attention.
+    """
+    single = tuple(x[:1] for x in examples)
+    try:
+        return _Usage.of(meta_copy(traced), tuple(x.to("meta") for x in single))
+    except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
+        return _Usage.of(traced, single)
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy on the meta device, which computes shapes and nothing else; no weight is copied on the way."""
+    held = [*module.parameters(), *module.buffers()]
+    shadows = {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
+               for t in held}  # fmt: skip
+    return copy.deepcopy(module, shadows).to("meta")
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A copy that shares its weights with the module."""
+    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
+
+
+class _Usage(fx.Interpreter):
+    @classmethod
+    def of(
+        cls, module: fx.GraphModule, inputs: tuple[Tensor, ...]
+    ) -> dict[str, tuple[float, int, tuple[int, ...] | None]]:
+        run = cls(module)
+        run.found = {}
+        with FlopCounterMode(display=False) as run.counter, torch.no_grad():
+            run.run(*inputs)
+        return run.found
+
+    def run_node(self, node: fx.Node):
+        before = self.counter.get_total_flops()
+        result = super().run_node(node)
+        tensors = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]
+        shape = tuple(result.shape) if isinstance(result, Tensor) else None
+        self.found[node.name] = ((self.counter.get_total_flops() - before) / 2, sum(t.numel() for t in tensors), shape)
+        return result
