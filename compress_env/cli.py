@@ -123,7 +123,7 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
            keep, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
-    """Search for the best student within the budget, distil it fully, and write plan, weights, ONNX and a report.
+    """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
     compress-env search --budget macs=50% --agent ddpg --evaluations 60
@@ -131,7 +131,7 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
-    student.safetensors, student.onnx and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
+    student.safetensors, student.onnx, student.pt2 and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
     """
     from compress_env.api import finish, run_search
 
@@ -181,28 +181,36 @@ def report(out) -> None:
     click.echo(write_report(Path(out)))
 
 
-@main.command(short_help="Export the student of a run folder to ONNX.")
+@main.command(short_help="Export the student of a run folder to ONNX and torch.export.")
 @click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
+@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="Write ONNX to this file.")
 @click.option(
-    "--onnx", type=click.Path(path_type=Path), help="File to write; student.onnx in the run folder if absent."
+    "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
 )
-def export(out, onnx) -> None:
-    """Rebuild the student from plan.json and student.safetensors, write ONNX and compare it with PyTorch.
+def export(out, onnx, pt2) -> None:
+    """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.
+
+    Without --onnx and --pt2 both are written into the run folder, as student.onnx and student.pt2; the batch size is free.
 
     \b
-    compress-env export --out runs/a --onnx student.onnx
+    compress-env export --out runs/a
+    compress-env export --out runs/a --onnx small.onnx --pt2 small.pt2
     """
     from compress_env.api import environment_of
-    from compress_env.export import export_onnx, load_student
+    from compress_env.export import FORMATS, load_student
+    from compress_env.progress import announced
     from compress_env.search.store import RunFolder
 
     folder = RunFolder(out)
     folder.read("plan.json")
+    given = {"student.onnx": onnx, "student.pt2": pt2}
+    paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
     env = environment_of(folder)
     student = load_student(env.teacher.module, env.graph, folder.path)
-    path = onnx or folder.path / "student.onnx"
-    difference = export_onnx(student, env.data.calibration(8), path)
-    click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")
+    for name, path in paths.items():
+        with announced(f"writing and checking {path}"):
+            difference = FORMATS[name](student, env.data.calibration(8), path)
+        click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")
 
 
 @main.command(short_help="Evaluate recorded trials again and compare.")
