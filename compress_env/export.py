@@ -84,6 +84,8 @@ def export_pt2(student: nn.Module, example: Tensor, path: Path) -> float:
 
     The file has neither the example's numbers nor paths of this machine in it, and nothing that is unpickled.
     """
+    if path.suffix != ".pt2":
+        raise UserError(f"cannot export to {path}: torch.export.load takes files that end in .pt2 only")
     with _whole(path) as part, _explained(path):
         program = _program(student, example)
         program.example_inputs = None  # the one thing that would be pickled
@@ -171,6 +173,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # noqa: BLE001 - whatever is raised is the reason why there is no file
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if reason.startswith("Constraints violated (batch)"):
+            reason = "the network turns the batch size into a constant, so that it works at one batch size only"
         raise ExportFailed(
             f"cannot export to {path}: {reason}; plan.json and student.safetensors still rebuild the student"
         ) from error

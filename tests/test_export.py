@@ -140,6 +140,13 @@ class Undecided(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class OneBatch(nn.Module):
+    """Turns the batch size into a number of its own."""
+
+    def forward(self, x):
+        return x.reshape(int(x.shape[0]), 10)
+
+
 EXAMPLE = torch.randn(4, 10, 1, 1)
 
 
@@ -147,6 +154,7 @@ EXAMPLE = torch.randn(4, 10, 1, 1)
 @pytest.mark.parametrize("module, told", [
     (Noisy(), r"outputs differ from PyTorch's by \S+ of the largest, more than 0.0001"),
     (Undecided(), "cannot export to"),
+    (OneBatch(), "works at one batch size only; plan.json and student.safetensors still rebuild the student"),
 ])  # fmt: skip
 def test_a_failed_export_says_why_and_leaves_the_earlier_file(tmp_path, write, name, module, told):
     path = tmp_path / name
@@ -165,10 +173,15 @@ def test_a_run_is_not_lost_with_a_format_but_an_earlier_students_file_is(tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("write", [export_onnx, export_pt2])
-def test_a_missing_folder_is_named_before_any_work(tmp_path, write):
+@pytest.mark.parametrize("write, name", [(export_onnx, "a.onnx"), (export_pt2, "a.pt2")])
+def test_a_missing_folder_is_named_before_any_work(tmp_path, write, name):
     with pytest.raises(UserError, match=f"there is no folder {tmp_path / 'gone'}; make it first"):
-        write(Noisy(), EXAMPLE, tmp_path / "gone" / "a.onnx")
+        write(Noisy(), EXAMPLE, tmp_path / "gone" / name)
+
+
+def test_a_name_that_torch_would_not_load_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a.bin: torch.export.load takes files that end in .pt2 only"):
+        export_pt2(Noisy(), EXAMPLE, tmp_path / "a.bin")
 
 
 @pytest.mark.parametrize("text", [None, "{", "{}"])

@@ -179,6 +179,10 @@ def test_ones_own_teacher_needs_an_input_shape_only(own):
     assert "inputs of 3x8x8: 0 units can be removed and 1 group of channels can shrink" in " ".join(printed.split())
 
 
+def test_data_tells_the_input_shape_too():
+    assert works("inspect", "--data", "digits") == works("inspect")
+
+
 @pytest.mark.parametrize("options, told", [
     ((), "does not say what it takes; give an input shape, for example 3,224,224, or data"),
     (("--input-shape", "3,9,9"), r"does not take inputs of shape \(3, 9, 9\): .*; give another input shape"),
