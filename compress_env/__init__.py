@@ -11,7 +11,7 @@ from gymnasium.envs.registration import register, registry
 
 __version__ = "0.1.0"
 ENV_IDS = ("LayerRemoval-v0",)
-__all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "trace"]
+__all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "inspect", "trace"]
 
 for _id in ENV_IDS:
     if _id not in registry:
@@ -19,6 +19,7 @@ for _id in ENV_IDS:
 
 _PUBLIC = {
     "compress": "compress_env.api",
+    "inspect": "compress_env.report.inspect",
     "trace": "compress_env.surgery.trace",
     "build_student": "compress_env.surgery.build",
     "StudentPlan": "compress_env.surgery.plan",

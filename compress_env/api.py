@@ -15,7 +15,7 @@ from compress_env.distill.finetune import Finetuned, finetune
 from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
-from compress_env.export import export_onnx, save_student
+from compress_env.export import export_all, save_student
 from compress_env.registry import unknown
 from compress_env.resources import latency
 from compress_env.rewards import Outcome
@@ -150,7 +150,7 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     student = student.cpu()
     size = save_student(student, plan, folder.path).stat().st_size
     example = data.calibration(8)
-    difference = export_onnx(student, example, folder.path / "student.onnx")
+    exports = export_all(student, example, folder.path, progress=progress)
     with one_thread(), channels_last(teacher):
         teacher_test = accuracy(predict(teacher, data, data.test), data.test.labels)
     pair = latency.measure([teacher.cpu(), student], example[:1], 1.0)
@@ -175,7 +175,7 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
             **{k: v for k, v in asdict(done).items() if k != "history"},
             "history": [{"epoch": i, "validation_accuracy": a} for i, a in enumerate(done.history)],
         },
-        "onnx_difference": difference,
+        "exports": exports,
         "layers": network_rows(env, frozenset(plan.removed), env.graph.widths(plan)),
     }
     folder.write("result.json", result)

@@ -41,6 +41,7 @@ def main() -> None:
     compress-env search --budget macs=0.5                       the shipped teacher on bundled digits, in a minute
     compress-env search --teacher resnet20-cifar10 --data imagefolder:cifar10 --budget macs=0.5 --out runs/a
     compress-env search --teacher net.py:make --weights net.pt --data imagefolder:photos --budget latency=2ms
+    compress-env inspect --teacher resnet20-cifar10             what can be removed or shrunk, and what that saves
     compress-env list                                           what teachers, agents, rewards and so on there are
     """
     if os.getcwd() not in sys.path:
@@ -136,7 +137,7 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
            keep, removable, shrinkable, channel_multiple, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
-    """Search for the best student within the budget, distil it fully, and write plan, weights, ONNX and a report.
+    """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
     compress-env search --budget macs=50% --agent ddpg --evaluations 60
@@ -144,7 +145,7 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
-    student.safetensors, student.onnx and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
+    student.safetensors, student.onnx, student.pt2 and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
     """
     from compress_env.api import finish, run_search
 
@@ -165,6 +166,61 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
         best = max((t.reward for t in folder.trials()), default=float("nan"))
         click.echo(f"best reward {best:.4f} in {len(folder.trials())} evaluations; report: {write_report(folder.path)}")
         click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
+
+
+def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | None:
+    """`"3,224,224"` as a tuple."""
+    if value is None:
+        return None
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in value.split(",")):
+        raise click.BadParameter(f"{value!r} is not a shape of one input without the batch, for example 3,224,224")
+    return tuple(int(part) for part in value.split(","))
+
+
+@main.command(short_help="What can be removed from a teacher or shrunk, and what that saves.")
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option(
+    "--weights", type=click.Path(), help="Weights of a teacher given by factory; costs do not depend on them."
+)
+@click.option(
+    "--input-shape", callback=_input_shape, metavar="C,H,W", help="Of one input, for a teacher without --data."
+)
+@click.option("--data", help="As for search; only the shape of its inputs is used.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
+@click.option(
+    "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
+)
+@click.option(
+    "--min-width",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Smallest share of a layer's channels.",
+)
+@click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
+@click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
+def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, latency, picture) -> None:
+    """Show a teacher as a tree of units, which can be removed, and groups of channels, which can shrink: what each one saves,
+    what is left alone and why, and the smallest usage of each resource that a budget can ask for.
+
+    \b
+    compress-env inspect --teacher resnet20-cifar10
+    compress-env inspect --teacher net.py:make --input-shape 3,224,224 --keep 'stem.*' --picture net.png
+    """
+    import shutil
+
+    from compress_env.report.inspect import inspect, text
+    from compress_env.report.tree import check_place, save_picture
+
+    if picture:
+        check_place(picture)
+    found = inspect(
+        teacher, input_shape, data=data, weights=weights, image_size=image_size, keep=keep, min_width=min_width,
+        latency=latency, progress=True,
+    )  # fmt: skip
+    click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
+    if picture:
+        click.echo(f"\npicture: {save_picture(found, picture)}")
 
 
 @main.command(short_help="Distil the best student of a run folder fully.")
@@ -195,28 +251,36 @@ def report(out) -> None:
     click.echo(write_report(Path(out)))
 
 
-@main.command(short_help="Export the student of a run folder to ONNX.")
+@main.command(short_help="Export the student of a run folder to ONNX and torch.export.")
 @click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
+@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="Write ONNX to this file.")
 @click.option(
-    "--onnx", type=click.Path(path_type=Path), help="File to write; student.onnx in the run folder if absent."
+    "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
 )
-def export(out, onnx) -> None:
-    """Rebuild the student from plan.json and student.safetensors, write ONNX and compare it with PyTorch.
+def export(out, onnx, pt2) -> None:
+    """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.
+
+    Without --onnx and --pt2 both are written into the run folder, as student.onnx and student.pt2; the batch size is free.
 
     \b
-    compress-env export --out runs/a --onnx student.onnx
+    compress-env export --out runs/a
+    compress-env export --out runs/a --onnx small.onnx --pt2 small.pt2
     """
     from compress_env.api import environment_of
-    from compress_env.export import export_onnx, load_student
+    from compress_env.export import FORMATS, load_student
+    from compress_env.progress import announced
     from compress_env.search.store import RunFolder
 
     folder = RunFolder(out)
     folder.read("plan.json")
+    given = {"student.onnx": onnx, "student.pt2": pt2}
+    paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
     env = environment_of(folder)
     student = load_student(env.teacher.module, env.graph, folder.path)
-    path = onnx or folder.path / "student.onnx"
-    difference = export_onnx(student, env.data.calibration(8), path)
-    click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")
+    for name, path in paths.items():
+        with announced(f"writing and checking {path}"):
+            difference = FORMATS[name](student, env.data.calibration(8), path)
+        click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")
 
 
 @main.command(short_help="Evaluate recorded trials again and compare.")

@@ -1,16 +1,27 @@
-"""Students as files: a plan and safetensors that rebuild them from the teacher's code, and ONNX that needs none of ours."""
+"""Students as files: plan and safetensors, which the teacher's code rebuilds, and ONNX and torch.export, which need no code of ours.
+
+None of the files holds pickled code: the plan is JSON, safetensors and ONNX are plain data, and `student.pt2` is written without
+the pickle that `torch.export.save` puts into it. Still, `torch.export.load` runs what a file tells it to; a `.pt2` file, unlike
+the others, should only be loaded if it comes from somebody you trust.
+"""
 
 from __future__ import annotations
 
+import copy
+import io
 import logging
+import os
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compress_env.errors import UserError
+from compress_env.progress import announced
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
@@ -19,60 +30,167 @@ from compress_env.teachers import load_weights
 TOLERANCE = 1e-4
 
 
-class ExportMismatch(RuntimeError):
-    """The exported network does not compute what the PyTorch one does."""
+class ExportFailed(UserError):
+    """The student cannot be written in a format, or the file does not compute what the student does; there is no file then."""
 
 
 def save_student(student: nn.Module, plan: StudentPlan, folder: Path) -> Path:
     """Write `plan.json` and `student.safetensors`; returns the latter."""
-    (folder / "plan.json").write_text(plan.to_json() + "\n")
+    with _whole(folder / "plan.json") as part:
+        part.write_text(plan.to_json() + "\n")
     path = folder / "student.safetensors"
-    save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, path)
+    with _whole(path) as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, part)
     return path
 
 
 def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Module:
     """The student of `save_student`, rebuilt from the teacher's code. Runs no pickled code. Raises UserError if a file is wrong."""
-    student = build_student(teacher, graph, StudentPlan.from_json((folder / "plan.json").read_text()))
+    path = folder / "plan.json"
+    try:
+        plan = StudentPlan.from_json(path.read_text())
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"cannot read the plan {path}: {error}; `compress-env finetune` writes it") from error
+    student = build_student(teacher, graph, plan)
     load_weights(student, folder / "student.safetensors")
     return student
 
 
 def export_onnx(student: nn.Module, example: Tensor, path: Path) -> float:
-    """Write `student` as ONNX with a free batch size, run it in ONNX Runtime and return the largest difference to PyTorch.
+    """Write `student` as ONNX with a free batch size, run the file in ONNX Runtime and return how much its outputs differ.
 
-    Compared on `example` `(batch, ...)` and on its first input alone. Raises ExportMismatch if outputs differ by more than 1e-4
-    of the largest output.
+    The largest difference to PyTorch's outputs, as a share of the largest output, on `example` `(batch, ...)` and on its first
+    input alone. Raises ExportFailed if it is over 1e-4 or the format cannot express the network; what was at `path` then stays.
     """
     import onnxruntime
 
-    student = student.cpu().eval()
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-        levels = [log.level for log in noisy]
-        for log in noisy:
-            log.setLevel(logging.ERROR)
-        try:
+    with _whole(path) as part, _explained(path):
+        program = _program(student, example)
+        with _quiet("torch.onnx", "onnxscript", "onnx_ir"):
             torch.onnx.export(
-                student, (example[:2],), str(path), dynamo=True, external_data=False, verbose=False,
-                input_names=["input"], output_names=["logits"], dynamic_shapes=({0: batch},),
+                program, (), str(part), dynamo=True, external_data=False, verbose=False,
+                input_names=["input"], output_names=["logits"], dynamic_shapes=({0: "batch"},),
             )  # fmt: skip
-        finally:
-            for log, level in zip(noisy, levels):
-                log.setLevel(level)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for inputs in (example, example[:1]):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
+        return _difference(
+            student, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), example, path
+        )
+
+
+def export_pt2(student: nn.Module, example: Tensor, path: Path) -> float:
+    """Write `student` for `torch.export.load(path).module()`, with a free batch size; compared and refused as by `export_onnx`.
+
+    The file has neither the example's numbers nor paths of this machine in it, and nothing that is unpickled.
+    """
+    if path.suffix != ".pt2":
+        raise UserError(f"cannot export to {path}: torch.export.load takes files that end in .pt2 only")
+    with _whole(path) as part, _explained(path):
+        program = _program(student, example)
+        program.example_inputs = None  # the one thing that would be pickled
+        with _quiet():
+            archive = io.BytesIO()  # a file would be noted in the archive under its temporary name
+            torch.export.save(program, archive)
+            part.write_bytes(archive.getvalue())
+            loaded = torch.export.load(part).module()
+        return _difference(student, loaded, example, path)
+
+
+FORMATS: dict[str, Callable[[nn.Module, Tensor, Path], float]] = {
+    "student.onnx": export_onnx,
+    "student.pt2": export_pt2,
+}
+"""The files of a run folder that need no code of ours, and what writes them."""
+
+
+def export_all(student: nn.Module, example: Tensor, folder: Path, *, progress: bool = True) -> dict[str, float | None]:
+    """Every format into `folder`: how much outputs differ, by file name.
+
+    A format that fails gives a warning, None and no file: a student that was searched for hours is not lost because of it.
+    """
+    differences: dict[str, float | None] = {}
+    for name, write in FORMATS.items():
+        try:
+            with announced(f"writing and checking {name}", progress):
+                differences[name] = write(student, example, folder / name)
+        except ExportFailed as error:
+            warnings.warn(str(error), stacklevel=2)
+            differences[name] = None
+            (folder / name).unlink(missing_ok=True)  # an earlier student's
+    return differences
+
+
+def _program(student: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The student on the CPU as a graph of PyTorch's own operators with a free batch size."""
+    module = copy.deepcopy(student).cpu().eval()
+    inputs = torch.zeros((2, *example.shape[1:]), dtype=example.dtype)  # a batch of one would be taken for a constant
+    with _quiet():
+        program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def _difference(student: nn.Module, exported: Callable[[Tensor], Tensor], example: Tensor, path: Path) -> float:
+    """Largest difference on the batch and on one input, as a share of the largest output. Raises ExportFailed over 1e-4."""
+    worst, module = 0.0, copy.deepcopy(student).cpu().eval()
+    for inputs in (example.cpu(), example[:1].cpu()):
         with torch.inference_mode():
-            expected = student(inputs).numpy()
-        found = session.run(None, {"input": inputs.numpy()})[0]
-        worst = max(worst, float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max())))
+            expected, found = module(inputs), exported(inputs)
+        if found.shape != expected.shape:
+            raise ExportFailed(f"{path} answers with shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
+        largest = float(expected.abs().max()) or 1.0
+        worst = max(worst, float((found - expected).abs().max()) / largest)
     if not worst <= TOLERANCE:
-        raise ExportMismatch(
-            f"{path}: outputs of ONNX Runtime differ from PyTorch's by {worst:.2g}, more than {TOLERANCE}"
+        raise ExportFailed(
+            f"{path}: outputs differ from PyTorch's by {worst:.2g} of the largest, more than {TOLERANCE}"
         )
     return worst
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which takes its place if the block succeeds and is gone if it does not."""
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What a tracer or a converter raises, as ExportFailed with the first line of its message."""
+    try:
+        yield
+    except (ExportFailed, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is raised is the reason why there is no file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if reason.startswith("Constraints violated (batch)"):
+            reason = "the network turns the batch size into a constant, so that it works at one batch size only"
+        raise ExportFailed(
+            f"cannot export to {path}: {reason}; plan.json and student.safetensors still rebuild the student"
+        ) from error
+
+
+@contextmanager
+def _quiet(*loggers: str) -> Iterator[None]:
+    """Without warnings and what is less than an error in these logs; they speak of the exporters' own insides."""
+    noisy = [logging.getLogger(name) for name in loggers]
+    levels = [log.level for log in noisy]
+    for log in noisy:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(noisy, levels):
+            log.setLevel(level)

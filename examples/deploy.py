@@ -1,7 +1,7 @@
-"""From a run folder to production: ONNX Runtime alone, or PyTorch.
+"""From a run folder to production: ONNX Runtime alone, PyTorch alone, or the teacher's code.
 
-A short search leaves `student.onnx`, `student.safetensors` and `plan.json`. You will see the accuracy on test images of
-the ONNX file, run without PyTorch or any of our code, and of the module rebuilt from plan and weights. Takes 15 s.
+A short search leaves `student.onnx`, `student.pt2`, `student.safetensors` and `plan.json`. You will see the accuracy on test
+images of the first two, run without any of our code, and of the module rebuilt from plan and weights. Takes 15 s.
 """
 
 import json
@@ -21,12 +21,16 @@ from compress_env.teachers import load_teacher
 
 def with_onnx(folder: Path, inputs: np.ndarray) -> np.ndarray:
     """Logits, by what a server or a phone would run; the batch may have any size."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(folder / "student.onnx", options).run(["logits"], {"input": inputs})[0]
+    return onnxruntime.InferenceSession(folder / "student.onnx").run(["logits"], {"input": inputs})[0]
 
 
-def with_torch(folder: Path, inputs: np.ndarray) -> np.ndarray:
+def with_pt2(folder: Path, inputs: np.ndarray) -> np.ndarray:
+    """Logits, by PyTorch alone. Load a `.pt2` file of somebody you trust only: unlike the other formats, it is a program."""
+    with torch.inference_mode():
+        return torch.export.load(folder / "student.pt2").module()(torch.from_numpy(inputs)).numpy()
+
+
+def with_code(folder: Path, inputs: np.ndarray) -> np.ndarray:
     """Logits of the module, rebuilt from the teacher's code: to train it further, or to export it in another format."""
     teacher = load_teacher("resnet8-digits").module
     student = load_student(teacher, trace(teacher, torch.from_numpy(inputs[:1])), folder)
@@ -43,12 +47,12 @@ def main():
         )
         folder = Path(name)
         teacher = json.loads((folder / "result.json").read_text())["teacher"]
-        print(f"{'':14} {'test accuracy':>14} {'kB':>6}")
-        print(f"{'teacher':14} {teacher['accuracy_test']:14.2%} {teacher['file_bytes'] / 1e3:6.0f}")
-        students = {"ONNX Runtime": (with_onnx, "student.onnx"), "PyTorch": (with_torch, "student.safetensors")}
-        for label, (run, file) in students.items():
+        print(f"{'':20} {'test accuracy':>14} {'kB':>6}")
+        print(f"{'teacher':20} {teacher['accuracy_test']:14.2%} {teacher['file_bytes'] / 1e3:6.0f}")
+        students = {"student.onnx": with_onnx, "student.pt2": with_pt2, "student.safetensors": with_code}
+        for file, run in students.items():
             share = (run(folder, inputs).argmax(1) == labels).mean()
-            print(f"{label:14} {share:14.2%} {(folder / file).stat().st_size / 1e3:6.0f}")
+            print(f"{file:20} {share:14.2%} {(folder / file).stat().st_size / 1e3:6.0f}")
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from torch import nn
 import compress_env
 from compress_env.cli import main
 
-COMMANDS = ("search", "finetune", "report", "export", "validate", "list")
+COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "list")
 FILES = {"run.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
-FILES |= {"student.safetensors", "student.onnx"}
+FILES |= {"student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"teacher", "student", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions", "command"}
 MEASURED = {"accuracy_test", "params", "macs", "latency_ms", "memory_bytes"}
 SEARCH = ["search", "--agent", "random", "--evaluations", "4", "--finetune-epochs", "2"]
@@ -77,6 +77,7 @@ def test_the_result_has_the_promised_keys_and_meets_the_budget(run):
     assert result["budget"] == {"macs": 763_520 / 2} and result["feasible"] is True
     assert result["student"]["macs"] <= result["budget"]["macs"] and result["teacher"]["params"] == 77_754
     assert (result["evaluations"], result["agent"], result["seed"]) == (4, "random", 0)
+    assert result["exports"].keys() == {"student.onnx", "student.pt2"} and max(result["exports"].values()) <= 1e-4
     assert result["command"] == f"compress-env {' '.join(SEARCH)} --out {run[0]}"
     assert result["versions"]["compress-env"] == compress_env.__version__
     assert result["student"]["accuracy_test"] > 0.9
@@ -122,9 +123,21 @@ def test_a_trial_that_was_tampered_with_does_not_reproduce(run, tmp_path):
 
 
 def test_the_student_can_be_exported_again_elsewhere(run, tmp_path):
-    printed = works("export", "--out", run[0], "--onnx", tmp_path / "copy.onnx")
-    assert printed.startswith(f"{tmp_path / 'copy.onnx'}: outputs differ from PyTorch's by at most")
-    assert abs((tmp_path / "copy.onnx").stat().st_size - (run[0] / "student.onnx").stat().st_size) < 100
+    copies = {"--onnx": tmp_path / "copy.onnx", "--pt2": tmp_path / "copy.pt2"}
+    printed = works("export", "--out", run[0], *(word for pair in copies.items() for word in pair)).splitlines()
+    for path, line in zip(copies.values(), printed, strict=True):
+        assert line.startswith(f"{path}: outputs differ from PyTorch's by at most")
+        assert abs(path.stat().st_size - (run[0] / f"student{path.suffix}").stat().st_size) < 100
+    assert set(tmp_path.iterdir()) == set(copies.values())
+
+
+def test_an_export_without_a_place_goes_into_the_run_folder(run):
+    (run[0] / "student.pt2").unlink()
+    assert [line.split(":")[0] for line in works("export", "--out", run[0]).splitlines()] == [
+        str(run[0] / "student.onnx"),
+        str(run[0] / "student.pt2"),
+    ]
+    assert {p.name for p in run[0].iterdir()} == FILES
 
 
 def test_the_report_can_be_written_again(run):

@@ -22,11 +22,12 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class ShippedTeacher:
-    """A network with weights in this package, the data it was trained on and the recipe that trained it."""
+    """A network with weights in this package, its data, the shape of one input of them, and the recipe that trained it."""
 
     name: str
     factory: Callable[[], nn.Module]
     data: str
+    input_shape: tuple[int, ...]
     recipe: Recipe
     normalization: Normalization | None = None
 
@@ -37,11 +38,12 @@ class ShippedTeacher:
 
 TEACHERS = Registry("teacher")
 for _teacher in (
-    ShippedTeacher("resnet8-digits", resnet8_digits, "digits", Recipe(epochs=60, batch_size=64, lr=0.1)),
+    ShippedTeacher("resnet8-digits", resnet8_digits, "digits", (1, 8, 8), Recipe(epochs=60, batch_size=64, lr=0.1)),
     ShippedTeacher(
         "resnet20-cifar10",
         resnet20_cifar10,
         "cifar10",
+        (3, 32, 32),
         Recipe(epochs=64, batch_size=128, lr=0.2, precision="bfloat16"),
         ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     ),
@@ -51,12 +53,13 @@ for _teacher in (
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A loaded network in evaluation mode. data, normalization: what it was trained on, if it is a shipped one."""
+    """A loaded network in evaluation mode. data, normalization, input_shape: what it was trained on, if it is a shipped one."""
 
     name: str
     module: nn.Module
     data: str | None = None
     normalization: Normalization | None = None
+    input_shape: tuple[int, ...] | None = None
 
 
 def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
@@ -88,7 +91,9 @@ def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
     if path is not None:
         load_weights(module, path)
     module.eval()
-    return Teacher(spec, module, shipped and shipped.data, shipped and shipped.normalization)
+    if shipped is None:
+        return Teacher(spec, module)
+    return Teacher(spec, module, shipped.data, shipped.normalization, shipped.input_shape)
 
 
 def load_weights(module: nn.Module, path: Path) -> None:

@@ -1,0 +1,267 @@
+"""What can be compressed in a teacher, and what that saves: `inspect`, as rows, as text, and as a picture (`report/tree.py`)."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress_env.datasets import load_data
+from compress_env.envs.episode import Problem
+from compress_env.envs.render import fit_name
+from compress_env.errors import NothingToDecide, UserError
+from compress_env.progress import announced
+from compress_env.registry import unknown
+from compress_env.resources.budget import RESOURCES, Meter, amount
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
+from compress_env.threads import one_thread
+
+LABELS = {"macs": "MACs"}
+TIED = "it is tied to a layer that stays as it is"
+NOT_REMOVABLE = "not removable: "
+NOTE = (
+    "Percentages: what goes with a unit if it is removed, or with a group at its fewest channels, as a share of the teacher's "
+    "usage. Units and groups overlap, so their shares do not add up."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A unit, a group, or a layer that stays.
+
+    kind: "branch", "same-shape" or "chain" (units, as in `surgery.graph.Unit`), "group" or "stays". depth: how many units it lies
+    in. layers: how many vanish with the unit, or produce the group's channels. channels: of a group, all and the fewest.
+    shares: by resource, the share of the teacher's usage that goes with it; below 0 where a repair costs more than it saves.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    layers: int
+    channels: tuple[int, int] | None
+    shares: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """rows: the network as a tree, parents first. usage, smallest: of the teacher and reachable, by resource, in its unit.
+
+    only_shrink, stays: layers with the reason why they cannot be removed, and why they can be neither removed nor shrunk.
+    """
+
+    teacher: str
+    input_shape: tuple[int, ...]
+    layers: int
+    rows: Sequence[Row]
+    usage: Mapping[str, float]
+    smallest: Mapping[str, float]
+    only_shrink: Mapping[str, str]
+    stays: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return text(self)
+
+
+def inspect(
+    teacher: Any = "resnet8-digits",
+    input_shape: Sequence[int] | None = None,
+    *,
+    data: Any = None,
+    weights: str | Path | None = None,
+    image_size: int | None = None,
+    keep: Sequence[str] = (),
+    min_width: float = 0.1,
+    latency: bool = False,
+    progress: bool = False,
+) -> Inspection:
+    """What can be removed from a teacher or shrunk, what that saves, what is left alone and why, and how small it can get.
+
+    teacher, weights, data, image_size, keep, min_width: as for `compress`. input_shape: of one input, without the batch; either it
+    or data tells it, shipped teachers know it. latency: measure it too, on this machine. Raises UserError.
+    """
+    loaded = load_teacher(teacher, weights)
+    shape = _shape(input_shape, data, image_size, loaded, progress)
+    example = torch.zeros(2, *shape, device=next((p.device for p in loaded.module.parameters()), None))
+    _check(loaded.module, example, loaded.name)
+    with one_thread():
+        with announced(f"tracing {loaded.name}", progress):
+            graph = trace(loaded.module, example, keep=keep, min_width=min_width)
+        for pattern in keep:
+            if not any(fnmatch(name, pattern) for name in graph.layers):
+                raise UserError(f"keep: {unknown('layer', pattern, list(graph.layers))}")
+        with announced(f"measuring {loaded.name}", progress):
+            meter = Meter(loaded.module, graph, example, latency)
+            smallest = _smallest(loaded.module, graph, meter)
+            units, groups = shares(graph, meter)
+    only_shrink, stays = left_alone(graph)
+    rows = tree(graph, units, groups, stays)
+    return Inspection(
+        loaded.name, shape, len(graph.layers), rows, dict(meter.teacher), smallest, only_shrink, stays
+    )  # fmt: skip
+
+
+def shares(graph: LayerGraph, meter: Meter) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """By unit and by group, for each resource: 1 - usage without the unit, or with the group at its floor / the teacher's."""
+
+    def saved(removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
+        usage = meter.predict_all(removed, widths)
+        return {name: 1 - usage[name] / whole if whole else 0.0 for name, whole in meter.teacher.items()}
+
+    groups = {}
+    for i, (name, group) in enumerate(graph.groups.items()):
+        widths = graph.full.copy()
+        widths[i] = group.floor
+        groups[name] = saved(frozenset(), widths)
+    return {name: saved(frozenset([name]), graph.full) for name in graph.units}, groups
+
+
+def left_alone(graph: LayerGraph) -> tuple[dict[str, str], dict[str, str]]:
+    """Layers that can only shrink, and those that stay as they are, each with the reason, in order of computation."""
+    inside = {name for unit in graph.units.values() for name in unit.layers}
+    narrow = {name for group in graph.groups.values() for name in _produced_by(group)}
+    only_shrink, stays = {}, {}
+    for name, layer in graph.layers.items():
+        reason = graph.left_alone.get(name)
+        if name in narrow:
+            if reason:
+                only_shrink[name] = reason.removeprefix(NOT_REMOVABLE)
+        elif reason or (name not in inside and layer.kind != "norm"):
+            stays[name] = reason or TIED
+    return only_shrink, stays
+
+
+def tree(graph: LayerGraph, units: Mapping, groups: Mapping, stays: Mapping[str, str]) -> list[Row]:
+    """Rows in order of computation; what vanishes with a unit comes right below it. `units`, `groups`: as of `shares`."""
+    position = {name: i for i, name in enumerate(graph.layers)}
+    inside = {name for unit in graph.units.values() for name in unit.layers}
+    entries = [(frozenset(u.layers), Row(n, u.kind, 0, len(u.layers), None, units[n])) for n, u in graph.units.items()]
+    entries += [
+        (_produced_by(g), Row(n, "group", 0, len(_produced_by(g)), (g.size, g.floor), groups[n]))
+        for n, g in graph.groups.items()
+    ]
+    entries += [(frozenset([n]), Row(n, "stays", 0, 1, None, {})) for n in stays if n not in inside]
+    entries.sort(key=lambda e: (min(map(position.get, e[0])), e[1].kind == "group", -len(e[0])))
+
+    def within(layers: frozenset[str], entries: list, depth: int) -> list[Row]:
+        rows, rest = [], [e for e in entries if e[0] <= layers]
+        while rest:
+            (own, row), *rest = rest
+            rows.append(Row(row.name, row.kind, depth, row.layers, row.channels, row.shares))
+            if row.kind not in ("group", "stays"):
+                rows += within(own, rest, depth + 1)
+                rest = [e for e in rest if not e[0] <= own]
+        return rows
+
+    return within(frozenset(graph.layers), entries, 0)
+
+
+def text(found: Inspection, width: int = 100) -> str:
+    """Lines of at most `width` characters, unless numbers leave less than 12 of them to names; long names lose their beginning."""
+    resources = list(found.usage)
+    units = sum(row.kind not in ("group", "stays") for row in found.rows)
+    groups = sum(row.kind == "group" for row in found.rows)
+    what = f"{_count(units, 'unit')} can be removed and {_count(groups, 'group')} of channels can shrink"
+    shape = "x".join(map(str, found.input_shape))
+    head = f"{found.teacher}, inputs of {shape}: {what}" if units or groups else f"{found.teacher}: nothing to compress"
+    table = [("", "kind", "layers", "channels", *(LABELS.get(r, r) for r in resources))]
+    for row in found.rows:
+        channels = f"{row.channels[0]} to {row.channels[1]}" if row.channels else ""
+        saved = (f"{row.shares[r]:.1%}" if r in row.shares else "" for r in resources)
+        table.append(("  " * row.depth + row.name, row.kind, str(row.layers), channels, *saved))
+    lines = [*textwrap.wrap(head, width), "", *_columns(table, width), "", *textwrap.wrap(NOTE, width)]
+    for title, reasons in (("Can shrink, but not be removed", found.only_shrink), ("Stays as it is", found.stays)):
+        if reasons:
+            lines += ["", title, *_reasons(reasons, width)]
+    table = [("budget", "unit", "teacher", "smallest", "")]
+    for r, whole in found.usage.items():
+        least = found.smallest[r]
+        table.append((r, RESOURCES.get(r).UNIT, amount(whole), amount(least), f"{least / whole:.1%}"))
+    return "\n".join([*lines, "", *_columns(table, width)])
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _columns(table: list[tuple[str, ...]], width: int) -> list[str]:
+    """Columns two spaces apart, the first two to the left; the first gives way where the line would be too long."""
+    first, second, *numbers = ([*column] for column in zip(*table))
+    rest = [max(map(len, column)) for column in (second, *numbers)]
+    room = min(max(map(len, first)), max(12, width - sum(rest) - 2 * len(rest)))
+    lines = []
+    for name, kind, *values in table:
+        indent = len(name) - len(name.lstrip())
+        label = name[:indent] + fit_name(name[indent:], room - indent)
+        cells = (f"{v:>{w}}" for v, w in zip(values, rest[1:]))
+        lines.append("  ".join((f"{label:{room}}", f"{kind:{rest[0]}}", *cells)).rstrip())
+    return lines
+
+
+def _reasons(reasons: Mapping[str, str], width: int) -> list[str]:
+    """A paragraph a reason, with the layers that it holds for."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        line
+        for reason, names in by_reason.items()
+        for line in textwrap.wrap(
+            f"{', '.join(names)}: {reason}",
+            width,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    ]
+
+
+def _produced_by(group) -> frozenset[str]:
+    """Layers that produce the group's channels; if all vanish, so does it."""
+    return frozenset(m.layer for m in group.members if m.side == "out")
+
+
+def _smallest(module: nn.Module, graph: LayerGraph, meter: Meter) -> dict[str, float]:
+    try:
+        problem = Problem(module, graph, meter, "two-step")
+    except NothingToDecide:
+        return dict(meter.teacher)
+    return {name: problem.smallest(name) for name in meter.teacher}
+
+
+def _shape(input_shape, data, image_size, teacher, progress: bool) -> tuple[int, ...]:
+    if input_shape is not None and data is not None:
+        raise UserError("give data or an input shape, not both; either one says what the teacher takes")
+    if image_size is not None and data is None:
+        raise UserError("an image size is for data; give the input shape alone, for example 3,224,224")
+    if input_shape is not None:
+        return tuple(input_shape)
+    if data is not None:
+        return tuple(load_data(data, image_size=image_size, progress=progress).input_shape)
+    if teacher.input_shape is None:
+        raise UserError(
+            f"the teacher {teacher.name!r} does not say what it takes; give an input shape, for example 3,224,224, or data"
+        )
+    return teacher.input_shape
+
+
+def _check(module: nn.Module, example: torch.Tensor, name: str) -> None:
+    """Raises UserError if the teacher does not take this input."""
+    if module.training:
+        raise UserError(f"the teacher {name!r} is in training mode; call .eval() on it first")
+    try:
+        with torch.no_grad():
+            module(example)
+    except Exception as error:  # noqa: BLE001 - what a network raises for a wrong shape is up to its author
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"the teacher {name!r} does not take inputs of shape {tuple(example.shape[1:])}: {reason}; give another input shape"
+        ) from error
