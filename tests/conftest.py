@@ -33,3 +33,15 @@ def network(request):
 def digits_env():
     """The default environment, unwrapped. Made once; tests reset it and leave its caches be."""
     return gym.make("LayerRemoval-v0").unwrapped
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of networks, put together from what their tests recorded, in whichever process they ran."""
+    passed = terminalreporter.stats.get("passed", [])
+    rows = [value for report in passed for key, value in report.user_properties if key == "network"]
+    if rows:
+        terminalreporter.section("networks")
+        cells = [list(rows[0]), *(list(row.values()) for row in sorted(rows, key=lambda r: r["network"]))]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+        for line in cells:
+            terminalreporter.write_line("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())

@@ -38,7 +38,7 @@ NOTE = (
 class Row:
     """A unit, a group, or a layer that stays.
 
-    kind: "branch", "same-shape" or "chain" (units, as in `surgery.graph.Unit`), "group" or "stays". depth: how many units it lies
+    kind: "branch", "region" or "chain" (units, as in `surgery.graph.Unit`), "group" or "stays". depth: how many units it lies
     in. layers: how many vanish with the unit, or produce the group's channels. channels: of a group, all and the fewest.
     shares: by resource, the share of the teacher's usage that goes with it; below 0 where a repair costs more than it saves.
     """

@@ -1,0 +1,124 @@
+"""Any teacher: networks that were written without us in mind. `pytest tests/test_networks.py` prints a table of them at the end."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from zoo import TIMM, TORCHVISION, make
+
+from compress_env.envs.episode import Episode, Problem
+from compress_env.export import export_onnx
+from compress_env.resources.budget import Meter
+from compress_env.surgery.build import build_student
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.trace import trace
+
+PLANS = 20
+EXACT = ("params", "macs", "memory")
+
+
+@pytest.mark.parametrize("name", TORCHVISION + TIMM)
+def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path, record_property):
+    teacher, inputs = make(name)
+    began = time.perf_counter()
+    graph = trace(teacher, inputs)
+    seconds = {"trace": time.perf_counter() - began}
+    with torch.no_grad():
+        expected = teacher(inputs)
+        assert torch.equal(build_student(teacher, graph, StudentPlan())(inputs), expected)
+    problem = Problem(teacher, graph, Meter(teacher, graph, inputs, False), "two-step")
+    smallest = problem.smallest("macs") / problem.meter.teacher["macs"]
+    assert graph.units and graph.groups and smallest < 0.4
+    rng = np.random.default_rng(0)
+    builds = []
+    for _ in range(PLANS):
+        limits = {n: rng.uniform(problem.smallest(n), problem.meter.teacher[n]) for n in EXACT if rng.random() < 0.5}
+        episode = Episode(problem, limits or {"macs": problem.meter.teacher["macs"] / 2}, hard=True)
+        bias = rng.uniform(-1, 1, 2)
+        while not episode.done:
+            episode.step(*np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1))
+        plan, student, usage = episode.finish()
+        assert all(usage[n] <= limit for n, limit in limits.items())
+        predicted = problem.meter.predict_all(frozenset(plan.removed), graph.widths(plan))
+        assert usage["params"] == predicted["params"] == sum(p.numel() for p in student.parameters())
+        assert usage["macs"] == pytest.approx(predicted["macs"], rel=1e-12)
+        assert usage["memory"] == pytest.approx(predicted["memory"], rel=1e-12)
+        outputs = student.train()(inputs)
+        assert outputs.shape == expected.shape
+        outputs.square().sum().backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in student.parameters())
+        began = time.perf_counter()
+        student = build_student(teacher, graph, plan)
+        builds.append(time.perf_counter() - began)
+    difference = export_onnx(student, inputs, tmp_path / "student.onnx")
+    assert difference <= 1e-4
+    batch = inputs[:1].expand(32, -1, -1, -1).contiguous()
+    with torch.no_grad():
+        began = time.perf_counter()
+        teacher(batch)
+        seconds["forward"] = time.perf_counter() - began
+    record_property("network", row(name, graph, smallest, seconds, float(np.median(builds))))
+
+
+def row(name: str, graph: LayerGraph, smallest: float, seconds: dict[str, float], build: float) -> dict[str, str]:
+    """What the table says of a network; times are this run's, beside each other."""
+    whole, full = graph.reduce(frozenset()), graph.full
+    removed = graph.reduce(frozenset(graph.canonical(frozenset(graph.units), full).removed))
+    stays = Counter(why for why in graph.left_alone.values() if not why.startswith("not removable") and "outputs" not in why)
+    return {
+        "network": name,
+        "units": str(len(graph.units)),
+        "groups": str(len(graph.groups)),
+        "smallest MACs": f"{smallest:.1%}",
+        "by removal": f"{removed.macs(full) / whole.macs(full):.1%}",
+        "by width": f"{whole.macs(graph.floor) / whole.macs(full):.1%}",
+        "trace s": f"{seconds['trace']:.1f}",
+        "build / forward of 32": f"{build / seconds['forward']:.2f}",
+        "keeps its width": "; ".join(f"{n} x {why}" for why, n in stays.most_common(2)) or "-",
+    }
+
+
+@pytest.mark.parametrize("name", TORCHVISION + TIMM)
+def test_a_student_computes_what_the_teacher_does_with_the_lost_channels_silenced(name):
+    teacher, inputs = make(name)
+    graph = trace(teacher, inputs)
+    rng = np.random.default_rng(1)
+    modules = dict(teacher.named_modules())
+    widths = {
+        g.name: int(rng.integers(g.floor, g.size))
+        for g in graph.groups.values()
+        if not any(isinstance(modules.get(m.layer), (nn.LayerNorm, nn.GroupNorm)) for m in g.members)  # statistics change
+        and not any(pattern in g.name for pattern in MIXED.get(name, ()))
+    }
+    assert widths
+    silenced = copy.deepcopy(teacher)
+    for group, width in widths.items():
+        silence(silenced, graph, group, ~graph.groups[group].kept(width))
+    student = build_student(teacher, graph, StudentPlan.of((), widths))
+    with torch.no_grad():
+        expected = silenced(inputs)
+        assert not torch.allclose(expected, teacher(inputs), rtol=1e-3)
+        torch.testing.assert_close(student(inputs), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+MIXED = {"efficientformerv2_s0": ("token_mixer", "attn")}
+"""Attention heads that are mixed after the softmax: a silent one still attends, so that the networks differ."""
+
+
+@torch.no_grad()
+def silence(network: nn.Module, graph: LayerGraph, group: str, lost: np.ndarray) -> None:
+    """Set whatever produces or scales the lost channels to 0."""
+    for member in graph.groups[group].members:
+        position = torch.from_numpy(member.position[lost[member.channel]])
+        if member.side.isdigit():
+            network.get_parameter(member.layer).index_fill_(int(member.side), position, 0.0)
+        elif member.side == "out":
+            for parameter in network.get_submodule(member.layer).parameters(recurse=False):
+                parameter.index_fill_(0, position, 0.0)
