@@ -28,8 +28,8 @@ from compress_env.threads import one_thread
 
 DEFAULTS: dict[str, Any] = {
     "teacher": "resnet8-digits", "weights": None, "data": None, "budget": {"macs": 0.5}, "schedule": "two-step",
-    "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "min_width": 0.1, "image_size": None,
-    "normalization": None, "device": "cpu",
+    "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "removable": ["*"], "shrinkable": ["*"],
+    "channel_multiple": 1, "min_width": 0.1, "image_size": None, "normalization": None, "device": "cpu",
 }  # fmt: skip
 """Arguments of the environment that a run records, so that it can be made again."""
 

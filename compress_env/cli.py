@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from compress_env.bench.commands import bench
 from compress_env.errors import UserError
 
 
@@ -303,6 +304,9 @@ def validate(out, count) -> None:
     click.echo(f"{checked - len(wrong)} of {checked} trials reproduce")
     if wrong:
         raise click.exceptions.Exit(1)
+
+
+main.add_command(bench)
 
 
 @main.command("list", short_help="What can be chosen by name.")

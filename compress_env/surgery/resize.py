@@ -2,31 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import fx
 
+from compress_env.surgery.dependencies import SIZED, Dependencies
 from compress_env.surgery.graph import Channels, LayerGraph, Resize
 
 
 def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: LayerGraph) -> bool:
     """Write the sizes that the student has into `node`, a node of its graph. Returns whether anything had to change."""
     now = {axis: [size(c) for c in channels] for axis, channels in rule.axes}
-    if now == {axis: [graph.full_size(c) for c in channels] for axis, channels in rule.axes}:
+    computed = len(node.all_input_nodes) > 1  # sizes read off another tensor, which may have shrunk when this one has not
+    if not computed and now == {axis: [graph.full_size(c) for c in channels] for axis, channels in rule.axes}:
         return False
     {"sizes": _sizes, "split": _split, "slice": _slice}[rule.kind](node, now)
     return True
 
 
+def find_resizes(
+    dependencies: Dependencies, nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray]]
+) -> dict[str, tuple[str, dict[int, list[np.ndarray | None]]]]:
+    """By node, the kind of its numbers and for each axis concerned what they depend on: channel numbers, None for a fixed size."""
+    found: dict[str, tuple[str, dict[int, list[np.ndarray | None]]]] = {}
+    ties = dependencies.ties
+    widths = _widths(nodes, axes)
+    for node in nodes:
+        target = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        if node in dependencies.splits:
+            dim, labels, sizes = dependencies.splits[node]
+            for each in labels:
+                if dim in ties.varying(each):
+                    found[node.name] = ("split", {dim: np.split(ties.vector(each, dim), np.cumsum(sizes)[:-1])})
+        elif node in dependencies.slices:
+            parts = {}
+            for axis, labels, start, stop in dependencies.slices[node]:
+                for each in labels:
+                    if axis in ties.varying(each):
+                        numbers = ties.vector(each, axis)
+                        parts[axis] = [numbers[:start], numbers[start:stop]]
+            if parts:
+                found[node.name] = ("slice", parts)
+        elif node.op in ("call_method", "call_function") and target in SIZED:
+            parts = {d: [numbers] for d, numbers in axes.get(node, {}).items()}
+            start, sizes = _arguments(node)[1:3]
+            for d, given in enumerate(sizes, start):
+                if given in widths and d not in parts:
+                    parts[d] = [None]
+            if parts:
+                found[node.name] = ("sizes", parts)
+    return found
+
+
+def _widths(nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray]]) -> set[fx.Node]:
+    """Nodes that are computed from the length of an axis that may shrink."""
+    shapes: dict[fx.Node, fx.Node] = {}
+    widths: set[fx.Node] = set()
+    for node in nodes:
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        first = node.args[0] if node.args else None
+        rank = len(first.meta["shape"]) if isinstance(first, fx.Node) and first.meta.get("shape") else 0
+        if (name == "getattr" and node.args[1] == "shape") or (name == "size" and len(node.args) + len(node.kwargs) == 1):
+            shapes[node] = first
+        elif name == "size":
+            axis = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+            if rank and axis % rank in axes.get(first, {}):
+                widths.add(node)
+        elif name == "getitem" and first in shapes:
+            tensor, index = shapes[first], node.args[1]
+            if isinstance(index, int) and index % len(tensor.meta["shape"]) in axes.get(tensor, {}):
+                widths.add(node)
+        elif node.meta["shape"] is None and any(i in widths for i in node.all_input_nodes):
+            widths.add(node)
+    return widths
+
+
+def _arguments(node: fx.Node) -> tuple[int, int, list, bool]:
+    """Where the sizes are in the arguments, the axis of the first of them, the sizes, and whether they are in a tuple."""
+    first, start = (2, node.args[1]) if node.target in ("unflatten", torch.unflatten) else (1, 0)
+    if len(node.args) <= first:
+        return first, start, [], False
+    packed = isinstance(node.args[first], (tuple, list))
+    return first, start, list(node.args[first] if packed else node.args[first:]), packed
+
+
 def _sizes(node: fx.Node, now: dict[int, list[int]]) -> None:
     """`x.view(2, 3)`, `x.view((2, 3))`, `torch.reshape(x, (2, 3))`, `x.expand(...)`, `x.unflatten(1, (2, 3))`."""
-    first = 1
-    start = 0
-    if node.target in ("unflatten", torch.unflatten):
-        first, start = 2, node.args[1]
-    packed = isinstance(node.args[first], (tuple, list))
-    sizes = list(node.args[first] if packed else node.args[first:])
+    first, start, sizes, packed = _arguments(node)
     for axis, (n,) in now.items():
         if 0 <= axis - start < len(sizes) and sizes[axis - start] != -1:
             if axis == 0:  # it holds the batch as well

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatch
 
-import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from compress_env.errors import UserError
-from compress_env.surgery.dependencies import DENSE, NORMS, SIZED, Dependencies
+from compress_env.surgery.dependencies import DENSE, NORMS, Dependencies
 from compress_env.surgery.describe import describe
 from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.graph import LayerGraph, Resize
 from compress_env.surgery.guard import guard
 from compress_env.surgery.measure import measure, shared_copy
 from compress_env.surgery.removal import Finder, ancestors
+from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.tracer import trace_modules
 from compress_env.surgery.width import Grouping
 
@@ -59,9 +59,9 @@ def trace(
         for n in nodes
         if isinstance(dependencies.labels.get(n), list) and n.meta["shape"] is not None
     }
-    resized = _resized(dependencies, nodes, axes)
+    resized = find_resizes(dependencies, nodes, axes)
     every = [v for own in axes.values() for v in own.values()]
-    every += [v for _, parts in resized.values() for own in parts.values() for v in own]
+    every += [v for _, parts in resized.values() for own in parts.values() for v in own if v is not None]
     names = [n.target for n in nodes if n.op == "call_module" and isinstance(modules[n.target], (*DENSE, *NORMS))]
     _check_patterns([p for p in (*keep, *removable, *shrinkable) if p != "*"], names)
 
@@ -110,33 +110,6 @@ def _examples(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> t
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given = example_input if isinstance(example_input, tuple) else (example_input,)
     return tuple(torch.cat([x[:1], x[:1]]).to(device) for x in given)
-
-
-def _resized(
-    dependencies: Dependencies, nodes: list[fx.Node], axes
-) -> dict[str, tuple[str, dict[int, list[np.ndarray]]]]:
-    """For each node with sizes in its arguments what they depend on, as channel numbers; see `Resize`."""
-    found: dict[str, tuple[str, dict[int, list[np.ndarray]]]] = {}
-    for node in nodes:
-        target = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if node in dependencies.splits:
-            dim, labels, sizes = dependencies.splits[node]
-            varying = [each for each in labels if dim in dependencies.ties.varying(each)]
-            if varying:
-                numbers = dependencies.ties.vector(varying[0], dim)
-                found[node.name] = ("split", {dim: np.split(numbers, np.cumsum(sizes)[:-1])})
-        elif node in dependencies.slices:
-            parts = {}
-            for axis, labels, start, stop in dependencies.slices[node]:
-                for each in labels:
-                    if axis in dependencies.ties.varying(each):
-                        numbers = dependencies.ties.vector(each, axis)
-                        parts[axis] = [numbers[:start], numbers[start:stop]]
-            if parts:
-                found[node.name] = ("slice", parts)
-        elif node.op in ("call_method", "call_function") and target in SIZED and axes.get(node):
-            found[node.name] = ("sizes", {d: [numbers] for d, numbers in axes[node].items()})
-    return found
 
 
 def _check_patterns(patterns: Sequence[str], layers: Sequence[str]) -> None:
