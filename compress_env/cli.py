@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -62,6 +63,49 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     return budget
 
 
+SCOPE = (
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="PATTERN",
+        help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.",
+    ),
+    click.option(
+        "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
+    ),
+    click.option(
+        "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
+    ),
+    click.option(
+        "--channel-multiple",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.",
+    ),
+    click.option(
+        "--min-width",
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        help="Smallest share of a layer's channels.",
+    ),
+)
+"""What of a network a search may change, alike for every command that looks at it; the names are those of `trace`."""
+
+
+def _scope(command):
+    for option in reversed(SCOPE):
+        command = option(command)
+    return command
+
+
+def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
+    """The options as `trace` takes them: no pattern for what may be removed or shrunk means everything."""
+    lists = {name: list(scope[name]) for name in ("keep", "removable", "shrinkable")}
+    return scope | {name: patterns or ([] if name == "keep" else ["*"]) for name, patterns in lists.items()}
+
+
 @main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
 @click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
 @click.option(
@@ -102,29 +146,7 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     show_default=True,
     help="Batches of distillation before a student is judged.",
 )
-@click.option(
-    "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
-)
-@click.option(
-    "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
-)
-@click.option(
-    "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
-)
-@click.option(
-    "--channel-multiple",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.",
-)
-@click.option(
-    "--min-width",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Smallest share of a layer's channels.",
-)
+@_scope
 @click.option("--device", default="cpu", show_default=True, help="Torch device for evaluations and fine-tuning.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -137,7 +159,7 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
-           keep, removable, shrinkable, channel_multiple, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
+           device, seed, finetune_epochs, out, resume, **scope) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
@@ -155,9 +177,8 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
     folder, env = run_search(
         teacher, data, budget, agent, evaluations, seed, out,
         resume=resume, command=command, weights=weights, image_size=image_size, normalization=_normalization(mean, std),
-        schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, keep=list(keep),
-        removable=list(removable) or ["*"], shrinkable=list(shrinkable) or ["*"], channel_multiple=channel_multiple,
-        min_width=min_width, device=device,
+        schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, device=device,
+        **_patterns(scope),
     )  # fmt: skip
     if finetune_epochs:
         _show(finish(folder, finetune_epochs, env=env))
@@ -188,19 +209,10 @@ def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | N
 )
 @click.option("--data", help="As for search; only the shape of its inputs is used.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
-@click.option(
-    "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
-)
-@click.option(
-    "--min-width",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Smallest share of a layer's channels.",
-)
+@_scope
 @click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
-def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, latency, picture) -> None:
+def inspect(teacher, weights, input_shape, data, image_size, latency, picture, **scope) -> None:
     """Show a teacher as a tree of units, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
@@ -216,8 +228,8 @@ def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, la
     if picture:
         check_place(picture)
     found = inspect(
-        teacher, input_shape, data=data, weights=weights, image_size=image_size, keep=keep, min_width=min_width,
-        latency=latency, progress=True,
+        teacher, input_shape, data=data, weights=weights, image_size=image_size, latency=latency, progress=True,
+        **_patterns(scope),
     )  # fmt: skip
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:

@@ -7,4 +7,8 @@ import click
 
 @click.group(short_help="Measurements of this package that anyone can repeat.")
 def bench() -> None:
-    """Measurements of this package that anyone can repeat, each one command, resumable where it takes long."""
+    """Measurements of this package that anyone can repeat, each one command, resumable where it takes long.
+
+    \b
+    compress-env bench COMMAND --help
+    """

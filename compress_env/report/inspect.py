@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from compress_env.envs.episode import Problem
 from compress_env.envs.render import fit_name
 from compress_env.errors import NothingToDecide, UserError
 from compress_env.progress import announced
-from compress_env.registry import unknown
 from compress_env.resources.budget import RESOURCES, Meter, amount
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.trace import trace
@@ -78,15 +76,15 @@ def inspect(
     data: Any = None,
     weights: str | Path | None = None,
     image_size: int | None = None,
-    keep: Sequence[str] = (),
-    min_width: float = 0.1,
     latency: bool = False,
     progress: bool = False,
+    **scope: Any,
 ) -> Inspection:
     """What can be removed from a teacher or shrunk, what that saves, what is left alone and why, and how small it can get.
 
-    teacher, weights, data, image_size, keep, min_width: as for `compress`. input_shape: of one input, without the batch; either it
-    or data tells it, shipped teachers know it. latency: measure it too, on this machine. Raises UserError.
+    teacher, weights, data, image_size: as for `compress`. input_shape: of one input, without the batch; either it or data tells
+    it, shipped teachers know it. latency: measure it too, on this machine. scope: keep, removable, shrinkable, channel_multiple
+    and min_width, as for `trace`. Raises UserError.
     """
     loaded = load_teacher(teacher, weights)
     shape = _shape(input_shape, data, image_size, loaded, progress)
@@ -94,10 +92,7 @@ def inspect(
     _check(loaded.module, example, loaded.name)
     with one_thread():
         with announced(f"tracing {loaded.name}", progress):
-            graph = trace(loaded.module, example, keep=keep, min_width=min_width)
-        for pattern in keep:
-            if not any(fnmatch(name, pattern) for name in graph.layers):
-                raise UserError(f"keep: {unknown('layer', pattern, list(graph.layers))}")
+            graph = trace(loaded.module, example, **scope)
         with announced(f"measuring {loaded.name}", progress):
             meter = Meter(loaded.module, graph, example, latency)
             smallest = _smallest(loaded.module, graph, meter)
