@@ -87,10 +87,14 @@ def run_search(
     resume: bool = False,
     command: str | None = None,
     progress: bool = True,
+    agent_options: Mapping[str, Any] | None = None,
     **environment: Any,
 ) -> tuple[RunFolder, LayerRemovalEnv]:
-    """The search alone: its run folder and environment, which `finish` takes. `environment`: arguments of `LayerRemoval-v0`."""
-    find_agent(agent)
+    """The search alone: its run folder and environment, which `finish` takes.
+
+    agent_options: settings of the agent's own. environment: arguments of `LayerRemoval-v0`.
+    """
+    find_agent(agent, agent_options)
     if evaluations < 1:
         raise UserError(f"evaluations must be at least 1, got {evaluations}")
     settings = DEFAULTS | environment
@@ -100,13 +104,20 @@ def run_search(
         settings["weights"] = str(settings["weights"])
     settings |= {"teacher": teacher, "data": data, "budget": {"macs": 0.5} if budget is None else dict(budget)}
     recorded = {k: v if _is_plain(v) else repr(v)[:80] for k, v in settings.items()}
-    recorded |= {"agent": agent, "evaluations": evaluations, "seed": seed, "versions": versions(), "command": command}
+    recorded |= {
+        "agent": agent,
+        "agent_options": dict(agent_options or {}),
+        "evaluations": evaluations,
+        "seed": seed,
+        "versions": versions(),
+        "command": command,
+    }
     path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
     folder = RunFolder(path)
     folder.admit(recorded, resume)  # refuse before the teacher is loaded
     env = LayerRemovalEnv(**settings, progress=progress)  # gym.make would copy a teacher given as an object
     folder.begin(recorded)
-    found = search(env, agent, evaluations, seed, folder, progress)
+    found = search(env, agent, evaluations, seed, folder, progress, agent_options)
     if found.interrupted:
         raise KeyboardInterrupt
     final = found.final_policy

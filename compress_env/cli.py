@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -48,6 +49,20 @@ def main() -> None:
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # so that `module:factory` finds modules in the current folder
+
+
+def _options(_context, _parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """`("tau=0.01", "n_top=2")` as a dict; what is not JSON stays text."""
+    options: dict[str, Any] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, for example learning_rate=0.001")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
 
 
 def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | float]:
@@ -129,7 +144,17 @@ def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
     "May be repeated.",
 )
 @click.option(
-    "--agent", default="ddpg", show_default=True, help="ddpg, td3, sac, random, uniform, greedy or module:factory."
+    "--agent",
+    default="ddpg",
+    show_default=True,
+    help="A name of `compress-env list`, module:factory, or a class such as sb3_contrib:TQC.",
+)
+@click.option(
+    "--agent-option",
+    multiple=True,
+    callback=_options,
+    metavar="NAME=VALUE",
+    help="Of the agent's own, e.g. learning_rate=0.001.",
 )
 @click.option("--evaluations", type=click.IntRange(1), default=150, show_default=True, help="Students to try.")
 @click.option("--schedule", default="two-step", show_default=True, help="two-step, joint, removal or shrink.")
@@ -158,8 +183,8 @@ def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
-           device, seed, finetune_epochs, out, resume, **scope) -> None:  # fmt: skip
+def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_option, evaluations, schedule, reward, limits,
+           distill_steps, device, seed, finetune_epochs, out, resume, **scope) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
@@ -176,7 +201,8 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
     command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
     folder, env = run_search(
         teacher, data, budget, agent, evaluations, seed, out,
-        resume=resume, command=command, weights=weights, image_size=image_size, normalization=_normalization(mean, std),
+        resume=resume, command=command, agent_options=agent_option, weights=weights, image_size=image_size,
+        normalization=_normalization(mean, std),
         schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, device=device,
         **_patterns(scope),
     )  # fmt: skip

@@ -10,9 +10,8 @@ from typing import Any
 from compress_env.errors import UserError
 from compress_env.search.trial import Trial
 
-DECISIVE = ("teacher", "weights", "data", "budget", "agent", "evaluations", "seed", "schedule", "reward", "limits", "evaluator",
-            "keep", "min_width")  # fmt: skip
-"""Settings that must be the same for a run to be resumed."""
+INDIFFERENT = ("versions", "command")
+"""What a run records that may differ when it is resumed."""
 
 
 class RunFolder:
@@ -28,7 +27,7 @@ class RunFolder:
         if not resume:
             raise UserError(f"{self.path} has trials of an earlier run; add --resume to go on, or choose another --out")
         before, settings = self.settings(), json.loads(json.dumps(settings))
-        for name in DECISIVE:
+        for name in sorted({*before, *settings} - {*INDIFFERENT}):
             if before.get(name) != settings.get(name):
                 raise UserError(
                     f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}"
