@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from pathlib import Path
+
 import click
 
 
@@ -10,5 +14,63 @@ def bench() -> None:
     """Measurements of this package that anyone can repeat, each one command, resumable where it takes long.
 
     \b
-    compress-env bench COMMAND --help
+    compress-env bench run --task digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench
     """
+
+
+@bench.command(short_help="Search with several agents on several tasks over seeds.")
+@click.option(
+    "--task", "tasks", multiple=True, default=("digits-25",), show_default=True, help="May be repeated; see --list."
+)
+@click.option(
+    "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, help="May be repeated."
+)
+@click.option("--evaluations", type=click.IntRange(1), default=200, show_default=True, help="Students a search.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Searches of each agent on each task."
+)
+@click.option("--data", help="For tasks on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; one a core if absent.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of results and runs."
+)
+@click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=lambda *a: _list_tasks(*a),
+              help="Show the tasks and stop.")  # fmt: skip
+def run(tasks, agents, evaluations, seeds, data, jobs, out) -> None:
+    """Search with every agent on every task, once a seed, at an equal number of evaluations; what is finished is skipped.
+
+    \b
+    compress-env bench run --task digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench.run import run as play
+
+    play(tasks, agents, range(seeds), evaluations, out, data=data, jobs=jobs)
+    click.echo(f"next: compress-env bench report --out {shlex.quote(str(out))}")
+
+
+def _list_tasks(context, _parameter, value) -> None:
+    if value:
+        from compress_env.bench.tasks import TASKS
+
+        for name, task in TASKS.items():
+            click.echo(f"{name:16} {task.about}")
+        context.exit()
+
+
+@bench.command(short_help="Tables and pictures of what bench run measured.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of `bench run`.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="A results file elsewhere, such as one in benchmarks/."
+)
+def report(out, results) -> None:
+    """Write report.md, a picture a task and report.html.
+
+    \b
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench.report import write
+
+    command = "compress-env " + shlex.join(sys.argv[1:])
+    click.echo(write(results or out / "results.jsonl", out, command))
+    click.echo(f"page: {out / 'report.html'}")

@@ -70,11 +70,7 @@ class RunFolder:
 
     def repair(self) -> None:
         """Cut a torn last line off, so that the next trial starts on a line of its own."""
-        if self.trials_path.exists():
-            data = self.trials_path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                os.truncate(self.trials_path, len(whole))
+        cut_torn_line(self.trials_path)
 
     def write(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
@@ -88,3 +84,12 @@ class RunFolder:
         if not path.is_file():
             raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
         return json.loads(path.read_text())
+
+
+def cut_torn_line(path: Path) -> None:
+    """Shorten a file of lines by the last one if a crash left it unfinished."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(path, len(whole))
