@@ -62,6 +62,27 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     return budget
 
 
+def _latency_options(command):
+    """What latency is measured with, the same for every command."""
+    for option in (
+        click.option("--latency-threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a pass."),
+        click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Inputs at once."),
+        click.option(
+            "--runtime",
+            type=click.Choice(["eager", "compile", "onnxruntime"]),
+            default="eager",
+            show_default=True,
+            help="What will run the student: latency is measured in it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _latency(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
+    return {"runtime": runtime, "batch": batch, "threads": threads}
+
+
 @main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
 @click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
 @click.option(
@@ -114,9 +135,7 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 @click.option(
     "--channel-multiple",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.",
+    help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a latency budget, else 1.",
 )
 @click.option(
     "--min-width",
@@ -125,7 +144,8 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     show_default=True,
     help="Smallest share of a layer's channels.",
 )
-@click.option("--device", default="cpu", show_default=True, help="Torch device for evaluations and fine-tuning.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device of evaluations, fine-tuning and latency.")
+@_latency_options
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--finetune-epochs",
@@ -137,12 +157,14 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
-           keep, removable, shrinkable, channel_multiple, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
+           keep, removable, shrinkable, channel_multiple, min_width, device, runtime, latency_batch, latency_threads, seed,
+           finetune_epochs, out, resume) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
     compress-env search --budget macs=50% --agent ddpg --evaluations 60
     compress-env search --budget params=30K --budget memory=0.6 --agent random
+    compress-env search --budget latency=50% --runtime onnxruntime --latency-threads 2
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
@@ -157,7 +179,7 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
         resume=resume, command=command, weights=weights, image_size=image_size, normalization=_normalization(mean, std),
         schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, keep=list(keep),
         removable=list(removable) or ["*"], shrinkable=list(shrinkable) or ["*"], channel_multiple=channel_multiple,
-        min_width=min_width, device=device,
+        min_width=min_width, device=device, latency=_latency(runtime, latency_batch, latency_threads),
     )  # fmt: skip
     if finetune_epochs:
         _show(finish(folder, finetune_epochs, env=env))
@@ -199,8 +221,10 @@ def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | N
     help="Smallest share of a layer's channels.",
 )
 @click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
+@_latency_options
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
-def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, latency, picture) -> None:
+def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, latency, runtime, latency_batch, latency_threads,
+            picture) -> None:  # fmt: skip
     """Show a teacher as a tree of units, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
@@ -217,7 +241,7 @@ def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, la
         check_place(picture)
     found = inspect(
         teacher, input_shape, data=data, weights=weights, image_size=image_size, keep=keep, min_width=min_width,
-        latency=latency, progress=True,
+        latency=_latency(runtime, latency_batch, latency_threads) if latency else False, progress=True,
     )  # fmt: skip
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:
@@ -353,7 +377,7 @@ def _show(done) -> None:
     rows = [("", "teacher", "student", "")]
     for label, key, text in (
         ("test accuracy", "accuracy_test", "{:.2%}"), ("parameters", "params", "{:,.0f}"), ("MACs", "macs", "{:,.0f}"),
-        ("latency, batch 1", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
+        ("latency", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
         ("file size, bytes", "file_bytes", "{:,.0f}"),
     ):  # fmt: skip
         change = student[key] / teacher[key]
@@ -370,6 +394,7 @@ def _show(done) -> None:
         + (f", final policy {final['accuracy']:.2%}" if final else "")
         + f", teacher {done.outcome.teacher_accuracy:.2%}"
     )
+    click.echo(f"latency: {result['latency']['label']}")
     click.echo(f"report: {done.report()}")
 
 

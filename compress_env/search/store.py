@@ -11,7 +11,7 @@ from compress_env.errors import UserError
 from compress_env.search.trial import Trial
 
 DECISIVE = ("teacher", "weights", "data", "budget", "agent", "evaluations", "seed", "schedule", "reward", "limits", "evaluator",
-            "keep", "min_width")  # fmt: skip
+            "keep", "min_width", "latency")  # fmt: skip
 """Settings that must be the same for a run to be resumed."""
 
 
