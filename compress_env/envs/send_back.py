@@ -12,9 +12,9 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 
 ROUNDS = 6
-LEAST, SLACK, MOST = 0.04, 0.02, 0.01
-"""A student comes back unless its latency is between 4 points and 1 point of the teacher's below the limit; 2 is aimed at. Two
-measurements of a student on a busy machine differ by 1 to 2 points; below, it would waste accuracy. Less where limits are low."""
+LEAST, SLACK, MOST = 0.04, 0.025, 0.015
+"""A student comes back unless its latency is 1.5 to 4 points of the teacher's below the limit; 2.5 is aimed at. Two measurements
+of a student on a busy machine differ by 1 to 2 points; below, it would waste accuracy. Fewer points where limits are low."""
 GOLDEN = 0.6180339887498949
 PATH = np.linspace(0, 2, 201)
 
@@ -38,38 +38,33 @@ def finished(problem, removed: frozenset[str], widths: np.ndarray, limits: Mappi
     point = min(problem.meter.teacher[latency.NAME], 2 * limit)
     most, aim = limit - MOST * point, limit - SLACK * point
     chosen = max(problem.meter.predict(latency.NAME, network, widths), usage[latency.NAME])
-    aim = min(aim, chosen)
+    most, aim = min(most, chosen), min(aim, chosen - (SLACK - MOST) * point)
     least = aim - (LEAST - SLACK) * point
     path = _path(problem, removed, widths, rest)
-    best, seen = None, set()
-    now, low, high = widths, 0.0, 2.0  # positions on the path known to fit and not to
-    position = 1.0
+    tried: dict[str, Finished] = {}
+    now, position, low, high = widths, 1.0, 0.0, 2.0  # the last two: positions on the path that are below the aim, and above
     for _ in range(ROUNDS):
+        tried[plan.key] = plan, student, usage
         measured = usage[latency.NAME]
-        seen.add(plan.key)
-        fits = _within(usage, limits)
-        if fits and (best is None or measured > best[2][latency.NAME]):
-            best = plan, student, usage
-        if fits and least <= measured <= most:
+        if least <= measured <= most and _within(usage, limits):
             break
         if measured > aim:
             high = min(high, position)
         else:
             low = max(low, position)
         correction = measured / problem.meter.predict(latency.NAME, network, now)
-        candidates = [(t, w) for t, w in path if low <= t <= high and _predicted(problem, network, w, limits, aim, correction)]
-        choice = max(candidates, key=lambda c: c[0], default=None) or min(path, key=lambda c: abs(c[0] - (low + high) / 2))
-        if problem.graph.canonical(removed, choice[1]).key in seen:  # the correction does not get anywhere: halve
-            between = [c for c in path if low < c[0] < high and problem.graph.canonical(removed, c[1]).key not in seen]
-            if not between:
-                break
-            choice = min(between, key=lambda c: abs(c[0] - (low + high) / 2))
-        position, now = choice
+        between = [(t, w) for t, w in path if low <= t <= high and problem.graph.canonical(removed, w).key not in tried]
+        between = [(t, w) for t, w in between if _others_fit(problem, network, w, limits)]
+        if not between:
+            break
+        predicted = [problem.meter.predict(latency.NAME, network, w) * correction for _, w in between]
+        position, now = between[int(np.argmin(np.abs(np.array(predicted) - aim)))]
         plan, student, usage = _build(problem, removed, now)
-    else:
-        if _within(usage, limits) and (best is None or usage[latency.NAME] > best[2][latency.NAME]):
-            best = plan, student, usage
-    return best or _way_out(problem, rest)
+    tried[plan.key] = plan, student, usage
+    fitting = [found for found in tried.values() if _within(found[2], limits)]
+    if not fitting:
+        return _way_out(problem, rest)
+    return max(fitting, key=lambda found: (found[2][latency.NAME] <= most, found[2][latency.NAME]))
 
 
 def _path(problem, removed, widths, rest) -> list[tuple[float, np.ndarray]]:
@@ -92,12 +87,8 @@ def _path(problem, removed, widths, rest) -> list[tuple[float, np.ndarray]]:
     return list(found.values())
 
 
-def _predicted(problem, network, widths, limits, aim: float, correction: float) -> bool:
-    meter = problem.meter
-    others = (n for n in limits if n != latency.NAME)
-    return meter.predict(latency.NAME, network, widths) * correction <= aim and all(
-        meter.predict(n, network, widths) <= limits[n] for n in others
-    )
+def _others_fit(problem, network, widths, limits) -> bool:
+    return all(problem.meter.predict(n, network, widths) <= limits[n] for n in limits if n != latency.NAME)
 
 
 def _build(problem, removed: frozenset[str], widths: np.ndarray) -> Finished:

@@ -20,6 +20,7 @@ from compress_env.resources.runtimes import Setting, kernel_times, node_times, p
 NAME, UNIT = "latency", "ms"
 TURN = 0.004  # seconds of a side's turn, at least three passes: warm, as they run in earnest
 PRECISE = 0.02  # width of the interval, as a share of the ratio, with which a measurement is content
+SECONDS, PAIRS = 1.0, 15  # of a measurement, at least
 PATIENCE = 4  # times as long as asked for, if it is not
 
 
@@ -37,12 +38,13 @@ class Paired:
     pairs: int
 
 
-def compare(one: Callable, other: Callable, setting: Setting, seconds: float = 1.0, at_least: int = 15) -> Paired:
+def compare(one: Callable, other: Callable, setting: Setting, seconds: float | None = None, at_least: int = PAIRS) -> Paired:
     """Time `one` and `other` in turn, who is first changing, for `seconds` and `at_least` pairs; longer while it is imprecise.
 
     A turn counts with its fastest pass, since other processes only ever make passes slower. The interval is that of the median
     by order statistics, which assumes nothing about how times are distributed.
     """
+    seconds = SECONDS if seconds is None else seconds
     times: tuple[list[float], list[float]] = ([], [])
     with setting.active():
         passes = []
@@ -76,13 +78,13 @@ def _median(values: np.ndarray) -> tuple[float, float, float]:
 
 def _fastest(run: Callable, passes: int, setting: Setting) -> float:
     """Seconds of the fastest of some passes."""
-    best = math.inf
+    best, clock = math.inf, setting.clock
     for _ in range(passes):
         setting.finish()
-        start = time.perf_counter()
+        start = clock()
         run()
         setting.finish()
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return best
 
 
@@ -93,7 +95,7 @@ class Stopwatch:
         self.teacher, self.example, self.setting = teacher, example[:1], setting
         self._run: Callable | None = None
 
-    def pair(self, student: nn.Module, seconds: float = 1.0, at_least: int = 15) -> Paired:
+    def pair(self, student: nn.Module, seconds: float | None = None, at_least: int = PAIRS) -> Paired:
         """The student beside the teacher, which is prepared once."""
         if self._run is None:
             self._run = prepare(self.teacher, self.example, self.setting)

@@ -20,7 +20,7 @@ from compress_env.surgery.graph import Channels, LayerGraph, Reduced
 
 MULTIPLES = (16, 8, 4)
 GRADES = len(MULTIPLES) + 1
-SHARES = (1.0, 0.8, 0.6, 0.4, 0.2)  # of channels, the same for all groups, at which operations are measured
+SHARES = (1.0, 0.75, 0.5, 0.3, 0.15)  # of channels, the same for all groups, at which operations are measured
 MIXED = 8  # students with random removals and widths, for the calibration alone
 FEW = 3  # where a student takes long to prepare
 
@@ -158,13 +158,12 @@ def _samples(graph: LayerGraph) -> list[tuple[frozenset[str], np.ndarray]]:
     """Removed units and widths to measure, the teacher's first."""
     rng = np.random.default_rng(0)
     found = [(frozenset(), graph.full)]
-    wide = graph.full >= 16
     for share in SHARES[1:]:
         wish = share * graph.full
-        multiple = np.maximum(16, np.round(wish / 16) * 16)
-        for offset in (0, 8, 4, None):
-            less = rng.integers(0, 4, len(wish)) * 2 + 1 if offset is None else offset
-            found.append((frozenset(), graph.allowed(np.maximum(1, np.where(wide, multiple - less, wish)))))
+        found.append((frozenset(), graph.allowed(np.maximum(1, np.round(wish / MULTIPLES[0])) * MULTIPLES[0])))
+        for multiple in (*MULTIPLES[1:], 1):  # the nearest that are no multiples of more
+            odd = np.maximum(1, 2 * np.round((wish / multiple - 1) / 2) + 1)
+            found.append((frozenset(), graph.allowed(np.minimum(odd * multiple, graph.full))))
     for i in range(MIXED):
         removed = frozenset(u for u in graph.units if rng.random() < (0.2, 0.5)[i % 2])
         share = rng.uniform(0.2, 1)
