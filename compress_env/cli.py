@@ -94,9 +94,7 @@ SCOPE = (
     click.option(
         "--channel-multiple",
         type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.",
+        help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a latency budget, else 1.",
     ),
     click.option(
         "--min-width",
@@ -109,16 +107,42 @@ SCOPE = (
 """What of a network a search may change, alike for every command that looks at it; the names are those of `trace`."""
 
 
-def _scope(command):
-    for option in reversed(SCOPE):
-        command = option(command)
-    return command
+LATENCY = (
+    click.option(
+        "--runtime",
+        type=click.Choice(["eager", "compile", "onnxruntime"]),
+        default="eager",
+        show_default=True,
+        help="What will run the student: latency is measured in it.",
+    ),
+    click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Inputs at once."),
+    click.option(
+        "--latency-threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a pass."
+    ),
+)
+"""What latency is measured with."""
+
+
+def _with(options):
+    """A decorator that adds options which several commands have."""
+
+    def add(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
     """The options as `trace` takes them: no pattern for what may be removed or shrunk means everything."""
+    scope = {name: value for name, value in scope.items() if value is not None}
     lists = {name: list(scope[name]) for name in ("keep", "removable", "shrinkable")}
     return scope | {name: patterns or ([] if name == "keep" else ["*"]) for name, patterns in lists.items()}
+
+
+def _latency(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
+    return {"runtime": runtime, "batch": batch, "threads": threads}
 
 
 @main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
@@ -171,8 +195,11 @@ def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
     show_default=True,
     help="Batches of distillation before a student is judged.",
 )
-@_scope
-@click.option("--device", default="cpu", show_default=True, help="Torch device for evaluations and fine-tuning.")
+@_with(SCOPE)
+@click.option(
+    "--device", default="cpu", show_default=True, help="Torch device of evaluations, fine-tuning and latency."
+)
+@_with(LATENCY)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--finetune-epochs",
@@ -184,12 +211,14 @@ def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_option, evaluations, schedule, reward, limits,
-           distill_steps, device, seed, finetune_epochs, out, resume, **scope) -> None:  # fmt: skip
+           distill_steps, device, runtime, latency_batch, latency_threads, seed, finetune_epochs, out, resume,
+           **scope) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
     compress-env search --budget macs=50% --agent ddpg --evaluations 60
     compress-env search --budget params=30K --budget memory=0.6 --agent random
+    compress-env search --budget latency=50% --runtime onnxruntime --latency-threads 2
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
@@ -204,6 +233,7 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_o
         resume=resume, command=command, agent_options=agent_option, weights=weights, image_size=image_size,
         normalization=_normalization(mean, std),
         schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, device=device,
+        latency=_latency(runtime, latency_batch, latency_threads),
         **_patterns(scope),
     )  # fmt: skip
     if finetune_epochs:
@@ -235,10 +265,12 @@ def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | N
 )
 @click.option("--data", help="As for search; only the shape of its inputs is used.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
-@_scope
+@_with(SCOPE)
 @click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
+@_with(LATENCY)
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
-def inspect(teacher, weights, input_shape, data, image_size, latency, picture, **scope) -> None:
+def inspect(teacher, weights, input_shape, data, image_size, latency, runtime, latency_batch, latency_threads, picture,
+            **scope) -> None:  # fmt: skip
     """Show a teacher as a tree of units, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
@@ -254,7 +286,8 @@ def inspect(teacher, weights, input_shape, data, image_size, latency, picture, *
     if picture:
         check_place(picture)
     found = inspect(
-        teacher, input_shape, data=data, weights=weights, image_size=image_size, latency=latency, progress=True,
+        teacher, input_shape, data=data, weights=weights, image_size=image_size, progress=True,
+        latency=_latency(runtime, latency_batch, latency_threads) if latency else False,
         **_patterns(scope),
     )  # fmt: skip
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
@@ -391,7 +424,7 @@ def _show(done) -> None:
     rows = [("", "teacher", "student", "")]
     for label, key, text in (
         ("test accuracy", "accuracy_test", "{:.2%}"), ("parameters", "params", "{:,.0f}"), ("MACs", "macs", "{:,.0f}"),
-        ("latency, batch 1", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
+        ("latency", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
         ("file size, bytes", "file_bytes", "{:,.0f}"),
     ):  # fmt: skip
         change = student[key] / teacher[key]
@@ -408,6 +441,7 @@ def _show(done) -> None:
         + (f", final policy {final['accuracy']:.2%}" if final else "")
         + f", teacher {done.outcome.teacher_accuracy:.2%}"
     )
+    click.echo(f"latency: {result['latency']['label']}")
     click.echo(f"report: {done.report()}")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import fx, nn
 
+from compress_env.envs.send_back import finished
 from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
 from compress_env.registry import unknown
 from compress_env.resources.budget import RESOURCES, Meter, amount
@@ -233,35 +234,6 @@ class Episode:
     def finish(self) -> tuple[StudentPlan, fx.GraphModule, dict[str, float]]:
         """The plan, its student and the usage counted on it, within every limit if they are hard.
 
-        Where a prediction was too low (latency is measured, not computed), the student is sent back and shrunk further.
+        Latency is measured, not computed; a student that misses is sent back (`envs/send_back.py`).
         """
-        problem, graph = self.problem, self.graph
-        removed, widths = self.removed, self.widths
-        target = dict(self.limits)
-        for _ in range(8):
-            plan = graph.canonical(removed, widths)
-            student = build_student(problem.teacher, graph, plan)
-            usage = problem.meter.count(student, plan)
-            over = {n: usage[n] for n, limit in self.limits.items() if usage[n] > limit}
-            if not (self.hard and over):
-                return plan, student, usage
-            for name, used in over.items():
-                predicted = problem.meter.predict(name, graph.reduce(removed), widths)
-                target[name] = min(target[name], predicted) * self.limits[name] / used * 0.98
-            widths = self._scaled(removed, target)
-        plan = graph.canonical(self.rest.removed, self.rest.widths)
-        student = build_student(problem.teacher, graph, plan)
-        return plan, student, dict(self.rest.usage)
-
-    def _scaled(self, removed: frozenset[str], target: Mapping[str, float]) -> np.ndarray:
-        """The widths times the largest factor that is predicted to meet `target`; the floor if none does."""
-        network, meter = self.graph.reduce(removed), self.problem.meter
-        lowest = self.rest.widths
-
-        def widths(factor: float) -> np.ndarray:
-            return np.maximum(np.minimum(lowest, self.widths), np.floor(self.widths * factor)).astype(int)
-
-        for factor in np.linspace(0.99, 0, 100):
-            if all(meter.predict(n, network, widths(factor)) <= limit for n, limit in target.items()):
-                return widths(factor)
-        return widths(0.0)
+        return finished(self.problem, self.removed, self.widths, self.limits if self.hard else None, self.rest)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from compress_env.errors import UserError
 from compress_env.registry import Registry, unknown
 from compress_env.resources import latency, macs, memory, params
+from compress_env.resources.latency_cache import LatencyCache
+from compress_env.resources.latency_table import measure_table
+from compress_env.resources.runtimes import Setting
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, Reduced
 from compress_env.surgery.measure import meta_copy
@@ -83,21 +87,40 @@ def amount(value: float) -> str:
 
 
 class Meter:
-    """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device."""
+    """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device.
 
-    def __init__(self, teacher: nn.Module, graph: LayerGraph, example: Tensor, with_latency: bool):
-        self.graph, self.example = graph, example[:1]
+    setting: what a latency is measured with. stopwatch: measures it, `latency.Stopwatch` if None. Latencies of the teacher's
+    architecture that this device has measured before are taken from its cache.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        graph: LayerGraph,
+        example: Tensor,
+        with_latency: bool,
+        setting: Setting | None = None,
+        progress: bool = False,
+        stopwatch: latency.Stopwatch | None = None,
+    ):
+        self.graph, self.example, self.setting = graph, example[:1], setting or Setting()
         self._exact = {name: resource for name, resource in RESOURCES.items() if resource is not latency}
         self.names = [*self._exact]
         whole = build_student(teacher, graph, StudentPlan())
-        full = graph.reduce(frozenset())
         self.teacher = self._count(whole)
+        self.stopwatch = stopwatch or latency.Stopwatch(whole, self.example, self.setting)
         self._table = None
         self._measured: dict[str, float] = {}
         if with_latency:
             self.names.append(latency.NAME)
-            self._whole = whole
-            self._table = latency.Table(full, graph.full, whole, self.example)
+            self._cache = LatencyCache(graph, self.setting)
+
+            def shown(samples):
+                text = f"measuring {self.setting.label}"
+                return tqdm(samples, desc=text, unit="student", disable=not progress, delay=2)
+
+            self._table = self._cache.table(graph, lambda: measure_table(teacher, graph, self.stopwatch, shown))
+            self._measured |= self._cache.plans()
             self.teacher[latency.NAME] = self._table.teacher_ms
 
     def predict(self, name: str, network: Reduced, widths: np.ndarray) -> float:
@@ -111,14 +134,21 @@ class Meter:
         return {name: self.predict(name, network, widths) for name in self.names}
 
     def count(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
-        """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan."""
+        """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan on this device."""
         usage = self._count(student)
         if self._table:
             if plan.key not in self._measured:
-                own, teacher = latency.measure([student, self._whole], self.example)
-                self._measured[plan.key] = own / teacher * self.teacher[latency.NAME]
+                self._measured[plan.key] = self.stopwatch.pair(student).ratio * self.teacher[latency.NAME]
+                self._cache.add(plan.key, self._measured[plan.key])
             usage[latency.NAME] = self._measured[plan.key]
         return usage
+
+    def remember(self, plan: StudentPlan, usage: Mapping[str, float], teacher: Mapping[str, float]) -> None:
+        """Take the latency of a plan as recorded beside its teacher's, as from an earlier run: it is not measured again."""
+        if self._table and latency.NAME in usage and teacher.get(latency.NAME):
+            ratio = usage[latency.NAME] / teacher[latency.NAME]
+            same = teacher[latency.NAME] == self.teacher[latency.NAME]
+            self._measured[plan.key] = usage[latency.NAME] if same else ratio * self.teacher[latency.NAME]
 
     def _count(self, module: nn.Module) -> dict[str, float]:
         """What is counted rather than measured, on a copy that computes nothing if the network can do without data."""

@@ -20,7 +20,9 @@ def count(model: fx.GraphModule, example: Tensor) -> float:
     """Bytes of a traced module for one example, both on the meta device.
 
     Weights and buffers as they are, and the peak of the tensors that the graph holds at once in eager mode, each freed after
-    its last use; views own no memory. What an operator allocates inside itself is not seen.
+    its last use; views own no memory. It is what PyTorch's allocator holds after an operator (`tests/test_latency.py` compares with
+    its profiler). What an operator needs while it runs is not in it: a 3x3 convolution of a small input may unfold it to nine times
+    its size. Nor is what ONNX Runtime and torch.compile do, which reuse memory.
     """
     held = [*model.parameters(), *model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in held)
