@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,13 +21,16 @@ from compress_env.surgery.plan import StudentPlan
 
 RESOURCES = Registry("resource")
 """Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` on the meta device; latency
-alone is measured instead. A new one is a module or an object with these three, registered before an environment is made."""
+alone is measured instead. A new one is a module or an object with these three, registered before an environment is made. If it has
+`MANY = True`, `predict` also takes many widths as columns `(groups, n)` and gives `(n,)`, which makes decisions faster."""
 RESOURCES.register("params")(params)
 RESOURCES.register("macs")(macs)
 RESOURCES.register("memory")(memory)
 RESOURCES.register(latency.NAME)(latency)
 _MULTIPLES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
               "B": 1, "MS": 1, "S": 1e3, "US": 1e-3, "%": 0.01}  # fmt: skip
+
+_AT_ONCE = 96  # more widths than this are searched in two stages
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Meter:
         self.graph, self.example = graph, example[:1]
         self._exact = {name: resource for name, resource in RESOURCES.items() if resource is not latency}
         self.names = [*self._exact]
+        self._many = {name for name, resource in self._exact.items() if getattr(resource, "MANY", False)}
         whole = build_student(teacher, graph, StudentPlan())
         full = graph.reduce(frozenset())
         self.teacher = self._count(whole)
@@ -105,6 +111,32 @@ class Meter:
         if name == latency.NAME:
             return self._table.predict(network, widths)
         return self._exact[name].predict(network, widths)
+
+    def fits(self, network: Reduced, widths: np.ndarray, limits: Mapping[str, float]) -> bool:
+        """Whether the network with these widths `(groups,)` is predicted to meet all limits."""
+        for name, limit in limits.items():
+            if self.predict(name, network, widths) > limit:
+                return False
+        return True
+
+    def last_fitting(self, network: Reduced, widths: np.ndarray, limits: Mapping[str, float]) -> int:
+        """For columns of widths `(groups, n)` that grow from each to the next, the last up to which all meet the limits, or -1."""
+        start, stop = 0, widths.shape[1]
+        stride = math.isqrt(stop) if stop > _AT_ONCE else 1
+        if stride > 1:  # where to look closer
+            coarse = self.last_fitting(network, widths[:, ::stride], limits)
+            start, stop = max(0, coarse * stride), min(stop, (coarse + 1) * stride)
+        for name, limit in limits.items():
+            if stop == start or stop < widths.shape[1] and self.predict(name, network, widths[:, stop - 1]) <= limit:
+                continue  # a limit before this one is tighter
+            if name in self._many:
+                fit = self.predict(name, network, widths[:, start:stop]) <= limit
+                stop = start + (len(fit) if fit.all() else int(fit.argmin()))
+            else:
+                stop = bisect_left(
+                    range(start, stop), True, key=lambda i, n=name, m=limit: self.predict(n, network, widths[:, i]) > m
+                ) + start  # fmt: skip
+        return stop - 1
 
     def predict_all(self, removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
         network = self.graph.reduce(removed)

@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress_env.surgery.graph import Reduced
 
 UNIT = "MACs"
+MANY = True
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float:
+def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
     """MACs of the network with these widths `(groups,)`, exactly; normalisation and activations count nothing."""
     return network.macs(widths)
 

@@ -9,9 +9,10 @@ from torch import Tensor, fx
 from compress_env.surgery.graph import Reduced
 
 UNIT = "bytes"
+MANY = True
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float:
+def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
     """Bytes of the network with these widths `(groups,)` for one example, with float32 weights and activations."""
     return network.weight_bytes(widths) + network.activation_bytes(widths)
 

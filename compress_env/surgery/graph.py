@@ -16,6 +16,7 @@ from compress_env.surgery.costs import Costs, Polynomial, Spread
 from compress_env.surgery.plan import StudentPlan
 
 FLOAT_BYTES = 4
+LEVELS = 1024
 WHOLE = "network"
 """Name of the only layer of a network that cannot be traced at all."""
 
@@ -76,6 +77,10 @@ class Group:
     def layer(self) -> str:
         """The layer that the group is named after; where its channels are of several kinds, names end in #2, #3 and so on."""
         return self.name.partition("#")[0]
+
+    def allowed(self, width: int) -> int:
+        """The largest width up to `width` that the group may have; at least its floor."""
+        return self.size if width >= self.size else max(self.floor, width // self.step * self.step)
 
     def kept(self, width: int) -> np.ndarray:
         """Mask `(size,)` of the `width` most important channels; of equal ones, the earlier stay."""
@@ -411,6 +416,17 @@ class LayerGraph:
         steps = np.array([g.step for g in self.groups.values()], int)
         stepped = np.maximum(self.floor, np.asarray(widths).astype(int) // steps * steps)
         return np.where(np.asarray(widths) >= self.full, self.full, stepped)
+
+    @cached_property
+    def levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """All widths that groups have at one share, as columns `(groups, n)` that grow, and the largest share `(n,)` of each.
+
+        Shares are multiples of 1/1024 up to 1; floors and multiples are kept, so that a group may have more than its share.
+        """
+        shares = np.arange(LEVELS + 1) / LEVELS
+        widths = np.array([self.allowed(np.floor(share * self.full + 1e-6)) for share in shares]).T
+        last = np.append((widths[:, 1:] != widths[:, :-1]).any(0), True)
+        return widths[:, last].astype(float), shares[last]
 
     def reduce(self, removed: frozenset[str]) -> Reduced:
         """The network without `removed` units; remembered, since a search asks for the same ones again and again."""
