@@ -16,11 +16,11 @@ from compress_env.registry import Registry, unknown
 from compress_env.resources import latency, macs, memory, params
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, Reduced
-from compress_env.surgery.measure import meta_copy
 from compress_env.surgery.plan import StudentPlan
+from compress_env.threads import one_thread
 
 RESOURCES = Registry("resource")
-"""Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` on the meta device; latency
+"""Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` for one example; latency
 alone is measured instead. A new one is a module or an object with these three, registered before an environment is made. If it has
 `MANY = True`, `predict` also takes many widths as columns `(groups, n)` and gives `(n,)`, which makes decisions faster."""
 RESOURCES.register("params")(params)
@@ -153,9 +153,6 @@ class Meter:
         return usage
 
     def _count(self, module: nn.Module) -> dict[str, float]:
-        """What is counted rather than measured, on a copy that computes nothing if the network can do without data."""
-        shadow, example = meta_copy(module), self.example.to("meta")
-        try:
-            return {name: resource.count(shadow, example) for name, resource in self._exact.items()}
-        except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
+        """What is counted rather than measured, on one example: a forward pass costs less than its shadow on the meta device."""
+        with one_thread():
             return {name: resource.count(module, self.example) for name, resource in self._exact.items()}
