@@ -80,3 +80,81 @@ class Plain:
                 else:
                     found.add(g)
         return found
+
+
+class PlainEpisode:
+    """The clamped walk again, with the cost model above: every check is a whole evaluation, the even share is found by halving."""
+
+    def __init__(self, problem, limits: dict[str, float], hard: bool):
+        self.problem, self.graph, self.limits, self.hard = problem, problem.graph, limits, hard
+        self.rest = problem.way_out(limits) if hard else problem.completions[0]
+        self.removed, self.step_index, self.previous = frozenset(), 0, (0.0, 0.0)
+        self.widths = {name: g.size for name, g in self.graph.groups.items()}
+        self.least = {name: int(n) for name, n in zip(self.graph.groups, self.rest.widths)}
+
+    @property
+    def undecided(self) -> list:
+        return self.problem.decisions[self.step_index :]
+
+    def void(self) -> bool:
+        kind, target = self.undecided[0].kind, self.undecided[0].target
+        network = Plain(self.graph, self.removed)
+        return target not in network.alive_groups() if kind == "shrink" else self.graph.units[target].node not in network.alive
+
+    def fits(self, removed, undecided: list, open_widths: dict[str, int], **decided: int) -> bool:
+        """Whether the rest fits when undecided units go as in the way out, and undecided groups have `open_widths`."""
+        left = {d.target for d in undecided if d.kind == "remove"} & self.rest.removed
+        shrinks = {d.target for d in undecided if d.kind == "shrink"}
+        widths = self.widths | {g: open_widths[g] for g in shrinks} | decided
+        usage = Plain(self.graph, removed | left).usage(widths)
+        return all(usage[n] <= limit * (1 + 1e-9) for n, limit in self.limits.items())
+
+    def allowed(self, name: str, width: int) -> int:
+        g = self.graph.groups[name]
+        return g.size if width >= g.size else max(g.floor, width // g.step * g.step)
+
+    def even_share(self) -> float:
+        groups = self.graph.groups
+
+        def possible(k: int) -> bool:
+            even = {name: self.allowed(name, int(k / 1024 * g.size + 1e-6)) for name, g in groups.items()}
+            return self.fits(self.removed, self.undecided, even)
+
+        if possible(1024):
+            return 1.0
+        low, high = 0, 1024
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if possible(middle) else (low, middle)
+        floors = [groups[d.target].floor / groups[d.target].size for d in self.undecided if d.kind == "shrink"]
+        return max(low / 1024, min(floors, default=0.0))
+
+    def step(self, keep: float, sparsity: float) -> None:
+        target, others = self.undecided[0].target, self.undecided[1:]
+        if self.undecided[0].kind == "remove":
+            remove = keep < 0 and not self.void()
+            if self.hard and not self.void() and not self.fits(self.removed | ({target} if remove else set()), others, self.least):
+                remove = target in self.rest.removed
+            self.removed |= {target} if remove else set()
+            self.previous = (-1.0 if remove else 1.0, 0.0)
+        elif self.void():
+            self.previous = (0.0, 0.0)
+        else:
+            group, even = self.graph.groups[target], self.even_share()
+            floor = group.floor / group.size
+            share = even + (1 - even) * -sparsity if sparsity < 0 else even + (floor - even) * sparsity
+            width = self.allowed(target, int(share * group.size + 1e-6))
+            smaller = range(width, self.least[target], -1) if self.hard else ()
+            for n in smaller:  # down to the way out's, which fits
+                if (n == width or (n - self.least[target]) % group.step == 0) and self.fits(
+                    self.removed, others, self.least, **{target: n}
+                ):
+                    width = n
+                    break
+            else:
+                width = min(width, self.least[target]) if self.hard else width
+            self.widths[target] = width
+            share = width / group.size
+            done = (even - share) / (even - floor) if share < even else (even - share) / (1 - even) if even < 1 else 0.0
+            self.previous = (0.0, max(-1.0, min(1.0, done)))
+        self.step_index += 1

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from reference import Plain
+import pytest
+import torch
+from networks import NETWORKS
+from reference import Plain, PlainEpisode
 
-from compress_env.resources.budget import RESOURCES
+from compress_env.envs.episode import SCHEDULES, Episode, Problem
+from compress_env.envs.observation import Embedding, entries
+from compress_env.resources.budget import RESOURCES, Meter
+from compress_env.surgery.trace import trace
 
 EXACT = ("params", "macs", "memory")
 
@@ -35,3 +41,36 @@ def test_costs_of_layers_add_up(network):
         assert sum(fast.layer_macs(widths).values()) == fast.macs(widths)
         assert sum(fast.layer_parameters(widths).values()) == fast.parameters(widths)
         assert fast.layer_parameters(widths).keys() == {x.name for x in fast.layers}
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple", "episodes"),
+    [("resnet8-digits", 1, 3), ("resnet8-digits", 4, 3), ("vgg-bn", 1, 3), ("functional", 1, 3), ("resnet20-cifar10", 1, 1)],
+)
+def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
+    factory, shape = NETWORKS[name]
+    teacher, example = factory().eval(), torch.zeros(2, *shape)
+    graph = trace(teacher, example, channel_multiple=multiple)
+    meter = Meter(teacher, graph, example, False)
+    rng = np.random.default_rng(0)
+    place = {name: i for i, (name, _, _) in enumerate(entries())}
+    for schedule in SCHEDULES:
+        problem = Problem(teacher, graph, meter, schedule)
+        embedding = Embedding(problem)
+        for _ in range(episodes):
+            names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
+            limits = {n: problem.smallest(n) + rng.random() ** 2 * (meter.teacher[n] - problem.smallest(n)) for n in names}
+            hard, bias = rng.random() < 0.8, rng.uniform(-1, 1, 2)
+            fast, slow = Episode(problem, limits, hard), PlainEpisode(problem, limits, hard)
+            while not fast.done:
+                seen = embedding(fast)
+                assert fast.even_share() == slow.even_share() and fast.void(fast.current) == slow.void()
+                used = Plain(graph, slow.removed).usage(slow.widths)
+                expected = {"removed so far": 1 - used["macs"] / meter.teacher["macs"], "even share": slow.even_share()}
+                expected |= {f"spent {n}": min(1, used[n] / limits[n] / 4) for n in names}
+                assert {n: seen[place[n]] for n in expected} == {n: np.float32(v) for n, v in expected.items()}
+                action = np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1).tolist()
+                fast.step(*action)
+                slow.step(*action)
+                assert fast.removed == slow.removed and fast.widths.tolist() == list(slow.widths.values())
+                assert fast.previous == slow.previous

@@ -119,7 +119,7 @@ class Episode:
         self._within = {name: limit * (1 + _ROUNDING) for name, limit in limits.items()}
         self._undecided = problem.removals
         self._complete = self._completed(self.removed)
-        self._smallest = np.where(problem.shrinks, self.rest.widths, self.graph.full).astype(float)
+        self._smallest = np.where(problem.shrinks, self.rest.widths, self.graph.full)
         self._even = np.where(problem.shrinks[:, None], self.graph.levels[0], self.graph.full[:, None])
         self._share: float | None = None
 

@@ -78,7 +78,7 @@ class Costs:
         self.op = {op.name: i for i, op in enumerate(ops)}
         layer = {x.name: i for i, x in enumerate(layers)}
         self.parameters = Sum(((layer[x.name], t) for x in layers for t in x.parameters), len(layers), groups)
-        self.buffers = Sum(((layer[x.name], t) for x in layers for t in x.bytes_), len(layers), groups)
+        self.bytes_ = Sum(((layer[x.name], t) for x in layers for t in x.all_bytes), len(layers), groups)
         self.macs = Sum(((self.op[op.name], t) for op in ops for t in op.macs), len(ops), groups)
         self.activations = Sum(((self.op[op.name], op.activation) for op in ops), len(ops), groups)
         self.layer_groups = np.zeros((len(layers), len(groups)))

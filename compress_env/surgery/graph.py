@@ -143,6 +143,11 @@ class Layer:
     parameters: tuple[Term, ...]
     bytes_: tuple[Term, ...]
 
+    @property
+    def all_bytes(self) -> tuple[Term, ...]:
+        """Bytes of its float32 parameters and of its buffers."""
+        return (*(Term(t.factor * FLOAT_BYTES, t.axes) for t in self.parameters), *self.bytes_)
+
 
 @dataclass(frozen=True)
 class Op:
@@ -315,9 +320,9 @@ class Reduced:
         return costs.macs.of(costs.macs.factors @ self._alive_ops, self._spread)
 
     @cached_property
-    def _buffers(self) -> Polynomial:
+    def _bytes(self) -> Polynomial:
         costs = self.graph.costs
-        return costs.buffers.of(costs.buffers.factors @ self._alive_layers, self._spread)
+        return costs.bytes_.of(costs.bytes_.factors @ self._alive_layers, self._spread)
 
     @cached_property
     def _activations(self) -> Polynomial:
@@ -333,7 +338,7 @@ class Reduced:
 
     def weight_bytes(self, widths: np.ndarray) -> float | np.ndarray:
         """Bytes of float32 parameters and of buffers."""
-        return self._parameters(widths) * FLOAT_BYTES + self._buffers(widths)
+        return self._bytes(widths)
 
     def activation_bytes(self, widths: np.ndarray) -> float | np.ndarray:
         """Largest sum of float32 activations that are alive at once, for one example, in bytes."""
@@ -426,7 +431,7 @@ class LayerGraph:
         shares = np.arange(LEVELS + 1) / LEVELS
         widths = np.array([self.allowed(np.floor(share * self.full + 1e-6)) for share in shares]).T
         last = np.append((widths[:, 1:] != widths[:, :-1]).any(0), True)
-        return widths[:, last].astype(float), shares[last]
+        return widths[:, last], shares[last]
 
     def reduce(self, removed: frozenset[str]) -> Reduced:
         """The network without `removed` units; remembered, since a search asks for the same ones again and again."""
