@@ -441,6 +441,10 @@ class LayerGraph:
             self._reduced[removed] = Reduced(self, removed)
         return self._reduced[removed]
 
+    def forget(self) -> None:
+        """Drop what `reduce` remembers, to see what it costs without."""
+        self._reduced.clear()
+
     def widths(self, plan: StudentPlan) -> np.ndarray:
         """Widths `(groups,)` of a plan."""
         w = self.full.copy()
