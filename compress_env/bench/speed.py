@@ -54,21 +54,30 @@ def speed(env: LayerRemovalEnv, seconds: float, seed: int = 0, progress: bool = 
     profile: seconds of an episode a stage, averaged. build: medians over random plans. peers: a way to a candidate each.
     """
     rng = np.random.default_rng(seed)
-    parts = {
-        "decisions": lambda: decisions(env, seconds, rng),
-        "profile": lambda: profile(env, seconds, rng),
-        "build": lambda: building(env, seconds, rng),
-        "peers": lambda: peers(env, seconds, rng, progress),
-    }
-    result: dict[str, Any] = {"teacher": env.teacher.name, "data": env.data.name, "steps": env.steps}
-    with one_thread(), tqdm(parts.items(), unit="part", leave=False, disable=not progress) as bar:
-        for name, part in bar:
-            bar.set_description(name)
-            result[name] = part()
-    return result
+    with one_thread():
+        return {
+            "teacher": env.teacher.name,
+            "data": env.data.name,
+            "steps": env.steps,
+            "decisions": decisions(env, seconds, rng, progress),
+            "profile": profile(env, seconds, rng, progress),
+            "build": building(env, seconds, rng, progress),
+            "peers": peers(env, seconds, rng, progress),
+        }
 
 
-def decisions(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator) -> dict[str, float]:
+def rounds(what: str, seconds: float, least: int, progress: bool) -> Iterator[None]:
+    """Goes on until so many seconds have passed, `least` times at least, with a bar."""
+    began, done = thread_time(), 0
+    with tqdm(total=seconds, desc=what, leave=False, disable=not progress, bar_format="{desc}: {percentage:3.0f}%|{bar}|") as bar:
+        while done < least or bar.n < seconds:
+            yield
+            done += 1
+            bar.n = min(seconds, thread_time() - began)
+            bar.update(0)
+
+
+def decisions(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progress: bool) -> dict[str, float]:
     """Steps a second of `env.step` and of `Episode.step`, up to the last decision, which also evaluates."""
 
     def start_env() -> Callable:
@@ -82,8 +91,8 @@ def decisions(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator) ->
 
     rates = {}
     for name, start in (("with observation", start_env), ("without", start_episode)):
-        steps, spent, end = 0, 0.0, thread_time() + seconds / 2
-        while not steps or thread_time() < end:
+        steps, spent = 0, 0.0
+        for _ in rounds(f"decisions {name}", seconds / 2, 1, progress):
             env.graph.forget()
             step = start()
             actions = rng.uniform(-1, 1, (env.steps - 1, 2)).tolist()
@@ -102,11 +111,11 @@ def random_budget(env: LayerRemovalEnv, rng: np.random.Generator) -> dict[str, f
     return {"macs": float(max(rng.uniform(*SHARES), least))}
 
 
-def profile(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator) -> dict[str, Any]:
+def profile(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progress: bool) -> dict[str, Any]:
     """Seconds a stage of whole random episodes, three at least, each with a plan of its own."""
-    watch, episodes, end = Stopwatch(), 0, thread_time() + seconds
+    watch, episodes = Stopwatch(), 0
     with watch.timing(STAGES):
-        while episodes < 3 or thread_time() < end:
+        for _ in rounds("episodes", seconds, 3, progress):
             env.graph.forget()
             env.reset(options={"budget": random_budget(env, rng)})
             done = False
@@ -150,14 +159,13 @@ class Stopwatch:
         return timed
 
 
-def building(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator) -> dict[str, float]:
+def building(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progress: bool) -> dict[str, float]:
     """Median seconds of building a random student and of counting its usage, beside a forward pass of the teacher at batch 32."""
     module, graph = env.teacher.module, env.graph
     inputs = env.data.calibration(32)
     inputs = inputs.repeat(-(-32 // len(inputs)), *[1] * (inputs.dim() - 1))[:32]
     times: dict[str, list[float]] = {"build": [], "count": [], "forward of 32": []}
-    end = thread_time() + seconds / 2
-    while len(times["build"]) < 5 or thread_time() < end:
+    for _ in rounds("building", seconds / 2, 5, progress):
         removed = frozenset(name for name in graph.units if rng.random() < 0.5)
         plan = graph.canonical(removed, rng.integers(graph.floor, graph.full + 1))
         began = thread_time()
@@ -187,7 +195,7 @@ def peers(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progre
     ):
         spent, scores = [], []
         try:
-            for plan in plans:
+            for plan in tqdm(plans, desc=way, leave=False, disable=not progress):
                 began = thread_time()
                 student = make(plan)
                 spent.append(thread_time() - began)
