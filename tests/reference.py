@@ -99,7 +99,11 @@ class PlainEpisode:
     def void(self) -> bool:
         kind, target = self.undecided[0].kind, self.undecided[0].target
         network = Plain(self.graph, self.removed)
-        return target not in network.alive_groups() if kind == "shrink" else self.graph.units[target].node not in network.alive
+        return (
+            target not in network.alive_groups()
+            if kind == "shrink"
+            else self.graph.units[target].node not in network.alive
+        )
 
     def fits(self, removed, undecided: list, open_widths: dict[str, int], **decided: int) -> bool:
         """Whether the rest fits when undecided units go as in the way out, and undecided groups have `open_widths`."""
@@ -133,7 +137,11 @@ class PlainEpisode:
         target, others = self.undecided[0].target, self.undecided[1:]
         if self.undecided[0].kind == "remove":
             remove = keep < 0 and not self.void()
-            if self.hard and not self.void() and not self.fits(self.removed | ({target} if remove else set()), others, self.least):
+            if (
+                self.hard
+                and not self.void()
+                and not self.fits(self.removed | ({target} if remove else set()), others, self.least)
+            ):
                 remove = target in self.rest.removed
             self.removed |= {target} if remove else set()
             self.previous = (-1.0 if remove else 1.0, 0.0)

@@ -67,5 +67,7 @@ def test_a_stopwatch_counts_each_function_without_what_it_calls():
     watch, outer = Stopwatch(), Work.outer
     with watch.timing([(Work, "outer", "outer"), (Work, "inner", "inner")]):
         Work().outer()
-    assert watch.seconds["outer"] == pytest.approx(0.02, rel=0.3) and watch.seconds["inner"] == pytest.approx(0.04, rel=0.3)
+    assert watch.seconds["outer"] == pytest.approx(0.02, rel=0.3) and watch.seconds["inner"] == pytest.approx(
+        0.04, rel=0.3
+    )
     assert Work.outer is outer

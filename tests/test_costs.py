@@ -45,7 +45,13 @@ def test_costs_of_layers_add_up(network):
 
 @pytest.mark.parametrize(
     ("name", "multiple", "episodes"),
-    [("resnet8-digits", 1, 3), ("resnet8-digits", 4, 3), ("vgg-bn", 1, 3), ("functional", 1, 3), ("resnet20-cifar10", 1, 1)],
+    [
+        ("resnet8-digits", 1, 3),
+        ("resnet8-digits", 4, 3),
+        ("vgg-bn", 1, 3),
+        ("functional", 1, 3),
+        ("resnet20-cifar10", 1, 1),
+    ],
 )
 def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
     factory, shape = NETWORKS[name]
@@ -59,7 +65,9 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
         embedding = Embedding(problem)
         for _ in range(episodes):
             names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
-            limits = {n: problem.smallest(n) + rng.random() ** 2 * (meter.teacher[n] - problem.smallest(n)) for n in names}
+            limits = {
+                n: problem.smallest(n) + rng.random() ** 2 * (meter.teacher[n] - problem.smallest(n)) for n in names
+            }
             hard, bias = rng.random() < 0.8, rng.uniform(-1, 1, 2)
             fast, slow = Episode(problem, limits, hard), PlainEpisode(problem, limits, hard)
             while not fast.done:

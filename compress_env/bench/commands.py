@@ -21,9 +21,13 @@ def bench() -> None:
 @click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
 @click.option("--weights", help="Weights file of a teacher given by factory.")
 @click.option("--data", help="As for search; the shipped teacher's own if absent.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each measurement.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each measurement."
+)
 @click.option("--seed", default=0, show_default=True, help="Of budgets and actions.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
+)
 def speed(teacher, weights, data, seconds, seed, out) -> None:
     """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights.
 

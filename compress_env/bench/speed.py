@@ -69,7 +69,9 @@ def speed(env: LayerRemovalEnv, seconds: float, seed: int = 0, progress: bool = 
 def rounds(what: str, seconds: float, least: int, progress: bool) -> Iterator[None]:
     """Goes on until so many seconds have passed, `least` times at least, with a bar."""
     began, done = thread_time(), 0
-    with tqdm(total=seconds, desc=what, leave=False, disable=not progress, bar_format="{desc}: {percentage:3.0f}%|{bar}|") as bar:
+    with tqdm(
+        total=seconds, desc=what, leave=False, disable=not progress, bar_format="{desc}: {percentage:3.0f}%|{bar}|"
+    ) as bar:
         while done < least or bar.n < seconds:
             yield
             done += 1
@@ -276,7 +278,12 @@ def trained_anew(env: LayerRemovalEnv, plan: StudentPlan, seconds: float, progre
         if epochs == 1 and N2N_EPOCHS * spent > seconds:
             break
     scaled = spent * N2N_EPOCHS / epochs
-    return {"way": f"random weights, {N2N_EPOCHS} epochs", "seconds": scaled, "accuracy": judged(env, student), "epochs": epochs}
+    return {
+        "way": f"random weights, {N2N_EPOCHS} epochs",
+        "seconds": scaled,
+        "accuracy": judged(env, student),
+        "epochs": epochs,
+    }
 
 
 def table(result: Mapping[str, Any]) -> Iterator[str]:

@@ -19,7 +19,9 @@ def sliced(module: nn.Module, masks: Mapping[str, Masks], name: str) -> nn.Modul
     """A copy of the layer `name` that shares nothing with it, with the features that `masks` keeps; of its inner layers too."""
     if isinstance(module, (*CONVOLUTIONS, nn.Linear, *NORMS, nn.PReLU)) and name in masks:
         return _layer(module, masks[name])
-    if type(module).__module__.startswith("torch.nn.") and not (module._parameters or module._buffers or module._modules):
+    if type(module).__module__.startswith("torch.nn.") and not (
+        module._parameters or module._buffers or module._modules
+    ):
         return _shallow(module)  # an activation or a pool
     new = copy.deepcopy(module)
     for inner, child in module.named_modules():
