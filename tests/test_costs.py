@@ -7,9 +7,11 @@ import pytest
 import torch
 from networks import NETWORKS
 from reference import Plain, PlainEpisode
+from torch import nn
 
 from compress_env.envs.episode import SCHEDULES, Episode, Problem
 from compress_env.envs.observation import Embedding, entries
+from compress_env.resources import macs
 from compress_env.resources.budget import RESOURCES, Meter
 from compress_env.surgery.trace import trace
 
@@ -82,3 +84,18 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
                 slow.step(*action)
                 assert fast.removed == slow.removed and fast.widths.tolist() == list(slow.widths.values())
                 assert fast.previous == slow.previous
+
+
+def test_fused_attention_is_counted_by_its_matrix_products():
+    tokens, width = 5, 16
+    attention = 2 * tokens * tokens * width  # queries by keys, weights by values; the heads share the width
+    x = torch.randn(1, tokens, width)
+
+    class Fused(nn.Module):
+        def forward(self, x):
+            heads = x.view(1, tokens, 2, width // 2).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+    assert macs.count(Fused(), x) == attention
+    layer = nn.TransformerEncoderLayer(width, 2, 32, batch_first=True).eval()  # one operator without gradients
+    assert macs.count(layer, x) == attention + tokens * width * (3 * width + width + 2 * 32)

@@ -6,10 +6,12 @@ All seconds are CPU seconds of one thread, so that what else the machine does ma
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from statistics import mean, median
 from time import thread_time
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,15 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
-from compress_env.distill import evaluator
+from compress_env.distill import train
+from compress_env.distill.evaluator import Evaluator
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import accuracy, channels_last, fit, predict
-from compress_env.envs import episode
+from compress_env.envs.episode import Episode, Problem
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.envs.observation import Embedding
 from compress_env.resources.budget import Meter
+from compress_env.surgery import build
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread
@@ -34,13 +38,13 @@ SHARES = 0.25, 0.75  # of the teacher's MACs, between which budgets are drawn
 N2N_EPOCHS = 5
 STAGES = (
     (LayerRemovalEnv, "reset", "reset"),
-    (episode.Episode, "step", "decisions"),
+    (Episode, "step", "decisions"),
     (Embedding, "__call__", "observations"),
-    (episode, "build_student", "build"),
+    (build, "build_student", "build"),
     (Meter, "count", "count usage"),
-    (evaluator.Evaluator, "prepare", "refit"),
-    (evaluator, "fit", "distil"),
-    (evaluator.Evaluator, "__call__", "validation"),
+    (Evaluator, "prepare", "refit"),
+    (train, "fit", "distil"),
+    (Evaluator, "__call__", "validation"),
     (LayerRemovalEnv, "step", "rest"),
 )
 """What is timed, under which name; each without those that it calls."""
@@ -88,7 +92,7 @@ def decisions(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, pr
 
     def start_episode() -> Callable:
         limits = {"macs": random_budget(env, rng)["macs"] * env.meter.teacher["macs"]}
-        walk = episode.Episode(env.problem, limits, hard=True)
+        walk = Episode(env.problem, limits, hard=True)
         return lambda action: walk.step(*action)
 
     rates = {}
@@ -139,12 +143,16 @@ class Stopwatch:
 
     @contextmanager
     def timing(self, stages) -> Iterator[None]:
-        """Time `(owner, attribute, name)`s within the block."""
+        """Time `(owner, attribute, name)`s within the block; functions of a module wherever this package has imported them."""
         with ExitStack() as undo:
             for owner, attribute, name in stages:
                 function = getattr(owner, attribute)
-                setattr(owner, attribute, self._timed(function, name))
-                undo.callback(setattr, owner, attribute, function)
+                timed = self._timed(function, name)
+                users = [module for key, module in sys.modules.items() if key.startswith("compress_env")]
+                for each in users if isinstance(owner, ModuleType) else [owner]:
+                    if getattr(each, attribute, None) is function:
+                        setattr(each, attribute, timed)
+                        undo.callback(setattr, each, attribute, function)
             yield
 
     def _timed(self, function, name: str):
@@ -213,11 +221,11 @@ def peers(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progre
 
 def width_plans(env: LayerRemovalEnv, rng: np.random.Generator, count: int) -> list[StudentPlan]:
     """Plans that remove nothing, from random episodes at half the MACs, or what widths alone can reach."""
-    problem = episode.Problem(env.teacher.module, env.graph, env.meter, "shrink")
+    problem = Problem(env.teacher.module, env.graph, env.meter, "shrink")
     limits = {"macs": max(0.5 * env.meter.teacher["macs"], problem.smallest("macs"))}
     plans = []
     for _ in range(count):
-        walk = episode.Episode(problem, limits, hard=True)
+        walk = Episode(problem, limits, hard=True)
         while not walk.done:
             walk.step(1.0, rng.uniform(-1, 1))
         plans.append(env.graph.canonical(walk.removed, walk.widths))
