@@ -116,6 +116,8 @@ class Episode:
         self.removed: frozenset[str] = frozenset()
         self.widths = self.graph.full.copy()
         self.previous = (0.0, 0.0)
+        # What a check needs, kept up to date: limits with room for rounding; what is left if undecided units go as in the way out;
+        # the widths decided so far, with those of the way out for the rest; and with those of all even shares for the rest.
         self._within = {name: limit * (1 + _ROUNDING) for name, limit in limits.items()}
         self._undecided = problem.removals
         self._complete = self._completed(self.removed)
