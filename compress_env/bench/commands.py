@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -110,3 +111,35 @@ def latency(teachers, runtimes, budgets, random_policies, input_side, channel_mu
     settings = [Setting(runtime, latency_batch, latency_threads, device) for runtime in runtimes]
     shape = (3, input_side, input_side)
     click.echo(table(run(Path(out), teachers or TEACHERS, settings, budgets, random_policies, shape, channel_multiple)))
+
+
+@bench.command(short_help="Decisions a second, where an episode's time goes, and what a candidate costs.")
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--weights", help="Weights file of a teacher given by factory.")
+@click.option("--data", help="As for search; the shipped teacher's own if absent.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each measurement."
+)
+@click.option("--seed", default=0, show_default=True, help="Of budgets and actions.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
+)
+def speed(teacher, weights, data, seconds, seed, out) -> None:
+    """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights.
+
+    \b
+    compress-env bench speed
+    compress-env bench speed --teacher resnet20-cifar10 --data imagefolder:cifar10 --seconds 20 --out speed.json
+    """
+    from compress_env.bench.speed import speed as measure
+    from compress_env.bench.speed import table
+    from compress_env.envs.layer_removal import LayerRemovalEnv
+    from compress_env.progress import announced
+
+    with announced("loading teacher and data"):
+        env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, progress=True)
+    result = measure(env, seconds, seed)
+    for line in table(result):
+        click.echo(line)
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n")

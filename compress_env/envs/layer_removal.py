@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -248,10 +249,10 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         episode = self._episode
         if episode is None or episode.done:
             raise gym.error.ResetNeeded("call reset() before step(), and again when an episode has terminated")
-        keep, sparsity = (float(a) for a in action)
-        if not (np.isfinite(keep) and np.isfinite(sparsity)):
+        keep, sparsity = map(float, action)
+        if not (math.isfinite(keep) and math.isfinite(sparsity)):
             raise ValueError(f"the action has to be two finite numbers, got {action!r}")
-        episode.step(float(np.clip(keep, -1, 1)), float(np.clip(sparsity, -1, 1)))
+        episode.step(min(max(keep, -1.0), 1.0), min(max(sparsity, -1.0), 1.0))
         if not episode.done:
             return self._embedding(episode), 0.0, False, False, {}
         reward, info = self._finish(episode)
