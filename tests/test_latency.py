@@ -60,7 +60,7 @@ class MadeUp:
         return Paired(ratio, ratio, ratio, (TEACHER_MS * ratio, TEACHER_MS), at_least)
 
 
-def made_up_problem(monkeypatch, folder, power: float = 1.0, name: str = "resnet20-cifar10") -> Problem:
+def made_up_problem(monkeypatch, folder, power: float = 1.0, name: str = "resnet8-digits") -> Problem:
     """Its table is measured in `folder`, if it is not there."""
     monkeypatch.setenv("COMPRESS_ENV_CACHE", str(folder))
     teacher, example, graph = network_of(name)
@@ -77,7 +77,7 @@ def play(problem: Problem, limits, act=lambda: (0.0, 0.0)):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A cache with the table of ResNet-20 by the made-up clock."""
+    """A cache with the table of ResNet-8 by the made-up clock."""
     folder = tmp_path_factory.mktemp("table")
     with pytest.MonkeyPatch.context() as patch:
         made_up_problem(patch, folder)
