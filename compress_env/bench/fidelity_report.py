@@ -1,0 +1,104 @@
+"""How well scores predict truths: rank correlations with intervals, regret, a Markdown table and a scatter plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Correlations of scores with truths in [-1, 1], each with a 95 % percentile bootstrap interval over plans.
+
+    regret: the best truth minus that of the plan with the best score, in the truth's unit.
+    """
+
+    plans: int
+    spearman: float
+    spearman_interval: tuple[float, float]
+    kendall: float
+    kendall_interval: tuple[float, float]
+    pearson: float
+    pearson_interval: tuple[float, float]
+    regret: float
+
+
+def agreement(scores: Sequence[float], truths: Sequence[float], seed: int = 0) -> Agreement:
+    """Compare scores with truths, both higher is better. Constant scores predict nothing: their correlations are 0."""
+    x, y = np.asarray(scores, float), np.asarray(truths, float)
+    if len(x) != len(y) or len(x) < 3:
+        raise ValueError(f"{len(x)} scores and {len(y)} truths: at least three pairs are needed")
+    picks = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
+    found = {}
+    for name, statistic in (("spearman", spearman), ("kendall", kendall), ("pearson", pearson)):
+        found[name] = statistic(x, y)
+        low, high = np.percentile([statistic(x[p], y[p]) for p in picks], [2.5, 97.5])
+        found[f"{name}_interval"] = (float(low), float(high))
+    return Agreement(len(x), regret=float(y.max() - y[int(np.argmax(x))]), **found)
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Rank correlation in [-1, 1], ties sharing their mean rank; 0 if one side is constant."""
+    return pearson(stats.rankdata(x), stats.rankdata(y))
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-b in [-1, 1]; 0 if one side is constant."""
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(stats.kendalltau(x, y).statistic)
+
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Linear correlation in [-1, 1]; 0 if one side is constant."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / scale) if scale > 0 else 0.0
+
+
+def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float]]) -> str:
+    """Markdown, a line an evaluator and budget. rows: agreement, seconds a candidate, and their share of the distillation's."""
+    lines = [
+        "| evaluator | MACs | plans | Spearman | Kendall | Pearson | regret | seconds | of distillation |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, budget), (a, seconds, share) in rows.items():
+        cells = [
+            f"{value:.2f} ({low:.2f} to {high:.2f})"
+            for value, (low, high) in (
+                (a.spearman, a.spearman_interval), (a.kendall, a.kendall_interval), (a.pearson, a.pearson_interval),
+            )
+        ]  # fmt: skip
+        lines.append(
+            f"| {name} | {budget:.0%} | {a.plans} | {' | '.join(cells)} | {100 * a.regret:.2f} | {seconds:.3f} | 1/{1 / share:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def scatter(points: Mapping[tuple[str, float], tuple[Sequence[float], Sequence[float]]], path: Path, title: str) -> Path:
+    """A PNG with a panel for each evaluator (columns) and budget (rows); points are `(scores, truths)` of plans."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for name, _ in points))
+    budgets = list(dict.fromkeys(budget for _, budget in points))
+    figure = Figure(figsize=(1 + 2.1 * len(names), 0.8 + 2.1 * len(budgets)), layout="constrained")
+    axes = figure.subplots(len(budgets), len(names), squeeze=False, sharey="row")
+    for (name, budget), (scores, truths) in points.items():
+        axis = axes[budgets.index(budget)][names.index(name)]
+        rho = spearman(np.asarray(scores, float), np.asarray(truths, float))
+        axis.scatter(scores, truths, s=10, alpha=0.7, linewidths=0, color="#1f5fa8")
+        axis.text(0.05, 0.95, f"Spearman {rho:.2f}", transform=axis.transAxes, va="top", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.margins(0.08, 0.12)
+        if axis is axes[0][names.index(name)]:
+            axis.set_title(name, fontsize=8)
+        if axis is axes[budgets.index(budget)][0]:
+            axis.set_ylabel(f"distilled, {budget:.0%} of the MACs", fontsize=8)
+    figure.supxlabel("score of the candidate", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=100)
+    return path
