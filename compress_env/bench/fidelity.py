@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
 from compress_env.datasets.data import Data, Split
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
 from compress_env.envs.episode import Episode
@@ -27,6 +28,7 @@ from compress_env.threads import one_thread
 
 LEAST = 0.95
 """Plans use at least this share of their budget, so that what is compared is how it is spent."""
+COUNTS = {0.5: 40, 0.25: 40}
 MAX_BYTES = 4 << 30
 
 
@@ -65,7 +67,9 @@ def draw(env: LayerRemovalEnv, budget: float, count: int, seed: int) -> list[Stu
             plans.setdefault(plan.key, plan)
         if len(plans) == count:
             return list(plans.values())
-    raise UserError(f"only {len(plans)} different plans of {LEAST:.0%} to 100% of {budget:.0%} of the MACs were found; ask for fewer")
+    raise UserError(
+        f"only {len(plans)} different plans of {LEAST:.0%} to 100% of {budget:.0%} of the MACs were found; ask for fewer"
+    )
 
 
 class Views:
@@ -74,11 +78,11 @@ class Views:
     def __init__(self, teacher, data: Data, passes: int, recipe: Recipe, seed: int):
         size = passes * data.train.inputs.nbytes
         if size > MAX_BYTES:
-            raise UserError(f"{passes} augmented copies of the training images take {size / 2**30:.1f} GiB; ask for fewer passes")
+            raise UserError(
+                f"{passes} augmented copies of the training images take {size / 2**30:.1f} GiB; ask for fewer passes"
+            )
         generator = torch.Generator().manual_seed(seed)
-        parts = [
-            data.augment(x, generator) for _ in range(passes) for x in data.train.inputs.split(1000)
-        ]
+        parts = [data.augment(x, generator) for _ in range(passes) for x in data.train.inputs.split(1000)]
         self.data = replace(data, train=Split(torch.cat(parts), data.train.labels.repeat(passes)), _cache={})
         with channels_last(teacher), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             self.logits = predict(teacher, self.data, self.data.train)
@@ -101,7 +105,7 @@ def divergence(student: Tensor, teacher: Tensor) -> float:
 
 def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) -> dict:
     """What has to be equal for truths to be comparable; the first line of their file."""
-    recipe = finetuning_recipe(len(env.data.train), passes)
+    recipe = finetuning_recipe(len(env.data.train), passes, next(env.whole.parameters()).device)
     recipe = recipe if lr is None else replace(recipe, lr=lr)
     return {
         "teacher": env.teacher.name, "training_images": len(env.data.train), "validation_images": len(env.data.validation),
@@ -117,43 +121,48 @@ def read_truths(path: Path) -> tuple[dict, list[Truth]]:
 
 
 def truths(
-    env: LayerRemovalEnv, counts: Mapping[float, int], path: Path, *, passes: int = 1, lr: float | None = None, seed: int = 0,
-    progress: bool = True,
-) -> list[Truth]:  # fmt: skip
+    env: LayerRemovalEnv, path: Path, counts: Mapping[float, int] | None = None, *, passes: int | None = None,
+    lr: float | None = None, seed: int | None = None, progress: bool = True,
+) -> tuple[dict, list[Truth]]:  # fmt: skip
     """Distil `counts[budget]` random plans a budget and append each to `path`; those that are there are not made again.
 
-    Budgets take turns, so that a file that is not finished is balanced. Raises UserError if the file was made with other settings.
+    What is None is as in the file, if there is one: then without `counts`, nothing is distilled. Budgets take turns, so that a file
+    that is not finished is balanced. Returns the settings and truths. Raises UserError if the file was made with other settings.
     """
-    settings = settings_of(env, passes, lr, seed)
-    known: list[Truth] = []
-    if path.exists() and path.stat().st_size:
-        found, known = read_truths(path)
-        if differ := [k for k in settings if settings[k] != found.get(k)]:
-            k = differ[0]
-            raise UserError(f"{path} was made with {k} {found.get(k)!r}, not {settings[k]!r}; give another --out")
-        whole = "".join(json.dumps(row) + "\n" for row in (found, *map(asdict, known)))
-        path.write_text(whole)  # without a line that was cut off
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings) + "\n")
-    done = {(t.budget, t.index) for t in known}
+    found, known = read_truths(path) if path.exists() and path.stat().st_size else ({}, [])
+    if seed is None:
+        seed = found.get("seed", 0)
+    if lr is None and found:
+        lr = found["recipe"]["lr"]
+    settings = settings_of(env, passes or found.get("passes", 1), lr, seed)
+    if differ := [k for k in settings if found and settings[k] != found.get(k)]:
+        k = differ[0]
+        raise UserError(f"{path} was made with {k} {found.get(k)!r}, not {settings[k]!r}; give another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in (settings, *map(asdict, known)))
+    )  # without a line cut off
+    counts = counts or ({} if found else COUNTS)
     plans = {b: draw(env, b, n, seed) for b, n in counts.items()}
+    done = {(t.budget, t.index) for t in known}
     todo = [(b, i) for b, i in _turns(counts) if (b, i) not in done]
     if todo:
         with one_thread(), channels_last(env.whole):
-            views = Views(env.whole, env.data, passes, Recipe(**settings["recipe"]), seed)
-            target = predict(env.whole, env.data, env.data.validation)
+            views = Views(env.whole, env.data, settings["passes"], Recipe(**settings["recipe"]), seed)
+            target, refit = predict(env.whole, env.data, env.data.validation), refitter(env)
             for budget, index in tqdm(todo, desc="distilling", unit="plan", disable=not progress):
-                truth = _truth(env, budget, index, plans[budget][index], views, target, seed)
+                truth = _truth(env, budget, index, plans[budget][index], refit, views, target, seed)
                 with path.open("a") as file:
                     file.write(json.dumps(asdict(truth)) + "\n")
                 known.append(truth)
-    return known
+    return settings, known
 
 
-def _truth(env, budget: float, index: int, plan: StudentPlan, views: Views, target: Tensor, seed: int) -> Truth:
+def _truth(
+    env, budget: float, index: int, plan: StudentPlan, refit: Evaluator, views: Views, target: Tensor, seed: int
+) -> Truth:
     student = build_student(env.teacher.module, env.graph, plan)
-    env.evaluator.prepare(student, plan)
+    refit.prepare(student, plan)
     labels = env.data.validation.labels
     start = accuracy(predict(student, env.data, env.data.validation), labels)
     began = time.perf_counter()
@@ -166,8 +175,13 @@ def _truth(env, budget: float, index: int, plan: StudentPlan, views: Views, targ
     )  # fmt: skip
 
 
+def refitter(env: LayerRemovalEnv) -> Evaluator:
+    """The evaluator whose `prepare` gives the students that distillation starts from: refitted, not trained."""
+    return Evaluator(env.whole, env.graph, env.data, EvaluatorSettings(distill_steps=0))
+
+
 def _turns(counts: Mapping[float, int]) -> Iterator[tuple[float, int]]:
-    for i in range(max(counts.values())):
+    for i in range(max(counts.values(), default=0)):
         yield from ((b, i) for b, n in counts.items() if i < n)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
-from compress_env.bench.fidelity import Views, distil, divergence, draw
+from compress_env.bench.fidelity import Views, distil, divergence, draw, refitter
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
@@ -44,15 +44,15 @@ def compare(
     todo = [(loss, lr, *key) for key in plans for loss in losses for lr in rates if (loss, lr, *key) not in done]
     if not todo:
         return rows
-    recipe = replace(finetuning_recipe(len(env.data.train), 1), steps=steps)
+    recipe = replace(finetuning_recipe(len(env.data.train), 1, next(env.whole.parameters()).device), steps=steps)
     with one_thread(), channels_last(env.whole):
         few = env.data.head(steps * recipe.batch_size)
         views = Views(env.whole, few, -(-steps * recipe.batch_size // len(few.train)), recipe, seed)
-        target = predict(env.whole, env.data, env.data.validation)
+        target, refit = predict(env.whole, env.data, env.data.validation), refitter(env)
         for loss, lr, budget, index in tqdm(todo, desc="distilling", unit="student", disable=not progress):
             plan = plans[budget, index]
             student = build_student(env.teacher.module, env.graph, plan)
-            env.evaluator.prepare(student, plan)
+            refit.prepare(student, plan)
             views.recipe = replace(views.recipe, lr=lr)
             distil(student, views, seed, loss)
             logits = predict(student, env.data, env.data.validation)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
-from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, fit, predict
+from compress_env.distill.train import (
+    Diverged,
+    Recipe,
+    accuracy,
+    channels_last,
+    fit,
+    has_bfloat16,
+    memory_format,
+    predict,
+)
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.reconstruct import Reconstruction
 from compress_env.threads import one_thread
+
+SMALL = 5_000_000
+"""MACs of a teacher below which converting to bfloat16 costs more than it saves."""
 
 
 class EvaluationFailed(RuntimeError):
@@ -52,52 +66,71 @@ class Evaluator:
     """Judges students of one teacher on one data set. The same plan gives the same accuracy on the same machine.
 
     teacher: the module of the empty plan, in evaluation mode. Everything that depends on the teacher alone is computed once, here.
+    Larger networks are computed in bfloat16 where the processor has it.
     """
 
     def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, data: Data, settings: EvaluatorSettings):
         self.settings, self.data = settings, data
         self.validation = data.validation_subset(settings.validation_images)
+        device = next(teacher.parameters()).device
+        self.bfloat16 = bfloat16_pays(graph, device)
         with one_thread(), channels_last(teacher):
-            self.teacher_accuracy = accuracy(predict(teacher, data, self.validation), self.validation.labels)
-            device = next(teacher.parameters()).device
+            self.teacher_logits = predict(teacher, data, self.validation, bfloat16=self.bfloat16)
+            self.teacher_accuracy = accuracy(self.teacher_logits, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
-            self._reconstruction = Reconstruction(teacher, graph, inputs)
+            inputs = inputs.contiguous(memory_format=memory_format(inputs))
+            self._reconstruction = Reconstruction(teacher, graph, inputs, bfloat16=self.bfloat16)
             self._logits = None
             if settings.distill_steps:
                 self._distill_data = data.head(settings.distill_images)
-                self._logits = predict(teacher, self._distill_data, self._distill_data.train).to(device)
+                self._logits = predict(
+                    teacher, self._distill_data, self._distill_data.train, bfloat16=self.bfloat16
+                ).to(device)
 
     def prepare(self, student: fx.GraphModule, plan: StudentPlan) -> None:
         """Refit `student` to the teacher and distil it for a moment, in place. Raises EvaluationFailed if it diverges."""
+        with _failures(), one_thread(), channels_last(student):
+            if self.settings.refit:
+                self._reconstruction(student, plan)
+            if self.settings.distill_steps:
+                self._distil(student, plan)
+
+    def _distil(self, student: fx.GraphModule, plan: StudentPlan) -> None:
         settings = self.settings
-        try:
-            with one_thread():
-                if settings.refit:
-                    self._reconstruction(student, plan)
-                if settings.distill_steps:
-                    recipe = Recipe(
-                        steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr, augment=False
-                    )
-                    loss = LOSSES.get(settings.loss)
-                    generator = torch.Generator().manual_seed(int(plan.key, 16) % 2**63)
-                    fit(
-                        student,
-                        self._distill_data,
-                        recipe,
-                        lambda logits, labels, _, rows: loss(logits, self._logits[rows], labels, settings.temperature),
-                        generator,
-                    )
-        except (Diverged, ArithmeticError, MemoryError, RuntimeError) as error:
-            raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        recipe = Recipe(
+            steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr, augment=False,
+            precision="bfloat16" if self.bfloat16 else "float32",
+        )  # fmt: skip
+        loss = LOSSES.get(settings.loss)
+        fit(
+            student, self._distill_data, recipe,
+            lambda logits, labels, _, rows: loss(logits, self._logits[rows], labels, settings.temperature),
+            torch.Generator().manual_seed(int(plan.key, 16) % 2**63),
+        )  # fmt: skip
+
+    def logits(self, student: fx.GraphModule, plan: StudentPlan) -> Tensor:
+        """Outputs `(images, classes)` on the validation images of `student`, which is refitted in place. Raises EvaluationFailed."""
+        self.prepare(student, plan)
+        with _failures(), one_thread(), channels_last(student):
+            logits = predict(student, self.data, self.validation, bfloat16=self.bfloat16)
+        if not torch.isfinite(logits).all():
+            raise EvaluationFailed("the student's outputs are not finite")
+        return logits
 
     def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> float:
         """Validation accuracy in [0, 1] of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
-        self.prepare(student, plan)
-        try:
-            with one_thread(), channels_last(student):
-                logits = predict(student, self.data, self.validation)
-        except (MemoryError, RuntimeError) as error:
-            raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
-        if not torch.isfinite(logits).all():
-            raise EvaluationFailed("the student's outputs are not finite")
-        return accuracy(logits, self.validation.labels)
+        return accuracy(self.logits(student, plan), self.validation.labels)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What goes wrong in computing a student, as EvaluationFailed with a one-line reason."""
+    try:
+        yield
+    except (Diverged, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def bfloat16_pays(graph: LayerGraph, device: torch.device) -> bool:
+    """Whether mixed precision is faster: on processors that have it, for all but very small networks."""
+    return has_bfloat16(device) and graph.reduce(frozenset()).macs(graph.full) >= SMALL
