@@ -20,6 +20,11 @@ class Baseline(ABC):
     def proposals(self, rng: np.random.Generator):
         """A generator of actions `(steps, 2)` in [-1, 1]; `yield` returns the reward. It may end before the episodes do."""
 
+    @staticmethod
+    def actions(values) -> np.ndarray:
+        """Actions `(steps, 2)` from one number in [-1, 1] a decision: a step reads the entry that it needs."""
+        return np.repeat(np.asarray(values, float)[:, None], 2, axis=1)
+
     def run(self, checkpoint: Path | None) -> None:
         """Play the proposals. No checkpoint is needed: what was recorded is replayed without evaluation."""
         proposals = self.proposals(np.random.default_rng(self.seed))

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 on an environment with one reward, at the end. The only file that imports stable_baselines3."""
+"""Stable-Baselines3 on an environment with one reward, at the end. The only file that imports stable_baselines3 and sb3_contrib."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import sb3_contrib
 import stable_baselines3
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from compress_env.errors import UserError
 
 SAVE_EVERY = 20.0
 """Seconds between checkpoints; what lies after the last one is replayed from the recorded trials."""
@@ -62,22 +66,81 @@ class RelativeReward(gym.Wrapper):
         return observation, self.scale * (reward - self.baseline) if terminated else reward, terminated, truncated, info
 
 
+class _Enough(Exception):
+    """All episodes are played."""
+
+
+class _Limit(gym.Wrapper):
+    """Ends the search when all episodes are played; on-policy algorithms collect whole batches of them and would go on."""
+
+    def __init__(self, env: gym.Env, episodes: int):
+        super().__init__(env)
+        self.episodes = episodes
+
+    def reset(self, **kwargs):
+        if self.env.get_wrapper_attr("played") >= self.episodes:
+            raise _Enough
+        return super().reset(**kwargs)
+
+
 class StableBaselinesAgent:
-    """An off-policy algorithm of Stable-Baselines3 with AMC's schedule (He et al., ECCV 2018).
+    """An algorithm of Stable-Baselines3 or its contrib package, by class or name, on episodes whose end alone is rewarded.
 
-    The first episode is the uniform student (action 0), to which rewards are then relative; random episodes follow, then learned
-    ones with one update a transition after each. Returns reach over the whole episode (`n_steps`), since only its end is rewarded.
+    The first episode is the uniform student (action 0), to which rewards are then relative.
+    reward_scale: of these. settings: the algorithm's own, over `defaults`. An interrupted search is replayed from its trials.
+    """
 
-    algorithm: its name there. warmup_share: share of the episodes that are random. noise: standard deviation of the exploration
-    after that, first and last, in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the
-    critic for each of the actor (AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate; faster ones
-    run into a corner before the critic knows anything). reward_scale:
-    of rewards relative to the uniform student. settings: the algorithm's own.
+    policy_class = "MlpPolicy"
+
+    def __init__(
+        self, algorithm: str | type[BaseAlgorithm], env: gym.Env, episodes: int, seed: int, *, reward_scale: float = 5.0,
+        **settings: Any,
+    ):  # fmt: skip
+        self.env, self.episodes, self.seed = env, episodes, seed
+        self.steps = env.unwrapped.steps
+        self.relative = RelativeReward(_Limit(env, episodes), reward_scale)
+        make = _algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        policy = settings.pop("policy", self.policy_class)
+        try:
+            self.model = make(policy, self.relative, seed=seed, device="cpu", verbose=0, **deepcopy(settings))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise UserError(f"{make.__name__} does not take these settings: {error}") from error
+        self.model.set_logger(Logger(None, []))  # otherwise each search leaves an empty folder among temporary files
+
+    def play_uniform(self) -> None:
+        """The first episode; its reward is what later ones are relative to."""
+        self.env.reset(seed=self.seed)
+        for _ in range(self.steps):
+            _, self.relative.baseline, *_ = self.env.step(np.zeros(2, np.float32))
+
+    def run(self, checkpoint: Path | None) -> None:
+        """Play all episodes."""
+        self.play_uniform()
+        try:
+            self.model.learn((self.episodes - 1) * self.steps)
+        except _Enough:
+            pass
+
+    def policy(self):
+        """The actor without noise."""
+        return lambda observation: self.model.predict(observation, deterministic=True)[0]
+
+
+class OffPolicyAgent(StableBaselinesAgent):
+    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018).
+
+    After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
+    over the whole episode (`n_steps`), since only its end is rewarded.
+
+    warmup_share: share of the episodes that are random. noise: standard deviation of the exploration after that, first and last,
+    in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the critic for each of the
+    actor (AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate; faster ones run into a corner before
+    the critic knows anything).
     """
 
     def __init__(
         self,
-        algorithm: str,
+        algorithm: str | type[BaseAlgorithm],
         env: gym.Env,
         episodes: int,
         seed: int,
@@ -85,31 +148,25 @@ class StableBaselinesAgent:
         warmup_share: float = 0.2,
         noise: tuple[float, float] | None = (0.4, 0.1),
         actor_delay: int = 30,
-        reward_scale: float = 5.0,
         **settings: Any,
     ):
-        self.env, self.episodes, self.seed = env, episodes, seed
-        self.steps = env.unwrapped.steps
+        steps = env.unwrapped.steps
         warmup = max(1, round(warmup_share * episodes))
-        self.noise = DecayingNoise(2, *noise, warmup + 1, episodes) if noise else None
-        self.relative = RelativeReward(env, reward_scale)
+        decaying = DecayingNoise(2, *noise, warmup + 1, episodes) if noise else None
         defaults = dict(
             learning_rate=1e-3,
-            buffer_size=(episodes + 1) * self.steps,
-            learning_starts=warmup * self.steps,
+            buffer_size=(episodes + 1) * steps,
+            learning_starts=warmup * steps,
             batch_size=64,
-            tau=0.01,
             gamma=1.0,
             train_freq=(1, "episode"),
-            gradient_steps=self.steps,
-            n_steps=self.steps,
+            gradient_steps=steps,
+            n_steps=steps,
             policy_kwargs=dict(net_arch=[128, 128]),
         )
-        self.model: OffPolicyAlgorithm = getattr(stable_baselines3, algorithm)(
-            "MlpPolicy", self.relative, action_noise=self.noise, seed=seed, device="cpu", verbose=0,
-            **deepcopy({**defaults, **settings}),
-        )  # fmt: skip
-        self.model.set_logger(Logger(None, []))  # otherwise each search leaves an empty folder among temporary files
+        super().__init__(algorithm, env, episodes, seed, **{"action_noise": decaying, **defaults, **settings})
+        self.model: OffPolicyAlgorithm
+        self.noise: DecayingNoise | None = self.model.action_noise
         if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
             self.model.policy_delay = actor_delay
             self._start_at_zero()
@@ -128,22 +185,19 @@ class StableBaselinesAgent:
         done = self._restore(checkpoint) if checkpoint and checkpoint.exists() else 0
         begin = not done
         if begin:
-            self.env.reset(seed=self.seed)
-            for _ in range(self.steps):
-                _, self.relative.baseline, *_ = self.env.step(np.zeros(2, np.float32))
+            self.play_uniform()
             done = 1
         if done < self.episodes:
-            self.model.learn(
-                (self.episodes - done) * self.steps,
-                callback=_Checkpoint(self, checkpoint) if checkpoint else None,
-                reset_num_timesteps=begin,
-            )
+            try:
+                self.model.learn(
+                    (self.episodes - done) * self.steps,
+                    callback=_Checkpoint(self, checkpoint) if checkpoint else None,
+                    reset_num_timesteps=begin,
+                )
+            except _Enough:
+                pass
             if checkpoint:
                 self.save(checkpoint)
-
-    def policy(self):
-        """The actor without noise."""
-        return lambda observation: self.model.predict(observation, deterministic=True)[0]
 
     def save(self, path: Path) -> None:
         """Write networks, optimisers, replay buffer and every random state in one file, whole or not at all."""
@@ -189,7 +243,7 @@ class StableBaselinesAgent:
 class _Checkpoint(BaseCallback):
     """Saves after updates of a roll-out have been made, that is when the next one begins."""
 
-    def __init__(self, agent: StableBaselinesAgent, path: Path):
+    def __init__(self, agent: OffPolicyAgent, path: Path):
         super().__init__()
         self.agent, self.path, self.saved = agent, path, time.monotonic()
 
@@ -200,3 +254,17 @@ class _Checkpoint(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
+
+
+def _algorithm(name: str) -> type[BaseAlgorithm]:
+    return getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)
+
+
+def of_class(algorithm: type[BaseAlgorithm]):
+    """The factory of an agent from a user's or a library's class, with what it needs for episodes rewarded at the end."""
+    kind = OffPolicyAgent if issubclass(algorithm, OffPolicyAlgorithm) else StableBaselinesAgent
+
+    def factory(env, episodes: int, seed: int, **settings):
+        return kind(algorithm, env, episodes, seed, **settings)
+
+    return factory

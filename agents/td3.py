@@ -1,8 +1,8 @@
 """Twin delayed DDPG (Fujimoto et al., ICML 2018)."""
 
-from compress_env.agents.sb3 import StableBaselinesAgent
+from compress_env.agents.sb3 import OffPolicyAgent
 
 
-def td3(env, episodes: int, seed: int) -> StableBaselinesAgent:
+def td3(env, episodes: int, seed: int, **settings) -> OffPolicyAgent:
     """As DDPG; the smaller of two critics, and noise on the target's actions."""
-    return StableBaselinesAgent("TD3", env, episodes, seed)
+    return OffPolicyAgent("TD3", env, episodes, seed, **{"tau": 0.01, **settings})

@@ -10,12 +10,16 @@ from typing import Any
 from gymnasium.envs.registration import register, registry
 
 __version__ = "0.1.0"
-ENV_IDS = ("LayerRemoval-v0",)
+_ENTRY_POINTS = {
+    "LayerRemoval-v0": "compress_env.envs.layer_removal:LayerRemovalEnv",
+    "LayerRemovalPlanted-v0": "compress_env.envs.planted:LayerRemovalPlantedEnv",
+}
+ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "inspect", "trace"]
 
-for _id in ENV_IDS:
+for _id, _entry_point in _ENTRY_POINTS.items():
     if _id not in registry:
-        register(_id, entry_point="compress_env.envs.layer_removal:LayerRemovalEnv")
+        register(_id, entry_point=_entry_point)
 
 _PUBLIC = {
     "compress": "compress_env.api",

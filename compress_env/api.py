@@ -17,7 +17,7 @@ from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
 from compress_env.export import export_all, save_student
 from compress_env.registry import unknown
-from compress_env.resources import latency
+from compress_env.resources.runtimes import Setting
 from compress_env.rewards import Outcome
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
@@ -29,7 +29,7 @@ from compress_env.threads import one_thread
 DEFAULTS: dict[str, Any] = {
     "teacher": "resnet8-digits", "weights": None, "data": None, "budget": {"macs": 0.5}, "schedule": "two-step",
     "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "removable": ["*"], "shrinkable": ["*"],
-    "channel_multiple": 1, "min_width": 0.1, "image_size": None, "normalization": None, "device": "cpu",
+    "channel_multiple": None, "min_width": 0.1, "image_size": None, "normalization": None, "device": "cpu", "latency": None,
 }  # fmt: skip
 """Arguments of the environment that a run records, so that it can be made again."""
 
@@ -87,10 +87,14 @@ def run_search(
     resume: bool = False,
     command: str | None = None,
     progress: bool = True,
+    agent_options: Mapping[str, Any] | None = None,
     **environment: Any,
 ) -> tuple[RunFolder, LayerRemovalEnv]:
-    """The search alone: its run folder and environment, which `finish` takes. `environment`: arguments of `LayerRemoval-v0`."""
-    find_agent(agent)
+    """The search alone: its run folder and environment, which `finish` takes.
+
+    agent_options: settings of the agent's own. environment: arguments of `LayerRemoval-v0`.
+    """
+    find_agent(agent, agent_options)
     if evaluations < 1:
         raise UserError(f"evaluations must be at least 1, got {evaluations}")
     settings = DEFAULTS | environment
@@ -99,14 +103,22 @@ def run_search(
     if settings["weights"] is not None:
         settings["weights"] = str(settings["weights"])
     settings |= {"teacher": teacher, "data": data, "budget": {"macs": 0.5} if budget is None else dict(budget)}
+    settings["latency"] = Setting.of(settings["latency"], settings["device"]).as_dict()
     recorded = {k: v if _is_plain(v) else repr(v)[:80] for k, v in settings.items()}
-    recorded |= {"agent": agent, "evaluations": evaluations, "seed": seed, "versions": versions(), "command": command}
+    recorded |= {
+        "agent": agent,
+        "agent_options": dict(agent_options or {}),
+        "evaluations": evaluations,
+        "seed": seed,
+        "versions": versions(),
+        "command": command,
+    }
     path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
     folder = RunFolder(path)
     folder.admit(recorded, resume)  # refuse before the teacher is loaded
     env = LayerRemovalEnv(**settings, progress=progress)  # gym.make would copy a teacher given as an object
     folder.begin(recorded)
-    found = search(env, agent, evaluations, seed, folder, progress)
+    found = search(env, agent, evaluations, seed, folder, progress, agent_options)
     if found.interrupted:
         raise KeyboardInterrupt
     final = found.final_policy
@@ -154,14 +166,17 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     exports = export_all(student, example, folder.path, progress=progress)
     with one_thread(), channels_last(teacher):
         teacher_test = accuracy(predict(teacher, data, data.test), data.test.labels)
-    pair = latency.measure([teacher.cpu(), student], example[:1], 1.0)
     usage = env.meter.count(student, plan)
     if "latency" in usage:  # as it was measured for the budget
-        pair = [env.meter.teacher["latency"], usage["latency"]]
+        pair = env.meter.teacher["latency"], usage["latency"]
+    else:
+        measured = env.meter.stopwatch.pair(student)
+        pair = measured.milliseconds[1], measured.ratio * measured.milliseconds[1]
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = {
         "teacher": _column(teacher_test, env.meter.teacher, pair[0], _file_bytes(teacher)),
         "student": _column(done.accuracy_test, usage, pair[1], size),
+        "latency": env.latency.as_dict() | {"label": env.latency.label},
         "budget": dict(best.outcome.budget),
         "feasible": all(usage[name] <= limit for name, limit in best.outcome.budget.items()),
         "evaluations": len(trials),
@@ -198,7 +213,7 @@ def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
             raise UserError(
                 f"the {name} of {folder.path} was a Python object; go on from Python, with compress(..., resume=True)"
             )
-    return LayerRemovalEnv(**{k: settings[k] for k in DEFAULTS}, progress=progress)
+    return LayerRemovalEnv(**{k: settings.get(k, default) for k, default in DEFAULTS.items()}, progress=progress)
 
 
 def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -49,6 +51,20 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())  # so that `module:factory` finds modules in the current folder
 
 
+def _options(_context, _parameter, values: tuple[str, ...]) -> dict[str, Any]:
+    """`("tau=0.01", "n_top=2")` as a dict; what is not JSON stays text."""
+    options: dict[str, Any] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE, for example learning_rate=0.001")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
+
+
 def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | float]:
     """`("macs=0.5", "latency=2ms")` as a dict. What the values mean is for `parse_budget` to say."""
     budget: dict[str, str | float] = {}
@@ -60,6 +76,73 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
             raise click.BadParameter(f"{name} is given twice")
         budget[name] = amount
     return budget
+
+
+SCOPE = (
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="PATTERN",
+        help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.",
+    ),
+    click.option(
+        "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
+    ),
+    click.option(
+        "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
+    ),
+    click.option(
+        "--channel-multiple",
+        type=click.IntRange(1),
+        help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a latency budget, else 1.",
+    ),
+    click.option(
+        "--min-width",
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        help="Smallest share of a layer's channels.",
+    ),
+)
+"""What of a network a search may change, alike for every command that looks at it; the names are those of `trace`."""
+
+
+LATENCY = (
+    click.option(
+        "--runtime",
+        type=click.Choice(["eager", "compile", "onnxruntime"]),
+        default="eager",
+        show_default=True,
+        help="What will run the student: latency is measured in it.",
+    ),
+    click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Inputs at once."),
+    click.option(
+        "--latency-threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a pass."
+    ),
+)
+"""What latency is measured with."""
+
+
+def _with(options):
+    """A decorator that adds options which several commands have."""
+
+    def add(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
+    """The options as `trace` takes them: no pattern for what may be removed or shrunk means everything."""
+    scope = {name: value for name, value in scope.items() if value is not None}
+    lists = {name: list(scope[name]) for name in ("keep", "removable", "shrinkable")}
+    return scope | {name: patterns or ([] if name == "keep" else ["*"]) for name, patterns in lists.items()}
+
+
+def _latency(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
+    return {"runtime": runtime, "batch": batch, "threads": threads}
 
 
 @main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
@@ -85,7 +168,17 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     "May be repeated.",
 )
 @click.option(
-    "--agent", default="ddpg", show_default=True, help="ddpg, td3, sac, random, uniform, greedy or module:factory."
+    "--agent",
+    default="ddpg",
+    show_default=True,
+    help="A name of `compress-env list`, module:factory, or a class such as sb3_contrib:TQC.",
+)
+@click.option(
+    "--agent-option",
+    multiple=True,
+    callback=_options,
+    metavar="NAME=VALUE",
+    help="Of the agent's own, e.g. learning_rate=0.001.",
 )
 @click.option("--evaluations", type=click.IntRange(1), default=150, show_default=True, help="Students to try.")
 @click.option("--schedule", default="two-step", show_default=True, help="two-step, joint, removal or shrink.")
@@ -102,30 +195,11 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
     show_default=True,
     help="Batches of distillation before a student is judged.",
 )
+@_with(SCOPE)
 @click.option(
-    "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
+    "--device", default="cpu", show_default=True, help="Torch device of evaluations, fine-tuning and latency."
 )
-@click.option(
-    "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
-)
-@click.option(
-    "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
-)
-@click.option(
-    "--channel-multiple",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.",
-)
-@click.option(
-    "--min-width",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Smallest share of a layer's channels.",
-)
-@click.option("--device", default="cpu", show_default=True, help="Torch device for evaluations and fine-tuning.")
+@_with(LATENCY)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--finetune-epochs",
@@ -136,13 +210,15 @@ def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | fl
 )
 @click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluations, schedule, reward, limits, distill_steps,
-           keep, removable, shrinkable, channel_multiple, min_width, device, seed, finetune_epochs, out, resume) -> None:  # fmt: skip
+def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_option, evaluations, schedule, reward, limits,
+           distill_steps, device, runtime, latency_batch, latency_threads, seed, finetune_epochs, out, resume,
+           **scope) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
     compress-env search --budget macs=50% --agent ddpg --evaluations 60
     compress-env search --budget params=30K --budget memory=0.6 --agent random
+    compress-env search --budget latency=50% --runtime onnxruntime --latency-threads 2
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
@@ -154,10 +230,11 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, evaluat
     command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
     folder, env = run_search(
         teacher, data, budget, agent, evaluations, seed, out,
-        resume=resume, command=command, weights=weights, image_size=image_size, normalization=_normalization(mean, std),
-        schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, keep=list(keep),
-        removable=list(removable) or ["*"], shrinkable=list(shrinkable) or ["*"], channel_multiple=channel_multiple,
-        min_width=min_width, device=device,
+        resume=resume, command=command, agent_options=agent_option, weights=weights, image_size=image_size,
+        normalization=_normalization(mean, std),
+        schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, device=device,
+        latency=_latency(runtime, latency_batch, latency_threads),
+        **_patterns(scope),
     )  # fmt: skip
     if finetune_epochs:
         _show(finish(folder, finetune_epochs, env=env))
@@ -188,19 +265,12 @@ def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | N
 )
 @click.option("--data", help="As for search; only the shape of its inputs is used.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
-@click.option(
-    "--keep", multiple=True, metavar="PATTERN", help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated."
-)
-@click.option(
-    "--min-width",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Smallest share of a layer's channels.",
-)
+@_with(SCOPE)
 @click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
+@_with(LATENCY)
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
-def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, latency, picture) -> None:
+def inspect(teacher, weights, input_shape, data, image_size, latency, runtime, latency_batch, latency_threads, picture,
+            **scope) -> None:  # fmt: skip
     """Show a teacher as a tree of units, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
@@ -216,8 +286,9 @@ def inspect(teacher, weights, input_shape, data, image_size, keep, min_width, la
     if picture:
         check_place(picture)
     found = inspect(
-        teacher, input_shape, data=data, weights=weights, image_size=image_size, keep=keep, min_width=min_width,
-        latency=latency, progress=True,
+        teacher, input_shape, data=data, weights=weights, image_size=image_size, progress=True,
+        latency=_latency(runtime, latency_batch, latency_threads) if latency else False,
+        **_patterns(scope),
     )  # fmt: skip
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:
@@ -353,7 +424,7 @@ def _show(done) -> None:
     rows = [("", "teacher", "student", "")]
     for label, key, text in (
         ("test accuracy", "accuracy_test", "{:.2%}"), ("parameters", "params", "{:,.0f}"), ("MACs", "macs", "{:,.0f}"),
-        ("latency, batch 1", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
+        ("latency", "latency_ms", "{:.2f} ms"), ("peak memory, bytes", "memory_bytes", "{:,.0f}"),
         ("file size, bytes", "file_bytes", "{:,.0f}"),
     ):  # fmt: skip
         change = student[key] / teacher[key]
@@ -370,6 +441,7 @@ def _show(done) -> None:
         + (f", final policy {final['accuracy']:.2%}" if final else "")
         + f", teacher {done.outcome.teacher_accuracy:.2%}"
     )
+    click.echo(f"latency: {result['latency']['label']}")
     click.echo(f"report: {done.report()}")
 
 

@@ -11,14 +11,19 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread: for small networks, two are many times slower."""
+def threads(number: int) -> Iterator[None]:
+    """This many torch threads."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread():
+    """One torch thread: for small networks, two are many times slower."""
+    return threads(1)
 
 
 @contextmanager

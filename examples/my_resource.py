@@ -26,7 +26,7 @@ class Depth:
 
     @staticmethod
     def count(model, example) -> float:
-        """Called once a student. Both are on the meta device: shapes without numbers."""
+        """Called once a student, with one example of the data."""
         return float(sum(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Linear)) for m in model.modules()))
 
 

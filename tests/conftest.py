@@ -16,6 +16,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_latency_cache(tmp_path_factory):
+    """Latencies that tests measure stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESS_ENV_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session", params=sorted(NETWORKS))
 def network(request):
     """`(teacher, example, graph)` for each test network."""

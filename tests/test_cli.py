@@ -17,7 +17,7 @@ from torch import nn
 import compress_env
 from compress_env.cli import main
 
-COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "list")
+COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "bench", "list")
 FILES = {"run.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
 FILES |= {"student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"teacher", "student", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions", "command"}
@@ -35,7 +35,7 @@ def call(*arguments) -> Result:
 def works(*arguments) -> str:
     result = call(*arguments)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 def refused(*arguments) -> str:

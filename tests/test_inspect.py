@@ -148,12 +148,17 @@ def test_a_picture_is_drawn_to_any_of_the_formats_and_grows_with_the_rows(tmp_pa
 
 def test_the_command_needs_no_data_for_a_shipped_teacher(tmp_path):
     printed = works("inspect", "--teacher", "resnet20-cifar10", "--picture", tmp_path / "a.png")
-    assert printed.startswith(
-        "resnet20-cifar10, inputs of 3x32x32: 9 units can be removed and 12 groups of channels can"
-    )
+    first = " ".join(printed.split("\n\n")[0].split())
+    assert first == "resnet20-cifar10, inputs of 3x32x32: 9 units can be removed and 12 groups of channels can shrink"
     assert "fc: its channels are the network's outputs" in printed
     assert re.search(r"^macs +MACs +40,813,184 +[\d,]+ +\d\.\d%$", printed, re.M)
     assert printed.endswith(f"picture: {tmp_path / 'a.png'}\n") and (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_the_scope_of_a_search_is_the_scope_of_what_is_shown():
+    printed = works("inspect", "--removable", "stages.2.*", "--shrinkable", "stages.0.*", "--channel-multiple", 8)
+    rows = re.findall(r"^ *(\S+) +(?:branch|group) +\d+ (?: +(\d+ to \d+))?", printed, re.M)
+    assert rows == [("stages.0.0.conv1", "16 to 8"), ("stages.2.0", "")]
 
 
 def test_the_smallest_usage_is_what_a_search_refuses_to_go_below(tmp_path):
@@ -190,7 +195,8 @@ def test_data_tells_the_input_shape_too():
     (("--input-shape", "3,0,8"), "is not a shape of one input"),
     (("--input-shape", "3,8,8", "--data", "digits"), "give data or an input shape, not both"),
     (("--input-shape", "3,8,8", "--image-size", "8"), "an image size is for data"),
-    (("--input-shape", "3,8,8", "--keep", "features.*"), r"no layer 'features.\*'; known: 0, 3"),
+    (("--input-shape", "3,8,8", "--keep", "features.*"), r"no layer is called 'features.\*'; layers are 0, 3 and so on"),
+    (("--input-shape", "3,8,8", "--shrinkable", "stem"), "no layer is called 'stem'"),
     (("--input-shape", "3,8,8", "--picture", "a.gif"), "the name has to end in .png, .svg, .pdf"),
     (("--input-shape", "3,8,8", "--picture", "gone/a.png"), "there is no folder gone; make it first"),
     (("--data", "imagefolder:nowhere"), "nowhere needs the folders"),

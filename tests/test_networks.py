@@ -71,7 +71,9 @@ def row(name: str, graph: LayerGraph, smallest: float, seconds: dict[str, float]
     """What the table says of a network; times are this run's, beside each other."""
     whole, full = graph.reduce(frozenset()), graph.full
     removed = graph.reduce(frozenset(graph.canonical(frozenset(graph.units), full).removed))
-    stays = Counter(why for why in graph.left_alone.values() if not why.startswith("not removable") and "outputs" not in why)
+    stays = Counter(
+        why for why in graph.left_alone.values() if not why.startswith("not removable") and "outputs" not in why
+    )
     return {
         "network": name,
         "units": str(len(graph.units)),
@@ -94,7 +96,9 @@ def test_a_student_computes_what_the_teacher_does_with_the_lost_channels_silence
     widths = {
         g.name: int(rng.integers(g.floor, g.size))
         for g in graph.groups.values()
-        if not any(isinstance(modules.get(m.layer), (nn.LayerNorm, nn.GroupNorm)) for m in g.members)  # statistics change
+        if not any(
+            isinstance(modules.get(m.layer), (nn.LayerNorm, nn.GroupNorm)) for m in g.members
+        )  # statistics change
         and not any(pattern in g.name for pattern in MIXED.get(name, ()))
     }
     assert widths

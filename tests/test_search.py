@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from compress_env.agents import sb3
+from tqdm.auto import tqdm
 
 from compress_env.errors import UserError
 from compress_env.rewards import Outcome
@@ -26,6 +27,7 @@ from compress_env.search.trial import Trial, best_trial
 from compress_env.search.validate import differences
 from compress_env.surgery.plan import StudentPlan
 
+LEARNING = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n")
 QUICK = {"budget": {"macs": 0.25}, "evaluator": {"calibration_images": 64, "validation_images": 100}}
 
 
@@ -51,13 +53,46 @@ def test_every_agent_searches_within_the_budget_and_repeats_exactly(name, tmp_pa
     assert all(t.outcome.feasible for t in first.trials)
     assert [t.index for t in first.trials] == list(range(len(first.trials)))
     assert same(RunFolder(tmp_path / "a").trials(), first.trials)
-    assert (first.final_policy is not None) == (name in ("ddpg", "td3", "sac"))
+    assert (first.final_policy is not None) == (name in LEARNING)
     other = search(make(), name, 6, seed=4, progress=False)
     assert name == "uniform" or not same(first.trials, other.trials)
 
 
-@pytest.mark.parametrize("name", ["random", "greedy", "ddpg", "sac"])
-@pytest.mark.parametrize("with_checkpoint", [True, False])
+def test_an_agents_options_reach_it_and_wrong_ones_are_refused_before_anything_is_played():
+    many = {"population": 3, "mutations": 9.0}
+    trials = [search(make(), "evolution", 8, seed=0, progress=False, settings=s).trials for s in (None, many)]
+    assert same(trials[0][:3], trials[1][:3]) and not same(*trials)
+    with pytest.raises(UserError, match="the agent 'random' cannot be made with these settings.*'population'"):
+        search(make(), "random", 8, progress=False, settings=many)
+    with pytest.raises(UserError, match="PPO does not take these settings.*'tau'"):
+        search(make(), "ppo", 8, progress=False, settings={"tau": 0.1})
+    env = make()
+    models = [sb3.OffPolicyAgent("DDPG", run.Recorder(env, 4, 0, None, tqdm(disable=True)), 4, 0, **s).model
+              for s in ({}, {"learning_rate": 0.5})]  # fmt: skip
+    assert [m.learning_rate for m in models] == [1e-3, 0.5]
+
+
+@pytest.mark.parametrize("spec, like", [("stable_baselines3:SAC", True), ("sb3_contrib:TRPO", False)])
+def test_a_class_with_stable_baselines_interface_is_an_agent(spec, like):
+    settings = {"n_steps": 9, "batch_size": 9} if not like else {"noise": None, "tau": 0.01, "ent_coef": 0.1}
+    found = search(make(), spec, 7, seed=3, progress=False, settings=settings)
+    assert len(found.trials) == 7 and found.final_policy
+    if like:
+        assert same(found.trials, search(make(), "sac", 7, seed=3, progress=False).trials)
+
+
+def test_the_predecessor_removes_first_then_shrinks_the_best_of_what_is_left():
+    trials = search(make(), "n2n", 40, seed=0, progress=False).trials
+    first, second = trials[:20], trials[20:]
+    best = max(first, key=lambda t: t.reward)
+    assert len({t.plan.removed for t in first}) > 1
+    assert {t.plan.removed for t in second} == {best.plan.removed} and len({t.plan.widths for t in second}) > 5
+
+
+@pytest.mark.parametrize("name, with_checkpoint", [
+    ("random", False), ("greedy", False), ("ddpg", True), ("ddpg", False), ("sac", True), ("ppo", False), ("tpe", False),
+    ("n2n", False),
+])  # fmt: skip
 def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
     name, with_checkpoint, tmp_path, monkeypatch
 ):
@@ -192,7 +227,7 @@ def test_exploration_is_silent_at_first_then_decays_by_episode():
 
 def test_returns_reach_over_the_whole_episode():
     env = make()
-    agent = sb3.StableBaselinesAgent("DDPG", env, 4, seed=0)
+    agent = sb3.OffPolicyAgent("DDPG", env, 4, seed=0)
     assert agent.model.n_steps == env.unwrapped.steps and agent.model.gamma == 1.0
     assert agent.model.train_freq.unit.value == "episode"
 

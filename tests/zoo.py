@@ -39,6 +39,6 @@ def make(name: str) -> tuple[nn.Module, torch.Tensor]:
         with torch.no_grad():  # normalisation statistics as after training, not 0 and 1
             model.train()(torch.randn(4, 3, SIZE, SIZE))
             for parameter in model.parameters():  # some start at 0, so that nothing before them would matter
-                if parameter.abs().max() < 1e-3:
+                if parameter.numel() > 1 and parameter.abs().max() < 1e-3:
                     parameter.normal_(std=0.1)
     return model.eval(), inputs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from pathlib import Path
 
 import click
@@ -9,18 +12,142 @@ import click
 
 @click.group(short_help="Measurements of this package that anyone can repeat.")
 def bench() -> None:
-    """Measurements of this package that anyone can repeat, each one command, resumable where it takes long."""
+    """Measurements of this package that anyone can repeat, each one command, resumable where it takes long.
+
+    \b
+    compress-env bench run --task digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench
+    """
 
 
-TEACHER = click.option(
-    "--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory."
+@bench.command(short_help="Search with several agents on several tasks over seeds.")
+@click.option(
+    "--task", "tasks", multiple=True, default=("digits-25",), show_default=True, help="May be repeated; see --list."
 )
-DATA = click.option("--data", help="As for search; the shipped teacher's own if absent.")
+@click.option(
+    "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, help="May be repeated."
+)
+@click.option("--evaluations", type=click.IntRange(1), default=200, show_default=True, help="Students a search.")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Searches of each agent on each task."
+)
+@click.option("--data", help="For tasks on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; one a core if absent.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of results and runs."
+)
+@click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=lambda *a: _list_tasks(*a),
+              help="Show the tasks and stop.")  # fmt: skip
+def run(tasks, agents, evaluations, seeds, data, jobs, out) -> None:
+    """Search with every agent on every task, once a seed, at an equal number of evaluations; what is finished is skipped.
+
+    \b
+    compress-env bench run --task digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench.run import run as play
+
+    play(tasks, agents, range(seeds), evaluations, out, data=data, jobs=jobs)
+    click.echo(f"next: compress-env bench report --out {shlex.quote(str(out))}")
+
+
+def _list_tasks(context, _parameter, value) -> None:
+    if value:
+        from compress_env.bench.tasks import TASKS
+
+        for name, task in TASKS.items():
+            click.echo(f"{name:16} {task.about}")
+        context.exit()
+
+
+@bench.command(short_help="Tables and pictures of what bench run measured.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of `bench run`.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="A results file elsewhere, such as one in benchmarks/."
+)
+def report(out, results) -> None:
+    """Write report.md, a picture a task and report.html.
+
+    \b
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench.report import write
+
+    command = "compress-env " + shlex.join(sys.argv[1:])
+    click.echo(write(results or out / "results.jsonl", out, command))
+    click.echo(f"page: {out / 'report.html'}")
+
+
+@bench.command(short_help="Measured latency of students against their budget.")
+@click.option("--teacher", "teachers", multiple=True, help="Name, module:factory or file.py:factory. May be repeated.")
+@click.option("--runtime", "runtimes", multiple=True, type=click.Choice(["eager", "compile", "onnxruntime"]),
+              default=("eager", "onnxruntime"), show_default=True, help="May be repeated.")  # fmt: skip
+@click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True), default=(0.75, 0.5, 0.35),
+              show_default=True, help="Share of the teacher's latency. May be repeated.")  # fmt: skip
+@click.option(
+    "--random-policies", type=click.IntRange(0), default=1, show_default=True, help="Beside the uniform policy."
+)
+@click.option("--input-side", type=click.IntRange(8), default=224, show_default=True,
+              help="Pixels of images for teachers that are not shipped.")  # fmt: skip
+@click.option(
+    "--channel-multiple", type=click.IntRange(1), default=8, show_default=True, help="Widths are multiples of it."
+)
+@click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Inputs at once.")
+@click.option("--latency-threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a pass.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device that is measured.")
+@click.option("--out", type=click.Path(dir_okay=False), default="latency.jsonl", show_default=True, help="JSON lines.")
+def latency(teachers, runtimes, budgets, random_policies, input_side, channel_multiple, latency_batch, latency_threads, device,
+            out) -> None:  # fmt: skip
+    """Find students for shares of a teacher's latency, measure each beside its teacher once more, and print a Markdown table.
+
+    No data and no accuracy is needed. Rows are written as they come; the same command goes on after an interruption.
+
+    \b
+    compress-env bench latency --out latency.jsonl
+    compress-env bench latency --teacher net.py:make --runtime onnxruntime --latency-threads 2 --budget 0.5
+    """
+    from compress_env.bench.latency import TEACHERS, run, table
+    from compress_env.resources.runtimes import Setting
+
+    settings = [Setting(runtime, latency_batch, latency_threads, device) for runtime in runtimes]
+    shape = (3, input_side, input_side)
+    click.echo(table(run(Path(out), teachers or TEACHERS, settings, budgets, random_policies, shape, channel_multiple)))
+
+
+@bench.command(short_help="Decisions a second, where an episode's time goes, and what a candidate costs.")
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--weights", help="Weights file of a teacher given by factory.")
+@click.option("--data", help="As for search; the shipped teacher's own if absent.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each measurement."
+)
+@click.option("--seed", default=0, show_default=True, help="Of budgets and actions.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
+)
+def speed(teacher, weights, data, seconds, seed, out) -> None:
+    """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights.
+
+    \b
+    compress-env bench speed
+    compress-env bench speed --teacher resnet20-cifar10 --data imagefolder:cifar10 --seconds 20 --out speed.json
+    """
+    from compress_env.bench.speed import speed as measure
+    from compress_env.bench.speed import table
+    from compress_env.envs.layer_removal import LayerRemovalEnv
+    from compress_env.progress import announced
+
+    with announced("loading teacher and data"):
+        env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, progress=True)
+    result = measure(env, seconds, seed)
+    for line in table(result):
+        click.echo(line)
+    if out:
+        out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 @bench.command(short_help="Whether quick scores of students predict their accuracy after distillation.")
-@TEACHER
-@DATA
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--data", help="As for search; the shipped teacher's own if absent.")
 @click.option("--plans", multiple=True, metavar="SHARE:PLANS",
               help="Random plans at a share of the MACs. May be repeated; 0.5:40 and 0.25:40 if absent, "
               "or those of the file of truths.")  # fmt: skip
@@ -57,8 +184,8 @@ def fidelity(teacher, data, plans, passes, lr, seed, out, truths) -> None:
 
 
 @bench.command(short_help="Distillation losses against each other, at equal steps.")
-@TEACHER
-@DATA
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--data", help="As for search; the shipped teacher's own if absent.")
 @click.option("--plans", multiple=True, metavar="SHARE:PLANS", default=("0.5:3", "0.25:3"), show_default=True,
               help="Random plans at a share of the MACs. May be repeated.")  # fmt: skip
 @click.option("--loss", "losses", multiple=True, help="Names of losses; all if absent. May be repeated.")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import fx, nn
 
+from compress_env.envs.send_back import finished
 from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
 from compress_env.registry import unknown
 from compress_env.resources.budget import RESOURCES, Meter, amount
 from compress_env.surgery.build import build_student
-from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.graph import LayerGraph, Reduced
 from compress_env.surgery.plan import StudentPlan
 
 SCHEDULES = ("two-step", "joint", "removal", "shrink")
@@ -58,11 +58,21 @@ def decisions(graph: LayerGraph, schedule: str) -> list[Decision]:
 
 
 class Problem:
-    """What stays the same over episodes: the teacher, its graph, the meter, and the smallest students as a way out."""
+    """What stays the same over episodes: the teacher, its graph, the meter, and the smallest students as a way out.
+
+    removals: units to decide on. shrinks: mask `(groups,)` of those to decide on. floors: for each step, and for the end, the
+    smallest share that a group still undecided may keep; 0 if there is none.
+    """
 
     def __init__(self, teacher: nn.Module, graph: LayerGraph, meter: Meter, schedule: str):
         self.teacher, self.graph, self.meter = teacher, graph, meter
         self.decisions = decisions(graph, schedule)
+        self.removals = frozenset(d.target for d in self.decisions if d.kind == "remove")
+        shrinks = [d.target if d.kind == "shrink" else None for d in self.decisions]
+        self.shrinks = np.array([name in shrinks for name in graph.groups], bool)
+        floors = [graph.groups[name].floor / graph.groups[name].size if name else np.inf for name in shrinks]
+        least = [min(floors[i:], default=np.inf) for i in range(len(floors) + 1)]
+        self.floors = [share if share < np.inf else 0.0 for share in least]
         may_remove, may_shrink = schedule != "shrink", schedule != "removal"
         floor = graph.floor if may_shrink else graph.full
         everything = frozenset(graph.units)
@@ -105,13 +115,16 @@ class Episode:
         self.rest = problem.way_out(limits) if hard else problem.completions[0]
         self.step_index = 0
         self.removed: frozenset[str] = frozenset()
-        self.undecided_removals = frozenset(d.target for d in problem.decisions if d.kind == "remove")
-        self.decided = np.ones(len(self.graph.groups), bool)
-        for d in problem.decisions:
-            if d.kind == "shrink":
-                self.decided[self.graph.group_index[d.target]] = False
         self.widths = self.graph.full.copy()
         self.previous = (0.0, 0.0)
+        # What a check needs, kept up to date: limits with room for rounding; what is left if undecided units go as in the way out;
+        # the widths decided so far, with those of the way out for the rest; and with those of all even shares for the rest.
+        self._within = {name: limit * (1 + _ROUNDING) for name, limit in limits.items()}
+        self._undecided = problem.removals
+        self._complete = self._completed(self.removed)
+        self._smallest = np.where(problem.shrinks, self.rest.widths, self.graph.full)
+        self._even = np.where(problem.shrinks[:, None], self.graph.levels[0], self.graph.full[:, None])
+        self._share: float | None = None
 
     @property
     def done(self) -> bool:
@@ -121,26 +134,20 @@ class Episode:
     def current(self) -> Decision:
         return self.problem.decisions[self.step_index]
 
+    @property
+    def network(self) -> Reduced:
+        """What is left of the teacher, with undecided units kept."""
+        return self.graph.reduce(self.removed)
+
     def void(self, decision: Decision) -> bool:
         """Whether there is nothing left to decide, because the layer has gone with a unit removed before."""
-        network = self.graph.reduce(self.removed)
         if decision.kind == "shrink":
-            return decision.target not in network.alive_groups
-        return self.graph.units[decision.target].node not in {op.name for op in network.ops}
+            return not self.network.alive[self.graph.group_index[decision.target]]
+        return not self.network.has(self.graph.units[decision.target].node)
 
-    def completed(self, removed: frozenset[str] | None = None, widths: np.ndarray | None = None):
-        """Removed units and widths if what is undecided is as in the way out."""
-        removed = self.removed if removed is None else removed
-        widths = self.widths if widths is None else widths
-        return (
-            removed | (self.rest.removed & self.undecided_removals),
-            np.where(self.decided, widths, self.rest.widths),
-        )
-
-    def fits(self, removed: frozenset[str], widths: np.ndarray) -> bool:
-        network = self.graph.reduce(removed)
-        meter = self.problem.meter
-        return all(meter.predict(n, network, widths) <= limit * (1 + _ROUNDING) for n, limit in self.limits.items())
+    def _completed(self, removed: frozenset[str]) -> Reduced:
+        """What is left if what is undecided is as in the way out."""
+        return self.graph.reduce(removed | (self.rest.removed & self._undecided))
 
     def step(self, keep: float, sparsity: float) -> None:
         """Decide the current step; both actions in [-1, 1]. What is not asked for is ignored."""
@@ -150,38 +157,36 @@ class Episode:
         else:
             self._shrink(decision.target, sparsity)
         self.step_index += 1
+        self._share = None
 
     def _remove(self, unit: str, keep: bool) -> None:
-        if self.void(self.current):
-            keep = True
-        elif self.hard:
-            before = self.undecided_removals
-            self.undecided_removals = before - {unit}
-            if not self.fits(*self.completed(self.removed | (set() if keep else {unit}))):
-                keep = unit not in self.rest.removed
-        self.undecided_removals = self.undecided_removals - {unit}
-        if not keep:
-            self.removed = self.removed | {unit}
+        void = self.void(self.current)
+        keep = keep or void
+        self._undecided = self._undecided - {unit}
+        removed = self.removed if keep else self.removed | {unit}
+        complete = self._completed(removed)
+        departs = not void and keep == (unit in self.rest.removed)
+        if self.hard and departs and not self.problem.meter.fits(complete, self._smallest, self._within):
+            keep = not keep
+            removed = self.removed if keep else self.removed | {unit}
+            complete = self._completed(removed)
+        self.removed, self._complete = removed, complete
         self.previous = (1.0 if keep else -1.0, 0.0)
 
     def _shrink(self, name: str, sparsity: float) -> None:
         i = self.graph.group_index[name]
-        group = self.graph.groups[name]
         if self.void(self.current):
-            self.decided[i] = True
-            self.previous = (0.0, 0.0)
-            return
-        even = self.even_share()
-        floor = group.floor / group.size
-        share = even + (1 - even) * -sparsity if sparsity < 0 else even + (floor - even) * sparsity
-        wish = self.widths.copy()
-        wish[i] = np.floor(share * group.size + 1e-6)
-        width = int(self.graph.allowed(wish)[i])
-        if self.hard:
-            width = self._largest(i, width)
-        self.widths[i] = width
-        self.decided[i] = True
-        self.previous = (0.0, float(np.clip(self.sparsity(width / group.size, even, floor), -1, 1)))
+            width, self.previous = int(self.widths[i]), (0.0, 0.0)
+        else:
+            group, even = self.graph.groups[name], self.even_share()
+            floor = group.floor / group.size
+            share = even + (1 - even) * -sparsity if sparsity < 0 else even + (floor - even) * sparsity
+            width = group.allowed(int(share * group.size + 1e-6))
+            if self.hard:
+                width = self._largest(i, group.step, width)
+            done = self.sparsity(width / group.size, even, floor)
+            self.previous = (0.0, min(max(done, -1.0), 1.0))
+        self.widths[i] = self._smallest[i] = self._even[i] = width
 
     @staticmethod
     def sparsity(share: float, even: float, floor: float) -> float:
@@ -190,78 +195,34 @@ class Episode:
             return -(share - even) / (1 - even) if even < 1 else 0.0
         return (even - share) / (even - floor)
 
-    def _largest(self, i: int, width: int) -> int:
-        """The largest width up to `width` with which the rest can still fit; at least that of the way out."""
-        before = self.decided[i]
-        self.decided[i] = True
-        trial = self.widths.copy()
-
-        def possible(n: int) -> bool:
-            trial[i] = n
-            return self.fits(*self.completed(widths=trial))
-
-        low, step = int(self.rest.widths[i]), list(self.graph.groups.values())[i].step
-        if width <= low or possible(width):
-            result = width
-        else:
-            smaller = range(low, width, step)  # the first is possible, since the way out is
-            result = smaller[bisect_left(smaller, True, lo=1, key=lambda n: not possible(n)) - 1]
-        self.decided[i] = before
-        return result
+    def _largest(self, i: int, step: int, width: int) -> int:
+        """The largest width of group i up to `width` with which the rest can still fit; at least that of the way out."""
+        meter, low = self.problem.meter, int(self.rest.widths[i])
+        if width <= low:
+            return width
+        widths = self._smallest.copy()
+        widths[i] = width
+        if meter.fits(self._complete, widths, self._within):
+            return width
+        smaller = np.arange(low, width, step)  # the first is possible, since the way out is
+        columns = np.repeat(widths[:, None], len(smaller), 1)
+        columns[i] = smaller
+        return int(smaller[max(0, meter.last_fitting(self._complete, columns, self._within))])
 
     def even_share(self) -> float:
         """The largest share of channels, the same for all groups still undecided, that meets the limits; at most 1.
 
         It is the centre of the action: 0 means this share, so that the untrained policy gives the uniform student at the budget.
         """
-        removed = self.removed | (self.rest.removed & self.undecided_removals)
-        open_groups = ~self.decided
-        full, floor = self.graph.full, self.graph.floor
-
-        def widths(share: float) -> np.ndarray:
-            return np.where(open_groups, self.graph.allowed(np.floor(share * full + 1e-6)), self.widths)
-
-        low, high = 0.0, 1.0
-        if self.fits(removed, widths(1.0)):
-            return 1.0
-        for _ in range(10):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.fits(removed, widths(middle)) else (low, middle)
-        smallest = float((floor / full)[open_groups].min()) if open_groups.any() else 0.0
-        return max(low, smallest)
+        if self._share is None:
+            last = self.problem.meter.last_fitting(self._complete, self._even, self._within)
+            share = float(self.graph.levels[1][last]) if last >= 0 else 0.0
+            self._share = max(share, self.problem.floors[self.step_index])
+        return self._share
 
     def finish(self) -> tuple[StudentPlan, fx.GraphModule, dict[str, float]]:
         """The plan, its student and the usage counted on it, within every limit if they are hard.
 
-        Where a prediction was too low (latency is measured, not computed), the student is sent back and shrunk further.
+        Latency is measured, not computed; a student that misses is sent back (`envs/send_back.py`).
         """
-        problem, graph = self.problem, self.graph
-        removed, widths = self.removed, self.widths
-        target = dict(self.limits)
-        for _ in range(8):
-            plan = graph.canonical(removed, widths)
-            student = build_student(problem.teacher, graph, plan)
-            usage = problem.meter.count(student, plan)
-            over = {n: usage[n] for n, limit in self.limits.items() if usage[n] > limit}
-            if not (self.hard and over):
-                return plan, student, usage
-            for name, used in over.items():
-                predicted = problem.meter.predict(name, graph.reduce(removed), widths)
-                target[name] = min(target[name], predicted) * self.limits[name] / used * 0.98
-            widths = self._scaled(removed, target)
-        plan = graph.canonical(self.rest.removed, self.rest.widths)
-        student = build_student(problem.teacher, graph, plan)
-        return plan, student, dict(self.rest.usage)
-
-    def _scaled(self, removed: frozenset[str], target: Mapping[str, float]) -> np.ndarray:
-        """The widths times the largest factor that is predicted to meet `target`; the floor if none does."""
-        network, meter = self.graph.reduce(removed), self.problem.meter
-        lowest = self.rest.widths
-
-        def widths(factor: float) -> np.ndarray:
-            return np.maximum(np.minimum(lowest, self.widths), np.floor(self.widths * factor)).astype(int)
-
-        for factor in np.linspace(0.99, 0, 100):
-            if all(meter.predict(n, network, widths(factor)) <= limit for n, limit in target.items()):
-                return widths(factor)
-        return widths(0.0)
+        return finished(self.problem, self.removed, self.widths, self.limits if self.hard else None, self.rest)

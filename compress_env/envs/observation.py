@@ -67,7 +67,8 @@ class Embedding:
         params = problem.meter.teacher["params"]
         self._position = {name: i / max(1, len(graph.layers) - 1) for i, name in enumerate(graph.layers)}
         self._layers = {d: self._target_layers(d) for d in problem.decisions}
-        self._fixed = {d: self._describe(d, params) for d in problem.decisions}
+        self._place = {name: i for i, (name, _, _) in enumerate(entries())}
+        self._templates = np.array([self._template(i, params) for i in range(len(problem.decisions) + 1)], np.float32)
 
     def _target_layers(self, decision: Decision) -> list:
         graph = self.problem.graph
@@ -96,28 +97,32 @@ class Embedding:
             sum(self._params[x.name] for x in layers) / params,
         ]
 
+    def _template(self, step: int, params: float) -> np.ndarray:
+        """What is known of a step beforehand; at the end, of the last one."""
+        steps = self.problem.decisions
+        decision = steps[min(step, len(steps) - 1)]
+        undecided = {layer.name for d in steps[step:] for layer in self._layers[d]}
+        known = [float(decision.kind == "shrink"), step / len(steps), 0.0, *self._describe(decision, params), 0.0,
+                 sum(self._macs[name] for name in undecided) / self._total]  # fmt: skip
+        vector = np.zeros(len(self.low))
+        vector[: len(known)] = known
+        for name in self._resources:
+            vector[self._place[f"budget {name}"]] = 1.0
+        return np.clip(vector, self.low, self.high)
+
     def __call__(self, episode: Episode) -> np.ndarray:
         """The vector `(len(entries()),)` float32 for the current step; at the end, that of the last one with progress 1."""
-        problem, meter = self.problem, self.problem.meter
-        steps = problem.decisions
-        i = min(episode.step_index, len(steps) - 1)
-        decision = steps[i]
-        optimistic = meter.predict_all(episode.removed, episode.widths)
-        open_layers = {layer.name for d in steps[episode.step_index :] for layer in self._layers[d]}
-        teacher = meter.teacher
-        limits = [episode.limits[n] / teacher[n] if n in episode.limits else 1.0 for n in self._resources]
-        spent = [optimistic[n] / episode.limits[n] / 4 if n in episode.limits else 0.0 for n in self._resources]
-        shrinking = decision.kind == "shrink"
-        vector = [
-            float(shrinking),
-            episode.step_index / len(steps),
-            float(not episode.done and episode.void(decision)),
-            *self._fixed[decision],
-            1 - optimistic["macs"] / teacher["macs"],
-            sum(self._macs[name] for name in open_layers) / self._total,
-            episode.even_share() if not episode.done else 0.0,
-            *episode.previous,
-            *limits,
-            *spent,
-        ]
-        return np.clip(np.array(vector, np.float32), self.low, self.high)
+        meter, place, network = self.problem.meter, self._place, episode.network
+        vector = self._templates[episode.step_index].copy()
+        macs = meter.predict("macs", network, episode.widths)
+        vector[place["removed so far"]] = min(max(1 - macs / meter.teacher["macs"], 0.0), 1.0)
+        if not episode.done:
+            vector[place["void"]] = episode.void(episode.current)
+            vector[place["even share"]] = episode.even_share()
+        keep = place["previous keep"]
+        vector[keep], vector[keep + 1] = episode.previous
+        for name, limit in episode.limits.items():
+            used = macs if name == "macs" else meter.predict(name, network, episode.widths)
+            vector[place[f"budget {name}"]] = min(limit / meter.teacher[name], 1.0)
+            vector[place[f"spent {name}"]] = min(used / limit / 4, 1.0)
+        return vector

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from compress_env.envs.episode import Problem
 from compress_env.envs.render import fit_name
 from compress_env.errors import NothingToDecide, UserError
 from compress_env.progress import announced
-from compress_env.registry import unknown
 from compress_env.resources.budget import RESOURCES, Meter, amount
+from compress_env.resources.runtimes import Setting
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
@@ -56,6 +55,7 @@ class Inspection:
     """rows: the network as a tree, parents first. usage, smallest: of the teacher and reachable, by resource, in its unit.
 
     only_shrink, stays: layers with the reason why they cannot be removed, and why they can be neither removed nor shrunk.
+    latency: what it was measured with, if it was.
     """
 
     teacher: str
@@ -66,6 +66,7 @@ class Inspection:
     smallest: Mapping[str, float]
     only_shrink: Mapping[str, str]
     stays: Mapping[str, str]
+    latency: str = ""
 
     def __str__(self) -> str:
         return text(self)
@@ -78,34 +79,34 @@ def inspect(
     data: Any = None,
     weights: str | Path | None = None,
     image_size: int | None = None,
-    keep: Sequence[str] = (),
-    min_width: float = 0.1,
-    latency: bool = False,
+    latency: bool | Mapping[str, Any] = False,
     progress: bool = False,
+    **scope: Any,
 ) -> Inspection:
     """What can be removed from a teacher or shrunk, what that saves, what is left alone and why, and how small it can get.
 
-    teacher, weights, data, image_size, keep, min_width: as for `compress`. input_shape: of one input, without the batch; either it
-    or data tells it, shipped teachers know it. latency: measure it too, on this machine. Raises UserError.
+    teacher, weights, data, image_size: as for `compress`. input_shape: of one input, without the batch; either it or data tells
+    it, shipped teachers know it. latency: measure it too, on this machine; a mapping says with what, as for
+    `LayerRemovalEnv`. scope: keep, removable, shrinkable, channel_multiple
+    and min_width, as for `trace`. Raises UserError.
     """
     loaded = load_teacher(teacher, weights)
+    setting = Setting.of(latency if isinstance(latency, Mapping) else None)
     shape = _shape(input_shape, data, image_size, loaded, progress)
     example = torch.zeros(2, *shape, device=next((p.device for p in loaded.module.parameters()), None))
     _check(loaded.module, example, loaded.name)
     with one_thread():
         with announced(f"tracing {loaded.name}", progress):
-            graph = trace(loaded.module, example, keep=keep, min_width=min_width)
-        for pattern in keep:
-            if not any(fnmatch(name, pattern) for name in graph.layers):
-                raise UserError(f"keep: {unknown('layer', pattern, list(graph.layers))}")
+            graph = trace(loaded.module, example, **scope)
         with announced(f"measuring {loaded.name}", progress):
-            meter = Meter(loaded.module, graph, example, latency)
+            meter = Meter(loaded.module, graph, example, latency is not False, setting, progress)
             smallest = _smallest(loaded.module, graph, meter)
             units, groups = shares(graph, meter)
     only_shrink, stays = left_alone(graph)
     rows = tree(graph, units, groups, stays)
     return Inspection(
-        loaded.name, shape, len(graph.layers), rows, dict(meter.teacher), smallest, only_shrink, stays
+        loaded.name, shape, len(graph.layers), rows, dict(meter.teacher), smallest, only_shrink, stays,
+        setting.label if latency is not False else "",
     )  # fmt: skip
 
 
@@ -185,7 +186,8 @@ def text(found: Inspection, width: int = 100) -> str:
     for r, whole in found.usage.items():
         least = found.smallest[r]
         table.append((r, RESOURCES.get(r).UNIT, amount(whole), amount(least), f"{least / whole:.1%}"))
-    return "\n".join([*lines, "", *_columns(table, width)])
+    measured = [f"latency: {found.latency}"] if found.latency else []
+    return "\n".join([*lines, "", *_columns(table, width), *measured])
 
 
 def _count(number: int, thing: str) -> str:

@@ -151,6 +151,8 @@ def comparison(result: Mapping, budgeted: list[str]) -> list[list[str]]:
         if name in budgeted:
             met = DASH if not (_is(used) and _is(limit)) else "yes" if used <= limit else "no"
             verdict = f"{met}, limit {quantity(limit, unit)}"
+        if name == "latency" and (setting := get(result, "latency", "label")):
+            label = f"{label}, {setting}"
         share = percent(_ratio(used, teacher.get(key)), 1)
         rows.append([label, quantity(teacher.get(key), unit), quantity(used, unit), share, verdict])
     return rows

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from compress_env.errors import UserError
 from compress_env.registry import Registry, unknown
 from compress_env.resources import latency, macs, memory, params
+from compress_env.resources.latency_cache import LatencyCache
+from compress_env.resources.latency_table import measure_table
+from compress_env.resources.runtimes import Setting
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, Reduced
-from compress_env.surgery.measure import meta_copy
 from compress_env.surgery.plan import StudentPlan
+from compress_env.threads import one_thread
 
 RESOURCES = Registry("resource")
-"""Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` on the meta device; latency
-alone is measured instead. A new one is a module or an object with these three, registered before an environment is made."""
+"""Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` for one example; latency
+alone is measured instead. A new one is a module or an object with these three, registered before an environment is made. If it has
+`MANY = True`, `predict` also takes many widths as columns `(groups, n)` and gives `(n,)`, which makes decisions faster."""
 RESOURCES.register("params")(params)
 RESOURCES.register("macs")(macs)
 RESOURCES.register("memory")(memory)
 RESOURCES.register(latency.NAME)(latency)
 _MULTIPLES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30,
               "B": 1, "MS": 1, "S": 1e3, "US": 1e-3, "%": 0.01}  # fmt: skip
+
+_AT_ONCE = 96  # more widths than this are searched in two stages
 
 
 @dataclass(frozen=True)
@@ -83,21 +92,41 @@ def amount(value: float) -> str:
 
 
 class Meter:
-    """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device."""
+    """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device.
 
-    def __init__(self, teacher: nn.Module, graph: LayerGraph, example: Tensor, with_latency: bool):
-        self.graph, self.example = graph, example[:1]
+    setting: what a latency is measured with. stopwatch: measures it, `latency.Stopwatch` if None. Latencies of the teacher's
+    architecture that this device has measured before are taken from its cache.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        graph: LayerGraph,
+        example: Tensor,
+        with_latency: bool,
+        setting: Setting | None = None,
+        progress: bool = False,
+        stopwatch: latency.Stopwatch | None = None,
+    ):
+        self.graph, self.example, self.setting = graph, example[:1], setting or Setting()
         self._exact = {name: resource for name, resource in RESOURCES.items() if resource is not latency}
         self.names = [*self._exact]
+        self._many = {name for name, resource in self._exact.items() if getattr(resource, "MANY", False)}
         whole = build_student(teacher, graph, StudentPlan())
-        full = graph.reduce(frozenset())
         self.teacher = self._count(whole)
+        self.stopwatch = stopwatch or latency.Stopwatch(whole, self.example, self.setting)
         self._table = None
         self._measured: dict[str, float] = {}
         if with_latency:
             self.names.append(latency.NAME)
-            self._whole = whole
-            self._table = latency.Table(full, graph.full, whole, self.example)
+            self._cache = LatencyCache(graph, self.setting)
+
+            def shown(samples):
+                text = f"measuring {self.setting.label}"
+                return tqdm(samples, desc=text, unit="student", disable=not progress, delay=2)
+
+            self._table = self._cache.table(graph, lambda: measure_table(teacher, graph, self.stopwatch, shown))
+            self._measured |= self._cache.plans()
             self.teacher[latency.NAME] = self._table.teacher_ms
 
     def predict(self, name: str, network: Reduced, widths: np.ndarray) -> float:
@@ -106,24 +135,54 @@ class Meter:
             return self._table.predict(network, widths)
         return self._exact[name].predict(network, widths)
 
+    def fits(self, network: Reduced, widths: np.ndarray, limits: Mapping[str, float]) -> bool:
+        """Whether the network with these widths `(groups,)` is predicted to meet all limits."""
+        for name, limit in limits.items():
+            if self.predict(name, network, widths) > limit:
+                return False
+        return True
+
+    def last_fitting(self, network: Reduced, widths: np.ndarray, limits: Mapping[str, float]) -> int:
+        """For columns of widths `(groups, n)` that grow from each to the next, the last up to which all meet the limits, or -1."""
+        start, stop = 0, widths.shape[1]
+        stride = math.isqrt(stop) if stop > _AT_ONCE else 1
+        if stride > 1:  # where to look closer
+            coarse = self.last_fitting(network, widths[:, ::stride], limits)
+            start, stop = max(0, coarse * stride), min(stop, (coarse + 1) * stride)
+        for name, limit in limits.items():
+            if stop == start or stop < widths.shape[1] and self.predict(name, network, widths[:, stop - 1]) <= limit:
+                continue  # a limit before this one is tighter
+            if name in self._many:
+                fit = self.predict(name, network, widths[:, start:stop]) <= limit
+                stop = start + (len(fit) if fit.all() else int(fit.argmin()))
+            else:
+                stop = bisect_left(
+                    range(start, stop), True, key=lambda i, n=name, m=limit: self.predict(n, network, widths[:, i]) > m
+                ) + start  # fmt: skip
+        return stop - 1
+
     def predict_all(self, removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
         network = self.graph.reduce(removed)
         return {name: self.predict(name, network, widths) for name in self.names}
 
     def count(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
-        """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan."""
+        """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan on this device."""
         usage = self._count(student)
         if self._table:
             if plan.key not in self._measured:
-                own, teacher = latency.measure([student, self._whole], self.example)
-                self._measured[plan.key] = own / teacher * self.teacher[latency.NAME]
+                self._measured[plan.key] = self.stopwatch.pair(student).ratio * self.teacher[latency.NAME]
+                self._cache.add(plan.key, self._measured[plan.key])
             usage[latency.NAME] = self._measured[plan.key]
         return usage
 
+    def remember(self, plan: StudentPlan, usage: Mapping[str, float], teacher: Mapping[str, float]) -> None:
+        """Take the latency of a plan as recorded beside its teacher's, as from an earlier run: it is not measured again."""
+        if self._table and latency.NAME in usage and teacher.get(latency.NAME):
+            ratio = usage[latency.NAME] / teacher[latency.NAME]
+            same = teacher[latency.NAME] == self.teacher[latency.NAME]
+            self._measured[plan.key] = usage[latency.NAME] if same else ratio * self.teacher[latency.NAME]
+
     def _count(self, module: nn.Module) -> dict[str, float]:
-        """What is counted rather than measured, on a copy that computes nothing if the network can do without data."""
-        shadow, example = meta_copy(module), self.example.to("meta")
-        try:
-            return {name: resource.count(shadow, example) for name, resource in self._exact.items()}
-        except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
+        """What is counted rather than measured, on one example: a forward pass costs less than its shadow on the meta device."""
+        with one_thread():
             return {name: resource.count(module, self.example) for name, resource in self._exact.items()}

@@ -1,114 +1,129 @@
-"""Latency of one forward pass on this device, in milliseconds: predicted from measured operations, verified on the real module."""
+"""Latency of one forward pass, in milliseconds: measured in the runtime and on the device that will run the student.
+
+Machines are noisy, so that a time alone means little. Each student is measured in turn with its teacher in one run, and what is
+kept is the median of the ratios: what slows the machine down hits both. In milliseconds it is that ratio times the teacher's time.
+"""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from compress_env.surgery.graph import Op, Reduced
-from compress_env.threads import one_thread
+from compress_env.resources.latency_table import Costs
+from compress_env.resources.runtimes import Setting, kernel_times, node_times, prepare
 
 NAME, UNIT = "latency", "ms"
-LEVELS = 8  # widths are measured in steps of 1/8 of the teacher's
+TURN = 0.004  # seconds of a side's turn, at least three passes: warm, as they run in earnest
+PRECISE = 0.02  # width of the interval, as a share of the ratio, with which a measurement is content
+SECONDS, PAIRS = 1.0, 15  # of a measurement, at least
+PATIENCE = 4  # times as long as asked for, if it is not
 
 
-def measure(models: list[nn.Module], example: Tensor, seconds: float = 0.3) -> list[float]:
-    """Median milliseconds of a forward pass of each module, batch 1, one thread, measured in turn so that drift hits all alike."""
-    example = example[:1]
-    times: list[list[float]] = [[] for _ in models]
-    with torch.inference_mode(), one_thread():
-        for model in models:
-            for _ in range(3):
-                model(example)
-        end = time.perf_counter() + seconds * len(models)
-        while time.perf_counter() < end or len(times[0]) < 5:
-            for model, own in zip(models, times):
-                start = time.perf_counter()
-                model(example)
-                own.append(time.perf_counter() - start)
-    return [float(np.median(own)) * 1e3 for own in times]
+@dataclass(frozen=True)
+class Paired:
+    """A student measured in turn with its teacher. ratio: median of `pairs` ratios; low, high: its 95 % interval.
 
-
-class Table:
-    """Predicts latency as the sum of its operations, each measured once alone at the width rounded up to a level.
-
-    The sum is scaled so that the teacher's prediction equals its measured latency; that covers what lies between the operations.
+    milliseconds: medians of student and teacher.
     """
 
-    def __init__(self, network: Reduced, widths: np.ndarray, teacher: nn.Module, example: Tensor):
-        self._milliseconds: dict[tuple, float] = {}
-        self.scale = 1.0
-        self.teacher_ms = measure([teacher], example, 1.0)[0]
-        self.scale = self.teacher_ms / self.predict(network, widths)
-
-    def predict(self, network: Reduced, widths: np.ndarray) -> float:
-        """Milliseconds of the network with these widths `(groups,)`; not exact, so it is verified by `measure`."""
-        matrix, fixed = network.op_channels
-        channels = dict(zip((op.name for op in network.ops), matrix @ widths + fixed))
-        return self.scale * sum(self._op(network, op, channels) for op in network.ops if not op.view and op.inputs)
-
-    def _op(self, network: Reduced, op: Op, channels: dict[str, float]) -> float:
-        full = network.graph.ops
-        sizes = []
-        for name in (op.inputs[0], op.name):
-            teacher = max(1, _size(network, full[name].channels))
-            step = max(1, teacher / LEVELS)
-            sizes.append(int(min(max(teacher, channels[name]), np.ceil(np.ceil(channels[name] / step) * step))))
-        layer = network.graph.layers.get(op.layer) if op.layer else None
-        if layer is not None and layer.kind in ("conv", "linear", "depthwise", "grouped"):
-            key = (layer.kind, layer.kernel_size, layer.stride, layer.groups, layer.positions_in, *sizes)
-            run = _layer_runner
-        else:
-            key = (op.what, op.elements, full[op.inputs[0]].elements, *sizes)
-            run = _elementwise_runner
-        if key not in self._milliseconds:
-            self._milliseconds[key] = _time(run(key))
-        return self._milliseconds[key]
+    ratio: float
+    low: float
+    high: float
+    milliseconds: tuple[float, float]
+    pairs: int
 
 
-def _size(network: Reduced, channels) -> int:
-    return channels.fixed + sum(r * network.graph.groups[g].size for g, r in channels.parts)
+def compare(
+    one: Callable, other: Callable, setting: Setting, seconds: float | None = None, at_least: int = PAIRS
+) -> Paired:
+    """Time `one` and `other` in turn, who is first changing, for `seconds` and `at_least` pairs; longer while it is imprecise.
 
-
-def _layer_runner(key):
-    kind, kernel, stride, groups, positions, inputs, outputs = key
-    if kind == "linear":
-        module, x = nn.utils.skip_init(nn.Linear, inputs, outputs), torch.ones(max(1, positions), inputs)
-    else:
-        side = max(1, round(positions**0.5))
-        groups = inputs if kind == "depthwise" else groups if inputs % groups == outputs % groups == 0 else 1
-        outputs = inputs if kind == "depthwise" else outputs
-        module = nn.utils.skip_init(
-            nn.Conv2d, inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
-        )
-        x = torch.ones(1, inputs, side, side)
-    nn.init.ones_(module.weight)
-    return lambda: module(x)
-
-
-def _elementwise_runner(key):
-    what, elements, elements_in, inputs, outputs = key
-    x = torch.ones(1, inputs, max(1, elements_in))
-    if "Norm" in what:
-        ones = torch.ones(inputs)
-        return lambda: torch.nn.functional.batch_norm(x, ones, ones, ones, ones)
-    if elements < elements_in:  # pooling
-        return lambda: x.mean(2)
-    return lambda: x + x if "add" in what else torch.relu(x)
-
-
-def _time(run) -> float:
-    """Median milliseconds of a call."""
-    times = []
-    with torch.inference_mode(), one_thread():
-        for _ in range(3):
+    A turn counts with its fastest pass, since other processes only ever make passes slower. The interval is that of the median
+    by order statistics, which assumes nothing about how times are distributed.
+    """
+    seconds = SECONDS if seconds is None else seconds
+    times: tuple[list[float], list[float]] = ([], [])
+    with setting.active():
+        passes = []
+        for run in (one, other):
             run()
-        end = time.perf_counter() + 0.005
-        while time.perf_counter() < end or len(times) < 5:
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-    return float(np.median(times)) * 1e3
+            passes.append(max(3, min(50, round(TURN / _fastest(run, 3, setting)))))
+        start = time.perf_counter()
+        while True:
+            order = (0, 1) if len(times[0]) % 2 == 0 else (1, 0)
+            for side in order:
+                run = (one, other)[side]
+                run()  # what the other one pushed out of the caches comes back
+                times[side].append(_fastest(run, passes[side], setting))
+            spent = time.perf_counter() - start
+            if len(times[0]) < at_least or spent < seconds:
+                continue
+            ratio, low, high = _median(np.divide(*times))
+            if high - low <= PRECISE * ratio or spent > PATIENCE * seconds:
+                break
+    milliseconds = tuple(float(np.median(own)) * 1e3 for own in times)
+    return Paired(ratio, low, high, milliseconds, len(times[0]))
+
+
+def _median(values: np.ndarray) -> tuple[float, float, float]:
+    """The median and its 95 % interval."""
+    ordered, n = np.sort(values), len(values)
+    reach = 0.98 * math.sqrt(n)
+    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
+    return float(np.median(ordered)), float(ordered[low]), float(ordered[high])
+
+
+def _fastest(run: Callable, passes: int, setting: Setting) -> float:
+    """Seconds of the fastest of some passes."""
+    best, clock = math.inf, setting.clock
+    for _ in range(passes):
+        setting.finish()
+        start = clock()
+        run()
+        setting.finish()
+        best = min(best, clock() - start)
+    return best
+
+
+class Stopwatch:
+    """Measures one teacher's students beside it; everything that looks at a clock is here."""
+
+    def __init__(self, teacher: nn.Module, example: Tensor, setting: Setting):
+        self.teacher, self.example, self.setting = teacher, example[:1], setting
+        self._run: Callable | None = None
+
+    def pair(self, student: nn.Module, seconds: float | None = None, at_least: int = PAIRS) -> Paired:
+        """The student beside the teacher, which is prepared once."""
+        if self._run is None:
+            self._run = prepare(self.teacher, self.example, self.setting)
+        return compare(prepare(student, self.example, self.setting), self._run, self.setting, seconds, at_least)
+
+    def nodes(self, student: nn.Module, costs: Costs, widths: np.ndarray, seconds: float = 0.2) -> Mapping[str, float]:
+        """Milliseconds of each operation of the student, by the name of its node, while the whole student runs.
+
+        In ONNX Runtime, what is left of layers and matrix products after its fusions is known by what they compute; what remains
+        is shared among other operations by the numbers that they write. Those of `torch.compile` cannot be told apart and
+        are taken from PyTorch eager, whose kernels it calls; it is calibrated on compiled students.
+        """
+        if self.setting.runtime != "onnxruntime":
+            return node_times(student, self.example, self.setting, seconds)
+        kernels = kernel_times(student, self.example, self.setting, seconds)
+        by_macs: dict[int, list[float]] = {}
+        for kernel in kernels:
+            by_macs.setdefault(kernel.macs, []).append(kernel.milliseconds)
+        work = costs(widths)[0] * self.setting.batch
+        found, rest = {}, {}
+        for name, macs, own in zip(costs.names, costs.computes, work):
+            same = by_macs.get(round(float(own))) if macs else None
+            if same:
+                found[name] = float(np.mean(same))
+            else:
+                rest[name] = 0.0 if macs else float(own)
+        left = max(0.0, sum(k.milliseconds for k in kernels) - sum(found.values()))
+        written = sum(rest.values()) or 1.0
+        return found | {name: left * own / written for name, own in rest.items()}

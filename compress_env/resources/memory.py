@@ -9,30 +9,33 @@ from torch import Tensor, fx
 from compress_env.surgery.graph import Reduced
 
 UNIT = "bytes"
+MANY = True
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float:
+def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
     """Bytes of the network with these widths `(groups,)` for one example, with float32 weights and activations."""
     return network.weight_bytes(widths) + network.activation_bytes(widths)
 
 
 def count(model: fx.GraphModule, example: Tensor) -> float:
-    """Bytes of a traced module for one example, both on the meta device.
+    """Bytes of a traced module for one example, which runs through it.
 
     Weights and buffers as they are, and the peak of the tensors that the graph holds at once in eager mode, each freed after
-    its last use; views own no memory. What an operator allocates inside itself is not seen.
+    its last use; views own no memory. It is what PyTorch's allocator holds after an operator (`tests/test_latency.py` compares with
+    its profiler). What an operator needs while it runs is not in it: a 3x3 convolution of a small input may unfold it to nine times
+    its size. Nor is what ONNX Runtime and torch.compile do, which reuse memory.
     """
     held = [*model.parameters(), *model.buffers()]
     weights = sum(t.numel() * t.element_size() for t in held)
     peak = _Peak(model)
     peak.held = {t.untyped_storage()._cdata for t in held}
     with torch.no_grad():
-        peak.run(example)
+        peak.run(example.clone())  # a part of a batch holds the whole of it
     return float(weights + peak.bytes)
 
 
 class _Peak(fx.Interpreter):
-    """Runs a graph without computing and notes the largest sum of storages alive while a node runs."""
+    """Runs a graph and notes the largest sum of storages alive while a node runs."""
 
     bytes = 0
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from compress_env.surgery.graph import Reduced
 
 UNIT = "parameters"
+MANY = True
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float:
+def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
     """Parameters of the network with these widths `(groups,)`, exactly."""
     return network.parameters(widths)
 

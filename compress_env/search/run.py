@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.errors import UserError
+from compress_env.errors import UnknownName, UserError
 from compress_env.registry import load_attribute, unknown
 from compress_env.rewards import Outcome
 from compress_env.search.store import RunFolder
@@ -20,8 +21,12 @@ from compress_env.search.trial import Trial, best_trial
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread, own_random_state
 
-AGENTS = {name: f"compress_env.agents.{name}:{name}" for name in ("ddpg", "td3", "sac", "random", "uniform", "greedy")}
-"""Where the agents are; strings, so that a search with one does not load the others."""
+NAMES = (
+    "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n",
+    "random", "uniform", "greedy", "evolution", "cma-es", "tpe",
+)  # fmt: skip
+AGENTS = {name: "compress_env.agents.{0}:{0}".format(name.replace("-", "_")) for name in NAMES}
+"""Where the agents are, those that learn first; strings, so that a search with one does not load the others."""
 
 Policy = Callable[[np.ndarray], np.ndarray]
 
@@ -119,16 +124,18 @@ def search(
     seed: int = 0,
     out: RunFolder | str | Path | None = None,
     progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
 ) -> SearchResult:
-    """Let `agent` (a name, `module:factory`, or a factory) play `evaluations` episodes on `env`.
+    """Let `agent` (a name, `module:factory`, a factory, or a class of Stable-Baselines3) play `evaluations` episodes on `env`.
 
     Each is a trial, appended to `out` at once; a plan is never evaluated twice, but proposing it again counts. If `out` has
     trials, the search goes on after them, to the same trials as without interruption. Ctrl-C ends it with what there is.
     The same seed gives the same trials on the same machine, except where latency is measured.
+    settings: arguments of the agent's own. Raises UserError for those that it does not take.
     """
     if evaluations < 1:
         raise UserError(f"evaluations must be at least 1, got {evaluations}")
-    factory = find_agent(agent) if isinstance(agent, str) else agent
+    factory = find_agent(agent, settings)
     folder = out if isinstance(out, RunFolder) or out is None else RunFolder(out)
     if folder:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -139,7 +146,7 @@ def search(
         recorder = Recorder(env, evaluations, seed, folder, bar)
         with own_random_state(), one_thread():
             try:
-                player = factory(recorder, evaluations, seed)
+                player = factory(recorder, evaluations, seed, **(settings or {}))
                 player.run(folder.path / "agent.checkpoint" if folder else None)
                 final = _final(player.policy(), env, seed)
             except KeyboardInterrupt:
@@ -147,13 +154,21 @@ def search(
     return SearchResult(recorder.trials, best_trial(recorder.trials), final, time.perf_counter() - start, interrupted)
 
 
-def find_agent(name: str) -> Callable[[gym.Env, int, int], Agent]:
-    """The factory of an agent by name or `module:attribute`. Raises UnknownName."""
-    from compress_env.errors import UnknownName
+def find_agent(agent: str | Callable[..., Agent], settings: Mapping[str, Any] | None = None) -> Callable[..., Agent]:
+    """The factory of an agent by name or `module:attribute`, or of a class with Stable-Baselines3's interface.
 
-    if name not in AGENTS and ":" not in name:
-        raise UnknownName(unknown("agent", name, sorted(AGENTS)))
-    return load_attribute(AGENTS.get(name, name), "agent")
+    Raises UnknownName, and UserError if the factory does not take the settings.
+    """
+    if isinstance(agent, str) and agent not in AGENTS and ":" not in agent:
+        raise UnknownName(unknown("agent", agent, sorted(AGENTS)))
+    factory = load_attribute(AGENTS.get(agent, agent), "agent") if isinstance(agent, str) else agent
+    if isinstance(factory, type) and hasattr(factory, "learn"):
+        factory = load_attribute("compress_env.agents.sb3:of_class", "agent")(factory)
+    try:
+        inspect.signature(factory).bind(None, 1, 0, **(settings or {}))
+    except TypeError as error:
+        raise UserError(f"the agent {agent!r} cannot be made with these settings: {error}") from None
+    return factory
 
 
 def _final(policy: Policy | None, env: gym.Env, seed: int) -> Trial | None:

@@ -10,9 +10,8 @@ from typing import Any
 from compress_env.errors import UserError
 from compress_env.search.trial import Trial
 
-DECISIVE = ("teacher", "weights", "data", "budget", "agent", "evaluations", "seed", "schedule", "reward", "limits", "evaluator",
-            "keep", "min_width")  # fmt: skip
-"""Settings that must be the same for a run to be resumed."""
+INDIFFERENT = ("versions", "command")
+"""What a run records that may differ when it is resumed."""
 
 
 class RunFolder:
@@ -28,7 +27,7 @@ class RunFolder:
         if not resume:
             raise UserError(f"{self.path} has trials of an earlier run; add --resume to go on, or choose another --out")
         before, settings = self.settings(), json.loads(json.dumps(settings))
-        for name in DECISIVE:
+        for name in sorted({*before, *settings} - {*INDIFFERENT}):
             if before.get(name) != settings.get(name):
                 raise UserError(
                     f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}"
@@ -71,11 +70,7 @@ class RunFolder:
 
     def repair(self) -> None:
         """Cut a torn last line off, so that the next trial starts on a line of its own."""
-        if self.trials_path.exists():
-            data = self.trials_path.read_bytes()
-            whole = data[: data.rfind(b"\n") + 1]
-            if len(whole) < len(data):
-                os.truncate(self.trials_path, len(whole))
+        cut_torn_line(self.trials_path)
 
     def write(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
@@ -89,3 +84,12 @@ class RunFolder:
         if not path.is_file():
             raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
         return json.loads(path.read_text())
+
+
+def cut_torn_line(path: Path) -> None:
+    """Shorten a file of lines by the last one if a crash left it unfinished."""
+    if path.exists():
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(path, len(whole))

@@ -35,7 +35,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: StudentPlan) -> f
     for unit, layer in repairs(graph, reduced):
         repaired.setdefault(layer, []).append(unit)
     parts: dict[str, nn.Module | torch.Tensor] = {}
-    alive = {op.name for op in reduced.ops}
+    alive = reduced.alive_ops
     for node in graph.fx_graph.nodes:
         name = node.target
         if node.name in alive and node.op in ("call_module", "get_attr") and name not in parts:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch import fx, nn
 
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
+from compress_env.surgery.costs import Costs, Polynomial, Spread
 from compress_env.surgery.plan import StudentPlan
 
 FLOAT_BYTES = 4
+LEVELS = 1024
 WHOLE = "network"
 """Name of the only layer of a network that cannot be traced at all."""
 
@@ -74,6 +77,10 @@ class Group:
     def layer(self) -> str:
         """The layer that the group is named after; where its channels are of several kinds, names end in #2, #3 and so on."""
         return self.name.partition("#")[0]
+
+    def allowed(self, width: int) -> int:
+        """The largest width up to `width` that the group may have; at least its floor."""
+        return self.size if width >= self.size else max(self.floor, width // self.step * self.step)
 
     def kept(self, width: int) -> np.ndarray:
         """Mask `(size,)` of the `width` most important channels; of equal ones, the earlier stay."""
@@ -136,6 +143,11 @@ class Layer:
     parameters: tuple[Term, ...]
     bytes_: tuple[Term, ...]
 
+    @property
+    def all_bytes(self) -> tuple[Term, ...]:
+        """Bytes of its float32 parameters and of its buffers."""
+        return (*(Term(t.factor * FLOAT_BYTES, t.axes) for t in self.parameters), *self.bytes_)
+
 
 @dataclass(frozen=True)
 class Op:
@@ -154,6 +166,11 @@ class Op:
     across: Channels | None = None
     macs: tuple[Term, ...] = ()
 
+    @property
+    def activation(self) -> Term:
+        """The numbers in its result."""
+        return Term(self.elements, (self.channels, *([self.across] if self.across else [])))
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -167,69 +184,57 @@ class Resize:
     axes: tuple[tuple[int, tuple[Channels, ...]], ...]
 
 
-class Sum:
-    """Terms evaluated together: `values(widths)` are numbers `(terms,)`."""
-
-    def __init__(self, terms: list[Term], groups: Mapping[str, int]):
-        rows: dict[Channels, int] = {Channels((), 1): 0}
-        self.index = np.zeros((len(terms), max([1, *(len(t.axes) for t in terms)])), int)
-        for i, term in enumerate(terms):
-            for j, axis in enumerate(term.axes):
-                self.index[i, j] = rows.setdefault(axis, len(rows))
-        self.matrix = np.zeros((len(rows), len(groups)))
-        self.constant = np.array([c.fixed for c in rows], float)
-        for i, channels in enumerate(rows):
-            for name, repeats in channels.parts:
-                self.matrix[i, groups[name]] += repeats
-        self.factors = np.array([t.factor for t in terms], float)
-
-    def values(self, widths: np.ndarray) -> np.ndarray:
-        return self.factors * (self.matrix @ widths + self.constant)[self.index].prod(1)
-
-
-@dataclass(eq=False)
 class Reduced:
-    """The network without the removed units: what its cost depends on, as arrays over groups.
+    """The network without the removed units: its costs, exactly, and what its layers are.
 
-    Widths are vectors `(groups,)` in the order of the graph's groups. Sizes are pairs: `matrix @ widths + constant`.
+    Widths are vectors `(groups,)` in the order of the graph's groups, and give a float; or many of them at once as columns
+    `(groups, n)`, and give `(n,)`. All but the masks of what is alive is computed when it is first asked for.
     """
 
-    graph: LayerGraph
-    removed: frozenset[str]
-    ops: list[Op] = field(init=False)
-    layers: list[Layer] = field(init=False)
+    def __init__(self, graph: LayerGraph, removed: frozenset[str]):
+        self.graph, self.removed = graph, removed
+        units = [graph.units[u] for u in removed]
+        self._follow = {unit.node: unit.replacement for unit in units}
+        self.sources = {group: source for unit in units for group, source in unit.sources}
+        self._alive_ops, self._alive_layers = graph.costs.alive(self._follow)
 
-    def __post_init__(self):
-        g = self.graph
-        follow = {g.units[u].node: g.units[u].replacement for u in self.removed}
+    def resolve(self, name: str) -> str:
+        """The tensor that users of this one read."""
+        while name in self._follow:
+            name = self._follow[name]
+        return name
 
-        def resolve(name: str) -> str:
-            while name in follow:
-                name = follow[name]
-            return name
+    def has(self, op: str) -> bool:
+        """Whether the operation is still needed."""
+        return bool(self._alive_ops[self.graph.costs.op[op]])
 
-        self.resolve = resolve
-        inputs = {op.name: tuple(resolve(i) for i in op.inputs) for op in g.ops.values()}
-        alive, todo = set(), [g.output]
-        while todo:
-            name = todo.pop()
-            if name not in alive:
-                alive.add(name)
-                todo.extend(inputs[name])
-        self.sources = {group: source for u in self.removed for group, source in g.units[u].sources}
-        self.ops = [
+    @cached_property
+    def alive_ops(self) -> frozenset[str]:
+        """Names of the operations that are left."""
+        return frozenset(self._left({name: name for name in self.graph.ops}, self._alive_ops))
+
+    @cached_property
+    def ops(self) -> list[Op]:
+        """The operations that are left, in order, with the inputs and channels that they have now."""
+        return [
             replace(
                 op,
-                inputs=inputs[op.name],
+                inputs=tuple(self.resolve(i) for i in op.inputs),
                 channels=self.channels(op.channels),
                 across=op.across and self.channels(op.across),
-                macs=self._terms(op.macs),
+                macs=tuple(Term(t.factor, tuple(self.channels(c) for c in t.axes)) for t in op.macs),
             )
-            for op in g.ops.values()
-            if op.name in alive
+            for op in self._left(self.graph.ops, self._alive_ops)
         ]
-        present = {op.layer for op in self.ops if op.layer}
-        self.layers = [layer for layer in g.layers.values() if layer.name in present]
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """The layers that are left, as in the teacher."""
+        return self._left(self.graph.layers, self._alive_layers)
+
+    @staticmethod
+    def _left(every: Mapping[str, Any], alive: np.ndarray) -> list:
+        return [x for x, left in zip(every.values(), alive.tolist()) if left]
 
     def channels(self, channels: Channels) -> Channels:
         """What `channels` of the teacher have become: those of vanished groups are replaced by their source's."""
@@ -252,19 +257,28 @@ class Reduced:
         now = self.channels(channels)
         return now.fixed + sum(r * int(widths[self.graph.group_index[g]]) for g, r in now.parts)
 
-    def _terms(self, terms) -> tuple[Term, ...]:
+    @cached_property
+    def _spread(self) -> Spread:
         if not self.sources:
-            return terms
-        return tuple(Term(t.factor, tuple(self.channels(c) for c in t.axes)) for t in terms)
+            return None
+        matrix, constant = np.eye(len(self.graph.groups)), np.zeros(len(self.graph.groups))
+        for name in self.sources:
+            i, now = self.graph.group_index[name], self.channels(Channels(((name, 1),)))
+            matrix[i], constant[i] = 0, now.fixed
+            for group, repeats in now.parts:
+                matrix[i, self.graph.group_index[group]] += repeats
+        return matrix, constant
 
-    def _sum(self, terms) -> Sum:
-        return Sum(list(terms), self.graph.group_index)
+    @cached_property
+    def alive(self) -> np.ndarray:
+        """Mask `(groups,)` of those whose channels still exist."""
+        used = self._alive_layers @ self.graph.costs.layer_groups
+        return (used if self._spread is None else used @ self._spread[0]) > 0
 
     @cached_property
     def alive_groups(self) -> frozenset[str]:
         """Groups whose channels still exist."""
-        terms = [t for layer in self.layers for t in self._terms(layer.parameters)]
-        return frozenset(g for t in terms for axis in t.axes for g, _ in axis.parts)
+        return frozenset(self._left({g: g for g in self.graph.groups}, self.alive))
 
     @cached_property
     def op_channels(self) -> tuple[np.ndarray, np.ndarray]:
@@ -281,68 +295,54 @@ class Reduced:
 
     def layer_macs(self, widths: np.ndarray) -> dict[str, float]:
         """MACs of each layer that is left; matrix products without weights under the name of their operation."""
+        values = self.graph.costs.macs.factors.T @ self._macs.products(widths)
         found: dict[str, float] = {}
-        for name, macs in zip(self._owners, self._macs.values(widths).tolist()):
-            found[name] = found.get(name, 0.0) + macs
+        for op in self._left(self.graph.ops, self._alive_ops):
+            if op.macs:
+                name = op.layer or op.name
+                found[name] = found.get(name, 0.0) + float(values[self.graph.costs.op[op.name]])
         return found
-
-    @cached_property
-    def _owners(self) -> list[str]:
-        return [op.layer or op.name for op in self.ops for _ in op.macs]
 
     def layer_parameters(self, widths: np.ndarray) -> dict[str, float]:
         """Parameters of each layer that is left."""
-        values = iter(self._parameters.values(widths).tolist())
-        return {layer.name: sum(next(values) for _ in layer.parameters) for layer in self.layers}
+        values = self.graph.costs.parameters.factors.T @ self._parameters.products(widths)
+        every = dict(zip(self.graph.layers, values.tolist()))
+        return {layer.name: every[layer.name] for layer in self.layers}
 
     @cached_property
-    def _parameters(self) -> Sum:
-        return self._sum(t for layer in self.layers for t in self._terms(layer.parameters))
+    def _parameters(self) -> Polynomial:
+        costs = self.graph.costs
+        return costs.parameters.of(costs.parameters.factors @ self._alive_layers, self._spread)
 
     @cached_property
-    def _macs(self) -> Sum:
-        return self._sum(t for op in self.ops for t in op.macs)
+    def _macs(self) -> Polynomial:
+        costs = self.graph.costs
+        return costs.macs.of(costs.macs.factors @ self._alive_ops, self._spread)
 
     @cached_property
-    def _buffers(self) -> Sum:
-        return self._sum(t for layer in self.layers for t in self._terms(layer.bytes_))
+    def _bytes(self) -> Polynomial:
+        costs = self.graph.costs
+        return costs.bytes_.of(costs.bytes_.factors @ self._alive_layers, self._spread)
 
     @cached_property
-    def _activations(self) -> Sum:
-        return self._sum(Term(op.elements, (op.channels, *([op.across] if op.across else []))) for op in self.ops)
+    def _activations(self) -> Polynomial:
+        return self.graph.costs.peak(self._alive_ops, self._follow, self._spread)
 
-    def parameters(self, widths: np.ndarray) -> float:
+    def parameters(self, widths: np.ndarray) -> float | np.ndarray:
         """Parameters of the network with these widths, exactly."""
-        return float(self._parameters.values(widths).sum())
+        return self._parameters(widths)
 
-    def macs(self, widths: np.ndarray) -> float:
+    def macs(self, widths: np.ndarray) -> float | np.ndarray:
         """Multiply-accumulates for one example in convolutions, linear layers and matrix products, exactly."""
-        return float(self._macs.values(widths).sum())
+        return self._macs(widths)
 
-    def weight_bytes(self, widths: np.ndarray) -> float:
+    def weight_bytes(self, widths: np.ndarray) -> float | np.ndarray:
         """Bytes of float32 parameters and of buffers."""
-        return self.parameters(widths) * FLOAT_BYTES + float(self._buffers.values(widths).sum())
+        return self._bytes(widths)
 
-    def activation_bytes(self, widths: np.ndarray) -> float:
+    def activation_bytes(self, widths: np.ndarray) -> float | np.ndarray:
         """Largest sum of float32 activations that are alive at once, for one example, in bytes."""
-        return float((self.liveness @ self._activations.values(widths)).max()) * FLOAT_BYTES
-
-    @cached_property
-    def liveness(self) -> np.ndarray:
-        """Matrix `(ops, ops)`: entry (i, j) is 1 where tensor j takes memory while op i runs; views keep their source alive."""
-        index = {op.name: i for i, op in enumerate(self.ops)}
-        storage = {}
-        for op in self.ops:
-            storage[op.name] = storage[op.inputs[0]] if op.view and op.inputs else op.name
-        live = np.zeros((len(self.ops), len(self.ops)))
-        last = {name: index[name] for name in index}
-        for i, op in enumerate(self.ops):
-            for name in op.inputs:
-                last[storage[name]] = max(last[storage[name]], i)
-        for op in self.ops:
-            if storage[op.name] == op.name:
-                live[index[op.name] : last[op.name] + 1, index[op.name]] = 1
-        return live
+        return self._activations(widths).max(axis=0) * FLOAT_BYTES
 
 
 @dataclass(eq=False)
@@ -370,6 +370,11 @@ class LayerGraph:
     @cached_property
     def group_index(self) -> dict[str, int]:
         return {name: i for i, name in enumerate(self.groups)}
+
+    @cached_property
+    def costs(self) -> Costs:
+        """The cost model, compiled."""
+        return Costs(self)
 
     @property
     def student_name(self) -> str:
@@ -417,6 +422,17 @@ class LayerGraph:
         stepped = np.maximum(self.floor, np.asarray(widths).astype(int) // steps * steps)
         return np.where(np.asarray(widths) >= self.full, self.full, stepped)
 
+    @cached_property
+    def levels(self) -> tuple[np.ndarray, np.ndarray]:
+        """All widths that groups have at one share, as columns `(groups, n)` that grow, and the largest share `(n,)` of each.
+
+        Shares are multiples of 1/1024 up to 1; floors and multiples are kept, so that a group may have more than its share.
+        """
+        shares = np.arange(LEVELS + 1) / LEVELS
+        widths = np.array([self.allowed(np.floor(share * self.full + 1e-6)) for share in shares]).T
+        last = np.append((widths[:, 1:] != widths[:, :-1]).any(0), True)
+        return widths[:, last], shares[last]
+
     def reduce(self, removed: frozenset[str]) -> Reduced:
         """The network without `removed` units; remembered, since a search asks for the same ones again and again."""
         if removed not in self._reduced:
@@ -424,6 +440,10 @@ class LayerGraph:
                 self._reduced.clear()
             self._reduced[removed] = Reduced(self, removed)
         return self._reduced[removed]
+
+    def forget(self) -> None:
+        """Drop what `reduce` remembers, to see what it costs without."""
+        self._reduced.clear()
 
     def widths(self, plan: StudentPlan) -> np.ndarray:
         """Widths `(groups,)` of a plan."""
@@ -438,9 +458,7 @@ class LayerGraph:
             widths = {name: int(n) for name, n in zip(self.groups, widths)}
         kept = set(removed)
         for name in sorted(removed):
-            others = frozenset(kept - {name})
-            ops = {op.name for op in self.reduce(others).ops}
-            if self.units[name].node not in ops:
+            if not self.reduce(frozenset(kept - {name})).has(self.units[name].node):
                 kept.discard(name)
         alive = self.reduce(frozenset(kept)).alive_groups
         return StudentPlan.of(kept, {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size})

@@ -160,8 +160,10 @@ class Finder:
                 torch.relu, nn.functional.relu, nn.functional.dropout, "relu", "relu_"):  # fmt: skip
                 break
             last = user
-        if len(layer.outputs.parts) != 1 or layer.outputs.fixed:
+        if not layer.outputs.parts:
             return None, "its output channels are fixed"
+        if len(layer.outputs.parts) > 1 or layer.outputs.fixed:
+            return None, "its output channels are of several kinds"
         name = layer.outputs.parts[0][0]
         if self.producers[self.grouping.names.index(name)] - set(vanished):
             return None, "its output is tied to other layers"

@@ -15,7 +15,9 @@ from compress_env.surgery.graph import Channels, LayerGraph, Resize
 def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: LayerGraph) -> bool:
     """Write the sizes that the student has into `node`, a node of its graph. Returns whether anything had to change."""
     now = {axis: [size(c) for c in channels] for axis, channels in rule.axes}
-    computed = len(node.all_input_nodes) > 1  # sizes read off another tensor, which may have shrunk when this one has not
+    computed = (
+        len(node.all_input_nodes) > 1
+    )  # sizes read off another tensor, which may have shrunk when this one has not
     if not computed and now == {axis: [graph.full_size(c) for c in channels] for axis, channels in rule.axes}:
         return False
     {"sizes": _sizes, "split": _split, "slice": _slice}[rule.kind](node, now)
@@ -24,9 +26,9 @@ def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: 
 
 def find_resizes(
     dependencies: Dependencies, nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray]]
-) -> dict[str, tuple[str, dict[int, list[np.ndarray | None]]]]:
-    """By node, the kind of its numbers and for each axis concerned what they depend on: channel numbers, None for a fixed size."""
-    found: dict[str, tuple[str, dict[int, list[np.ndarray | None]]]] = {}
+) -> dict[str, tuple[str, dict[int, list[np.ndarray | int]]]]:
+    """By node, the kind of its numbers and for each axis concerned what they depend on: channel numbers, or a size that stays."""
+    found: dict[str, tuple[str, dict[int, list[np.ndarray | int]]]] = {}
     ties = dependencies.ties
     widths = _widths(nodes, axes)
     for node in nodes:
@@ -50,7 +52,7 @@ def find_resizes(
             start, sizes = _arguments(node)[1:3]
             for d, given in enumerate(sizes, start):
                 if given in widths and d not in parts:
-                    parts[d] = [None]
+                    parts[d] = [node.meta["shape"][d]]
             if parts:
                 found[node.name] = ("sizes", parts)
     return found
@@ -64,7 +66,9 @@ def _widths(nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
         first = node.args[0] if node.args else None
         rank = len(first.meta["shape"]) if isinstance(first, fx.Node) and first.meta.get("shape") else 0
-        if (name == "getattr" and node.args[1] == "shape") or (name == "size" and len(node.args) + len(node.kwargs) == 1):
+        if (name == "getattr" and node.args[1] == "shape") or (
+            name == "size" and len(node.args) + len(node.kwargs) == 1
+        ):
             shapes[node] = first
         elif name == "size":
             axis = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]

@@ -19,6 +19,10 @@ def sliced(module: nn.Module, masks: Mapping[str, Masks], name: str) -> nn.Modul
     """A copy of the layer `name` that shares nothing with it, with the features that `masks` keeps; of its inner layers too."""
     if isinstance(module, (*CONVOLUTIONS, nn.Linear, *NORMS, nn.PReLU)) and name in masks:
         return _layer(module, masks[name])
+    if type(module).__module__.startswith("torch.nn.") and not (
+        module._parameters or module._buffers or module._modules
+    ):
+        return _shallow(module)  # an activation or a pool
     new = copy.deepcopy(module)
     for inner, child in module.named_modules():
         if inner and f"{name}.{inner}" in masks:
@@ -48,8 +52,7 @@ def _layer(module: nn.Module, masks: Masks) -> nn.Module:
     else:
         sizes["num_parameters" if isinstance(module, nn.PReLU) else "num_features"] = int(outputs.sum())
     features = len(outputs) if outputs is not None else -1
-    new = copy.copy(module)
-    new.__dict__.update({key: copy.copy(value) for key, value in module.__dict__.items() if isinstance(value, dict)})
+    new = _shallow(module)
     for key, value in module._parameters.items():
         if value is not None:
             new._parameters[key] = nn.Parameter(
@@ -63,6 +66,13 @@ def _layer(module: nn.Module, masks: Masks) -> nn.Module:
     for key, value in sizes.items():
         if key in new.__dict__:  # some networks compute them from the weights
             new.__dict__[key] = value
+    return new
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """A copy with tables of its own, for attributes, parameters, buffers, modules and hooks, but the same things in them."""
+    new = object.__new__(type(module))
+    new.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in module.__dict__.items()}
     return new
 
 

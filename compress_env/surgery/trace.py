@@ -61,7 +61,7 @@ def trace(
     }
     resized = find_resizes(dependencies, nodes, axes)
     every = [v for own in axes.values() for v in own.values()]
-    every += [v for _, parts in resized.values() for own in parts.values() for v in own if v is not None]
+    every += [v for _, parts in resized.values() for own in parts.values() for v in own if not isinstance(v, int)]
     names = [n.target for n in nodes if n.op == "call_module" and isinstance(modules[n.target], (*DENSE, *NORMS))]
     _check_patterns([p for p in (*keep, *removable, *shrinkable) if p != "*"], names)
 
@@ -94,7 +94,7 @@ def trace(
         for name, reason in {**finder.left_alone, **without}.items():
             left_alone.setdefault(name, f"not removable: {reason}")
         resizes = {
-            name: Resize(kind, tuple((d, tuple(grouping.channels(v, len(v)) for v in own)) for d, own in parts.items()))
+            name: Resize(kind, tuple((d, tuple(map(grouping.axis, own))) for d, own in parts.items()))
             for name, (kind, parts) in resized.items()
         }
         shape = tuple(examples[0].shape[1:])

@@ -81,6 +81,10 @@ class Grouping:
             parts.append((self.names[g], repeats))
         return Channels(tuple(parts), int((groups < 0).sum()))
 
+    def axis(self, length: np.ndarray | int) -> Channels:
+        """An axis given by its channel numbers, or by a size that stays."""
+        return self.channels(None, length) if isinstance(length, int) else self.channels(length, len(length))
+
     def groups(self, min_width: float, multiple: int) -> dict[str, Group]:
         """The groups with what they consist of; at least `min_width` of each stays, in multiples of `multiple` channels."""
         members: dict[int, list[Member]] = {}

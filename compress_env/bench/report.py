@@ -1,0 +1,184 @@
+"""`bench report`: a results file as Markdown, pictures and one HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from compress_env.bench.run import Run, read
+from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, profile
+from compress_env.bench.tasks import TASKS
+from compress_env.errors import UserError
+
+REFERENCE = "random"
+"""What every agent has to beat."""
+Table = dict[str, dict[str, list[Run]]]
+"""Task -> agent -> runs by seed; all agents of a task have the same seeds."""
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>compress-env bench</title><style>
+body { margin: 0 auto; max-width: 1100px; padding: 1.5rem; color: #1f2933; font: 16px/1.5 system-ui, sans-serif; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
+th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #dfe4e8; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; } pre { background: #f4f6f8; padding: .75rem; }
+</style></head><body><h1>Agents compared</h1><p>{{ note }}</p>
+{% for part in parts %}<h2>{{ part.title }}</h2><div class="scroll"><table><thead>
+<tr>{% for c in part.head %}<th>{{ c }}</th>{% endfor %}
+</tr></thead><tbody>{% for row in part.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% if part.picture %}<img alt="{{ part.title }}" src="data:image/png;base64,{{ part.picture }}">{% endif %}
+{% endfor %}<p>Made by</p><pre>{{ command }}</pre></body></html>"""
+HEAD = (
+    "agent", "best found, IQM [95 %]", "final policy, IQM", "last tenth, mean", f"P(better than {REFERENCE}) [95 %]",
+    "hypervolume", "seconds",
+)  # fmt: skip
+
+
+def load(path: Path) -> Table:
+    """The runs of a results file, for each task with the seeds that all of its agents have. Raises UserError if there are none."""
+    runs = read(path)
+    if not runs:
+        raise UserError(f"there are no results in {path}; make them with `compress-env bench run --out {path.parent}`")
+    table: Table = {}
+    for task in dict.fromkeys(r.task for r in runs):
+        own: dict[str, dict[int, Run]] = {}
+        for r in runs:
+            if r.task == task:
+                own.setdefault(r.agent, {})[r.seed] = r
+        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in own.values())))
+        if seeds:
+            table[task] = {agent: [by_seed[s] for s in seeds] for agent, by_seed in own.items()}
+    return table
+
+
+def scores(runs: Sequence[Run]) -> np.ndarray:
+    """Accuracies `(1, seeds)` of the best students."""
+    return np.array([[r.accuracy[-1] for r in runs]])
+
+
+def rows(agents: Mapping[str, Sequence[Run]]) -> list[list[str]]:
+    """A row an agent, the best first."""
+    table = []
+    for agent, runs in sorted(agents.items(), key=lambda item: -iqm(scores(item[1]))):
+        own, final = scores(runs), [r.final for r in runs if r.final is not None]
+        low, high = interval(iqm, own)
+        chance = "-"
+        if agent != REFERENCE and REFERENCE in agents:
+            other = scores(agents[REFERENCE])
+            a, b = interval(improvement, own, other)
+            chance = f"{improvement(own, other):.2f} [{a:.2f}, {b:.2f}]"
+        table.append([
+            agent, f"{iqm(own):.4f} [{low:.4f}, {high:.4f}]", f"{iqm(np.array(final)):.4f}" if final else "-",
+            f"{np.mean([r.mean_last for r in runs]):.4f}", chance, f"{np.mean([hypervolume(r.front) for r in runs]):.3f}",
+            f"{np.mean([r.seconds[-1] for r in runs]):.0f}",
+        ])  # fmt: skip
+    return table
+
+
+def overall(table: Table) -> list[list[str]]:
+    """Over all tasks, for agents that played each: scores are first put between those of uniform or the worst, and the best known."""
+    agents = set.intersection(*(set(own) for own in table.values()))
+    seeds = min(len(runs) for own in table.values() for runs in own.values())
+    normal: dict[str, np.ndarray] = {}
+    for agent in agents:
+        lines = []
+        for own in table.values():
+            every = np.array([r.accuracy[-1] for runs in own.values() for r in runs])
+            low = np.mean([r.accuracy[-1] for r in own.get("uniform", [])]) if "uniform" in own else every.min()
+            mine = np.array([r.accuracy[-1] for r in own[agent][:seeds]])
+            lines.append((mine - low) / max(every.max() - low, 1e-9))
+        normal[agent] = np.array(lines)
+    result = []
+    for agent in sorted(agents, key=lambda a: -iqm(normal[a])):
+        low, high = interval(iqm, normal[agent])
+        chance = "-"
+        if agent != REFERENCE and REFERENCE in agents:
+            a, b = interval(improvement, normal[agent], normal[REFERENCE])
+            chance = f"{improvement(normal[agent], normal[REFERENCE]):.2f} [{a:.2f}, {b:.2f}]"
+        shares = profile(normal[agent], np.array([0.5, 0.9]))
+        result.append(
+            [agent, f"{iqm(normal[agent]):.3f} [{low:.3f}, {high:.3f}]", chance, f"{shares[0]:.0%}", f"{shares[1]:.0%}"]
+        )
+    return result
+
+
+def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
+    """PNG: accuracy of the best student so far against evaluations and against seconds, IQM and 95 % interval over seeds."""
+    colours = matplotlib.colormaps["tab20"]
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True)
+    for i, (agent, runs) in enumerate(sorted(agents.items(), key=lambda item: -iqm(scores(item[1])))):
+        curves = np.array([r.accuracy for r in runs])
+        middle = np.array([iqm(column) for column in curves.T])
+        colour, style = colours(i % 20), "--" if runs[0].final is None else "-"
+        left.plot(np.arange(1, len(middle) + 1), middle, style, color=colour, label=agent)
+        if len(runs) > 2:
+            left.fill_between(
+                np.arange(1, len(middle) + 1),
+                *np.quantile(curves, [0.25, 0.75], axis=0),
+                color=colour,
+                alpha=0.12,
+                linewidth=0,
+            )
+        right.plot(np.median([r.seconds for r in runs], axis=0), middle, style, color=colour)
+    floor = np.quantile([r.accuracy[0] for runs in agents.values() for r in runs], 0.25)
+    left.set(xlabel="evaluations", ylabel="accuracy of the best student so far", title=title, xscale="log")
+    left.set_ylim(bottom=max(0.0, float(floor)))
+    right.set(xlabel="seconds", title="the same against time", xscale="log")
+    figure.legend(loc="outside right upper", fontsize=9, title="dashed: no learning")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    return buffer.getvalue()
+
+
+def write(results: Path, out: Path, command: str) -> str:
+    """Write `report.md`, a PNG a task and `report.html` into `out`; returns the Markdown."""
+    table = load(results)
+    out.mkdir(parents=True, exist_ok=True)
+    parts = []
+    if len(table) > 1:
+        head = (
+            "agent",
+            "normalised, IQM [95 %]",
+            f"P(better than {REFERENCE}) [95 %]",
+            "runs above half way",
+            "above 90 %",
+        )
+        parts.append({"title": "All tasks", "head": head, "rows": overall(table), "picture": None})
+    for task, agents in table.items():
+        runs = next(iter(agents.values()))
+        title = f"{task}: {TASKS.get(task).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
+        image = picture(agents, task)
+        (out / f"{task}.png").write_bytes(image)
+        parts.append({"title": title, "head": HEAD, "rows": rows(agents), "picture": base64.b64encode(image).decode()})
+    note = (
+        "Accuracies are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
+        "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and accuracy."
+    )
+    html = Environment(autoescape=True).from_string(PAGE).render(parts=parts, note=note, command=command)
+    (out / "report.html").write_text(html, encoding="utf-8")
+    text = [note, ""]
+    for part in parts:
+        text += [
+            f"## {part['title']}",
+            "",
+            _line(part["head"]),
+            _line(["---"] * len(part["head"])),
+            *map(_line, part["rows"]),
+            "",
+        ]
+    text += ["Made by", "", f"    {command}", ""]
+    (out / "report.md").write_text("\n".join(text), encoding="utf-8")
+    return "\n".join(text)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

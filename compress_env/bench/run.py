@@ -1,0 +1,154 @@
+"""`bench run`: tasks x agents x seeds at an equal number of evaluations, on all cores, skipping what is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from tqdm.auto import tqdm
+
+from compress_env.bench.tasks import TASKS
+from compress_env.errors import UserError
+from compress_env.search.run import find_agent, search
+from compress_env.search.store import RunFolder, cut_torn_line
+from compress_env.search.trial import Trial
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished search. Lists have an entry an evaluation.
+
+    best: highest reward so far of a student within the budget (-1 before there is one). accuracy: that student's, on validation
+    images. seconds: since the beginning, on one core. mean_last: mean reward of the last tenth, what the agent proposes in the
+    end. final: reward of the policy without noise, None for agents without one. front: `(share of the first resource, accuracy)`
+    of students that no other is as cheap and as good as.
+    """
+
+    task: str
+    agent: str
+    seed: int
+    evaluations: int
+    best: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    seconds: tuple[float, ...]
+    mean_last: float
+    final: float | None
+    front: tuple[tuple[float, float], ...]
+    plan: str
+
+
+def summarise(task: str, agent: str, seed: int, evaluations: int, trials: Sequence[Trial], final: Trial | None) -> Run:
+    """A `Run` from its trials; a search that ends early (uniform has one student) keeps its best to the end."""
+    best, accuracy, plan = [-1.0], [0.0], ""
+    for trial in trials:
+        better = trial.outcome.feasible and not trial.outcome.failed and trial.reward > best[-1]
+        best.append(trial.reward if better else best[-1])
+        accuracy.append(trial.outcome.accuracy if better else accuracy[-1])
+        plan = trial.plan.to_json() if better else plan
+    rest = evaluations - len(trials)
+    seconds = np.cumsum([t.seconds for t in trials]).tolist()
+    name = next(iter(trials[0].outcome.budget))
+    points = sorted((t.outcome.usage[name] / t.outcome.teacher_usage[name], t.outcome.accuracy) for t in trials)
+    front = [p for i, p in enumerate(points) if all(p[1] > q[1] for q in points[:i])]
+    return Run(
+        task, agent, seed, evaluations,
+        tuple(best[1:] + best[-1:] * rest), tuple(accuracy[1:] + accuracy[-1:] * rest),
+        tuple(round(s, 3) for s in seconds + seconds[-1:] * rest),
+        float(np.mean([t.reward for t in trials[-max(1, evaluations // 10) :]])), final.reward if final else None,
+        tuple(front), plan,
+    )  # fmt: skip
+
+
+def read(path: Path) -> list[Run]:
+    """The finished runs of a results file; a torn last line is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [Run(**{k: _tuple(v) for k, v in json.loads(line).items()}) for line in lines if line.endswith("\n")]
+
+
+def _tuple(value: Any) -> Any:
+    """Lists as tuples, at every depth: results are as frozen as when they were made."""
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def one(task: str, agent: str, seed: int, evaluations: int, data: str | None, folder: Path) -> Run:
+    """A search of its own, which goes on from its folder if it was interrupted. Called in worker processes."""
+    entry = TASKS.get(task)
+    arguments = dict(entry.arguments) | ({"data": data} if data and _needs_data(task) else {})
+    env = gym.make(entry.env_id, **arguments)
+    found = search(env, agent, evaluations, seed, RunFolder(folder), progress=False)
+    if found.interrupted:
+        raise KeyboardInterrupt
+    return summarise(task, agent, seed, evaluations, found.trials, found.final_policy)
+
+
+def _needs_data(task: str) -> bool:
+    return TASKS.get(task).arguments["teacher"] == "resnet20-cifar10"
+
+
+def run(
+    tasks: Sequence[str],
+    agents: Sequence[str],
+    seeds: Sequence[int],
+    evaluations: int,
+    out: Path,
+    *,
+    data: str | None = None,
+    jobs: int | None = None,
+) -> list[Run]:
+    """All combinations that `out/results.jsonl` does not have yet, in parallel, each appended when it is done; returns all.
+
+    data: for tasks on CIFAR-10, for example `imagefolder:DIR`; torchvision's own if None. jobs: processes, the cores if None.
+    Raises UserError for unknown names before anything is run.
+    """
+    for name in tasks:
+        TASKS.get(name)
+    for name in agents:
+        find_agent(name)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "results.jsonl"
+    cut_torn_line(path)
+    done = read(path)
+    other = {r.evaluations for r in done} - {evaluations}
+    if other:
+        raise UserError(
+            f"{path} was begun with {other.pop()} evaluations a run, not {evaluations}; choose another --out"
+        )
+    known = {(r.task, r.agent, r.seed) for r in done}
+    todo = [(t, a, s) for s in seeds for t in tasks for a in agents if (t, a, s) not in known]
+    jobs = jobs or len(os.sched_getaffinity(0))
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which compete for the same cores otherwise
+    try:
+        with (
+            ProcessPoolExecutor(min(jobs, max(1, len(todo))), mp_context=get_context("spawn")) as pool,
+            tqdm(total=len(todo), unit="search", desc="bench") as bar,
+        ):
+            futures = {
+                pool.submit(one, t, a, s, evaluations, data, out / "runs" / t / a / str(s)): (t, a, s)
+                for t, a, s in todo
+            }
+            try:
+                for future in as_completed(futures):
+                    result = future.result()
+                    with path.open("a") as file:
+                        file.write(json.dumps(asdict(result)) + "\n")
+                    done.append(result)
+                    bar.update()
+                    bar.set_postfix_str("{} {} {}".format(*futures[future]))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+    return done

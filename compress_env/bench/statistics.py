@@ -1,0 +1,54 @@
+"""How agents are compared over seeds and tasks, after Agarwal et al. (NeurIPS 2021): interquartile means, bootstrap intervals.
+
+Scores are arrays `(tasks, seeds)`. The library of that paper, rliable, does not import with current pandas; these are its formulas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import trim_mean
+
+REPETITIONS = 2000
+
+
+def iqm(scores: np.ndarray) -> float:
+    """Mean of the middle half of all runs: as robust as the median, with less noise."""
+    return float(trim_mean(np.ravel(scores), 0.25))
+
+
+def interval(
+    statistic: Callable[..., float], *scores: np.ndarray, level: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of a statistic by stratified bootstrap: seeds are redrawn within each task, for each agent alone."""
+    rng = np.random.default_rng(seed)
+
+    def redrawn(table: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(table, rng.integers(table.shape[1], size=table.shape), axis=1)
+
+    values = [statistic(*map(redrawn, scores)) for _ in range(REPETITIONS)]
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def improvement(x: np.ndarray, y: np.ndarray) -> float:
+    """Probability that a run of `x` is better than one of `y`, averaged over tasks; ties count half (Mann-Whitney's U)."""
+    above = [(np.sign(a[:, None] - b[None, :]).mean() + 1) / 2 for a, b in zip(x, y)]
+    return float(np.mean(above))
+
+
+def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of runs with a score above each threshold (performance profile)."""
+    return (np.ravel(scores)[:, None] > thresholds).mean(0)
+
+
+def hypervolume(points: list[tuple[float, float]]) -> float:
+    """Area, in the unit square of (cost share, accuracy), of what some point dominates: as cheap or cheaper, as good or better."""
+    area, best = 0.0, 0.0
+    points = sorted((min(cost, 1.0), accuracy) for cost, accuracy in points)
+    for i, (cost, accuracy) in enumerate(points):
+        best = max(best, accuracy)
+        until = points[i + 1][0] if i + 1 < len(points) else 1.0
+        area += best * (until - cost)
+    return area

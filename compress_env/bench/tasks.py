@@ -1,0 +1,39 @@
+"""Tasks of the benchmark: an environment each, from seconds to minutes a search. A new one is a line here, or `module:attribute`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compress_env.registry import Registry
+
+DIGITS = {"teacher": "resnet8-digits"}
+RESNET20 = {"teacher": "resnet20-cifar10"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """about: one line. arguments: of the environment. env_id: which one."""
+
+    about: str
+    arguments: Mapping[str, Any]
+    env_id: str = "LayerRemoval-v0"
+
+
+TASKS = Registry("task")
+for _name, _task in {
+    "planted": Task(
+        "a formula with a known optimum, reward 1", DIGITS | {"budget": {"macs": 0.5}}, "LayerRemovalPlanted-v0"
+    ),
+    "digits-50": Task("ResNet-8 on digits, half of the MACs", DIGITS | {"budget": {"macs": 0.5}}),
+    "digits-25": Task("ResNet-8 on digits, a quarter of the MACs", DIGITS | {"budget": {"macs": 0.25}}),
+    "digits-15": Task("ResNet-8 on digits, 15 % of the MACs", DIGITS | {"budget": {"macs": 0.15}}),
+    "digits-depth": Task("removal only", DIGITS | {"budget": {"macs": 0.6}, "schedule": "removal"}),
+    "digits-width": Task("shrinking only", DIGITS | {"budget": {"macs": 0.25}, "schedule": "shrink"}),
+    "digits-several": Task("three limits at once", DIGITS | {"budget": {"macs": 0.3, "params": 0.4, "memory": 0.6}}),
+    "digits-latency": Task("half of the measured latency", DIGITS | {"budget": {"latency": 0.5}}),
+    "resnet20-50": Task("ResNet-20 on CIFAR-10, half of the MACs", RESNET20 | {"budget": {"macs": 0.5}}),
+    "resnet20-25": Task("ResNet-20 on CIFAR-10, a quarter of the MACs", RESNET20 | {"budget": {"macs": 0.25}}),
+}.items():
+    TASKS.register(_name)(_task)

@@ -1,0 +1,120 @@
+"""Comparing agents: known statistics, equal evaluations, finished runs skipped, an optimum that is known."""
+
+from __future__ import annotations
+
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from scipy.stats import mannwhitneyu
+
+from compress_env.bench import run as bench
+from compress_env.bench.report import load
+from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, profile
+from compress_env.bench.tasks import TASKS
+from compress_env.cli import main
+from compress_env.errors import UserError
+from compress_env.search.run import search
+
+
+def test_statistics_agree_with_their_definitions():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0.3, 1, (3, 8)), rng.normal(0, 1, (3, 8))
+    assert iqm(np.arange(8.0)) == np.mean([2, 3, 4, 5])
+    expected = np.mean([mannwhitneyu(a, b).statistic / 64 for a, b in zip(x, y)])
+    assert improvement(x, y) == pytest.approx(expected) == pytest.approx(1 - improvement(y, x))
+    assert improvement(x, x) == 0.5
+    low, high = interval(iqm, x)
+    assert low < iqm(x) < high and (low, high) == interval(iqm, x)
+    assert interval(iqm, np.full((2, 5), 0.7)) == (pytest.approx(0.7), pytest.approx(0.7))
+    assert profile(np.array([[0.1, 0.6], [0.9, 0.4]]), np.array([0.0, 0.5, 1.0])).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say(monkeypatch):
+    monkeypatch.setattr("compress_env.bench.statistics.REPETITIONS", 300)
+    rng = np.random.default_rng(1)
+    inside = [low < 0 < high for low, high in (interval(iqm, rng.normal(0, 1, (1, 20))) for _ in range(40))]
+    assert 0.75 <= np.mean(inside) <= 1.0
+
+
+def test_hypervolume_is_the_dominated_area():
+    assert hypervolume([]) == 0
+    assert hypervolume([(0.5, 0.8)]) == pytest.approx(0.4)
+    assert hypervolume([(0.2, 0.5), (0.6, 1.0), (0.7, 0.9)]) == pytest.approx(0.4 * 0.5 + 0.4 * 1.0)
+
+
+def test_the_planted_optimum_has_reward_1_and_is_the_only_such_plan():
+    env = gym.make("LayerRemovalPlanted-v0").unwrapped
+    planted = env.evaluator.planted
+    assert env.evaluator(None, planted) == 1.0
+    trials = search(gym.make("LayerRemovalPlanted-v0"), "random", 30, progress=False).trials
+    assert all((t.reward == 1.0) == (t.plan == planted) for t in trials) and min(t.reward for t in trials) < 0.9
+    assert all(t.outcome.feasible for t in trials)
+    other = gym.make("LayerRemovalPlanted-v0", planted_seed=1).unwrapped
+    assert other.evaluator.planted != planted
+    greedy = search(gym.make("LayerRemovalPlanted-v0"), "greedy", 100, progress=False)
+    assert greedy.best.reward > greedy.trials[0].reward + 0.1  # the uniform student comes first
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The folder of a small benchmark, and what was printed."""
+    out = tmp_path_factory.mktemp("bench") / "a"
+    command = ["bench", "run", "--task", "planted", "--agent", "random", "--agent", "uniform", "--agent", "tpe"]
+    command += ["--evaluations", "6", "--seeds", "2", "--jobs", "1", "--out", str(out)]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    return out, command
+
+
+def test_every_combination_is_run_once_with_as_many_evaluations(results):
+    out, command = results
+    runs = bench.read(out / "results.jsonl")
+    assert {(r.agent, r.seed) for r in runs} == {(a, s) for a in ("random", "uniform", "tpe") for s in (0, 1)}
+    assert all(len(r.best) == len(r.accuracy) == len(r.seconds) == 6 for r in runs)
+    assert all(list(r.best) == sorted(r.best) and list(r.seconds) == sorted(r.seconds) for r in runs)
+    trials = search(
+        gym.make(TASKS.get("planted").env_id, **TASKS.get("planted").arguments), "random", 6, 1, progress=False
+    ).trials
+    mine = next(r for r in runs if (r.agent, r.seed) == ("random", 1))
+    assert mine.best == tuple(np.maximum.accumulate([t.reward for t in trials]))
+    before = (out / "results.jsonl").read_bytes()
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert (out / "results.jsonl").read_bytes() == before  # finished: nothing is run again
+
+
+def test_a_torn_result_is_run_again_and_gives_the_same(results, tmp_path):
+    out, _ = results
+    lines = (out / "results.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "results.jsonl").write_text("".join(lines[:-1]) + lines[-1][:40])
+    torn = json.loads(lines[-1])
+    again = bench.run(["planted"], ["random", "uniform", "tpe"], [0, 1], 6, tmp_path, jobs=1)
+    assert len(again) == 6 and len(bench.read(tmp_path / "results.jsonl")) == 6
+    mine = next(r for r in again if (r.agent, r.seed) == (torn["agent"], torn["seed"]))
+    assert list(mine.best) == torn["best"] and mine.plan == torn["plan"]
+
+
+def test_the_report_has_a_row_an_agent_a_picture_and_one_page(results):
+    out, _ = results
+    done = CliRunner().invoke(main, ["bench", "report", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    text = (out / "report.md").read_text()
+    assert all(f"| {agent} | 0." in text for agent in ("random", "uniform", "tpe")) and "6 evaluations, 2 seeds" in text
+    assert (out / "planted.png").stat().st_size > 10_000
+    page = (out / "report.html").read_text()
+    assert "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
+    assert load(out / "results.jsonl")["planted"]["tpe"][0].seed == 0
+
+
+def test_what_cannot_be_compared_is_refused(results, tmp_path):
+    out, _ = results
+    with pytest.raises(UserError, match="begun with 6 evaluations a run, not 7"):
+        bench.run(["planted"], ["random"], [0], 7, out)
+    with pytest.raises(UserError, match="no task 'plantd'; did you mean 'planted'"):
+        bench.run(["plantd"], ["random"], [0], 7, tmp_path)
+    with pytest.raises(UserError, match="no agent 'randm'"):
+        bench.run(["planted"], ["randm"], [0], 7, tmp_path)
+    with pytest.raises(UserError, match="there are no results in"):
+        load(tmp_path / "results.jsonl")

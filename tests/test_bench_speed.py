@@ -1,0 +1,73 @@
+"""`compress-env bench speed` on digits: its parts agree with each other, and what it times is as before afterwards."""
+
+from __future__ import annotations
+
+import json
+from time import thread_time
+
+import pytest
+from click.testing import CliRunner
+
+from compress_env.bench.speed import EVALUATION, STAGES, Stopwatch, table
+from compress_env.cli import main
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The numbers, the printed lines, and the timed functions before."""
+    before = [getattr(owner, attribute) for owner, attribute, _ in STAGES]
+    file = tmp_path_factory.mktemp("speed") / "speed.json"
+    result = CliRunner().invoke(main, ["bench", "speed", "--seconds", "0.3", "--out", str(file)])
+    assert result.exit_code == 0, result.output
+    return json.loads(file.read_text()), result.stdout, before
+
+
+def test_the_printed_table_is_that_of_the_numbers(measured):
+    numbers, printed, _ = measured
+    assert printed.splitlines() == list(table(numbers))
+    assert numbers["teacher"] == "resnet8-digits" and numbers["data"] == "digits" and numbers["steps"] == 9
+
+
+def test_decisions_cost_little_beside_judging_the_student(measured):
+    numbers, _, before = measured
+    stages = numbers["profile"]["stages"]
+    evaluation = sum(stages[name] for name in EVALUATION)
+    assert all(stages[name] > 0 for name in stages if name != "distil")
+    assert stages["decisions"] + stages["observations"] < 0.2 * evaluation
+    assert numbers["profile"]["not_evaluation"] == pytest.approx(1 - evaluation / sum(stages.values()))
+    assert numbers["decisions"]["without"] > numbers["decisions"]["with observation"] > 0
+    per_episode = numbers["steps"] / numbers["decisions"]["without"]
+    assert per_episode / 10 < stages["decisions"] < per_episode * 10  # two measurements of one thing
+    assert [getattr(owner, attribute) for owner, attribute, _ in STAGES] == before
+
+
+def test_peers_make_the_same_candidate_and_refitting_is_what_makes_it_good(measured):
+    ways = {row["way"]: row for row in measured[0]["peers"]}
+    ours, refitted = ways["build"], ways["build and refit"]
+    library, anew = ways["deepcopy and torch-pruning"], ways["random weights, 5 epochs"]
+    assert library["accuracy"] == pytest.approx(ours["accuracy"], abs=0.02)  # the same channels of the same weights
+    assert refitted["accuracy"] > ours["accuracy"] + 0.3
+    assert anew["seconds"] > 2 * refitted["seconds"] and anew["epochs"] in (1, 5)
+
+
+def test_a_stopwatch_counts_each_function_without_what_it_calls():
+    class Work:
+        def outer(self):
+            burn(0.02)
+            self.inner()
+
+        def inner(self):
+            burn(0.04)
+
+    def burn(seconds: float) -> None:
+        end = thread_time() + seconds
+        while thread_time() < end:
+            pass
+
+    watch, outer = Stopwatch(), Work.outer
+    with watch.timing([(Work, "outer", "outer"), (Work, "inner", "inner")]):
+        Work().outer()
+    assert watch.seconds["outer"] == pytest.approx(0.02, rel=0.3) and watch.seconds["inner"] == pytest.approx(
+        0.04, rel=0.3
+    )
+    assert Work.outer is outer

@@ -1,0 +1,101 @@
+"""The compiled cost model gives exactly what a plain walk over the terms gives, for one plan and for many at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from networks import NETWORKS
+from reference import Plain, PlainEpisode
+from torch import nn
+
+from compress_env.envs.episode import SCHEDULES, Episode, Problem
+from compress_env.envs.observation import Embedding, entries
+from compress_env.resources import macs
+from compress_env.resources.budget import RESOURCES, Meter
+from compress_env.surgery.trace import trace
+
+EXACT = ("params", "macs", "memory")
+
+
+def test_costs_are_those_of_a_plain_walk_for_any_removal_and_widths(network):
+    _, _, graph = network
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        removed = frozenset(name for name in graph.units if rng.random() < rng.random())
+        fast, slow = graph.reduce(removed), Plain(graph, removed)
+        assert fast.alive_ops == slow.alive and fast.alive_groups == slow.alive_groups()
+        assert [x.name for x in fast.layers] == [x.name for x in slow.layers]
+        many = rng.integers(1, graph.full + 1, (5, len(graph.groups)))
+        expected = [slow.usage(dict(zip(graph.groups, row.tolist()))) for row in many]
+        for name in EXACT:
+            resource = RESOURCES.get(name)
+            assert resource.predict(fast, many.T).tolist() == [row[name] for row in expected]
+            assert resource.predict(fast, many[0]) == expected[0][name]
+
+
+def test_costs_of_layers_add_up(network):
+    _, _, graph = network
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        removed = frozenset(name for name in graph.units if rng.random() < 0.5)
+        fast, widths = graph.reduce(removed), rng.integers(graph.floor, graph.full + 1)
+        assert sum(fast.layer_macs(widths).values()) == fast.macs(widths)
+        assert sum(fast.layer_parameters(widths).values()) == fast.parameters(widths)
+        assert fast.layer_parameters(widths).keys() == {x.name for x in fast.layers}
+
+
+@pytest.mark.parametrize(
+    ("name", "multiple", "episodes"),
+    [
+        ("resnet8-digits", 1, 3),
+        ("resnet8-digits", 4, 3),
+        ("vgg-bn", 1, 3),
+        ("functional", 1, 3),
+        ("resnet20-cifar10", 1, 1),
+    ],
+)
+def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
+    factory, shape = NETWORKS[name]
+    teacher, example = factory().eval(), torch.zeros(2, *shape)
+    graph = trace(teacher, example, channel_multiple=multiple)
+    meter = Meter(teacher, graph, example, False)
+    rng = np.random.default_rng(0)
+    place = {name: i for i, (name, _, _) in enumerate(entries())}
+    for schedule in SCHEDULES:
+        problem = Problem(teacher, graph, meter, schedule)
+        embedding = Embedding(problem)
+        for _ in range(episodes):
+            names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
+            limits = {
+                n: problem.smallest(n) + rng.random() ** 2 * (meter.teacher[n] - problem.smallest(n)) for n in names
+            }
+            hard, bias = rng.random() < 0.8, rng.uniform(-1, 1, 2)
+            fast, slow = Episode(problem, limits, hard), PlainEpisode(problem, limits, hard)
+            while not fast.done:
+                seen = embedding(fast)
+                assert fast.even_share() == slow.even_share() and fast.void(fast.current) == slow.void()
+                used = Plain(graph, slow.removed).usage(slow.widths)
+                expected = {"removed so far": 1 - used["macs"] / meter.teacher["macs"], "even share": slow.even_share()}
+                expected |= {f"spent {n}": min(1, used[n] / limits[n] / 4) for n in names}
+                assert {n: seen[place[n]] for n in expected} == {n: np.float32(v) for n, v in expected.items()}
+                action = np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1).tolist()
+                fast.step(*action)
+                slow.step(*action)
+                assert fast.removed == slow.removed and fast.widths.tolist() == list(slow.widths.values())
+                assert fast.previous == slow.previous
+
+
+def test_fused_attention_is_counted_by_its_matrix_products():
+    tokens, width = 5, 16
+    attention = 2 * tokens * tokens * width  # queries by keys, weights by values; the heads share the width
+    x = torch.randn(1, tokens, width)
+
+    class Fused(nn.Module):
+        def forward(self, x):
+            heads = x.view(1, tokens, 2, width // 2).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(heads, heads, heads)
+
+    assert macs.count(Fused(), x) == attention
+    layer = nn.TransformerEncoderLayer(width, 2, 32, batch_first=True).eval()  # one operator without gradients
+    assert macs.count(layer, x) == attention + tokens * width * (3 * width + width + 2 * 32)

@@ -1,0 +1,398 @@
+"""Latency: what it is measured with, the table and its cache, pairs, sending back with a made-up clock, and true memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from networks import NETWORKS
+from torch.profiler import ProfilerActivity, profile
+
+from compress_env.bench import latency as bench
+from compress_env.cli import main
+from compress_env.envs import send_back
+from compress_env.envs.episode import Episode, Problem
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.errors import UserError
+from compress_env.resources import latency, latency_cache, latency_table, macs
+from compress_env.resources.budget import Meter
+from compress_env.resources.latency import Paired, Stopwatch, compare
+from compress_env.resources.latency_table import Costs
+from compress_env.resources.runtimes import Setting, kernel_times, node_times, prepare
+from compress_env.rewards import Outcome
+from compress_env.surgery.build import build_student
+from compress_env.surgery.measure import meta_copy
+from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.trace import trace
+
+TEACHER_MS = 8.0
+
+
+def network_of(name: str, **scope):
+    factory, shape = NETWORKS[name]
+    teacher, example = factory().eval(), torch.randn(2, *shape)
+    return teacher, example, trace(teacher, example, **scope)
+
+
+class MadeUp:
+    """A clock for which a pass takes as long as its MACs say, to a power, so that the table is wrong by what is asked for."""
+
+    def __init__(self, example, whole_macs: float, power: float = 1.0):
+        self.setting, self.example, self.whole_macs, self.power = Setting(), example[:1], whole_macs, power
+        self.nodes_measured, self.pairs_measured = 0, 0
+
+    def nodes(self, student, costs: Costs, widths, seconds=0.2):
+        self.nodes_measured += 1
+        work = costs(widths)[0] * costs.computes
+        return dict(zip(costs.names, (TEACHER_MS * work / self.whole_macs + 1e-6).tolist()))
+
+    def pair(self, student, seconds=None, at_least=15):
+        self.pairs_measured += 1
+        ratio = macs.count(meta_copy(student), self.example.to("meta")) / self.whole_macs
+        ratio = ratio**self.power if seconds is None else ratio  # verification differs from what the table was made of
+        return Paired(ratio, ratio, ratio, (TEACHER_MS * ratio, TEACHER_MS), at_least)
+
+
+def made_up_problem(monkeypatch, folder, power: float = 1.0, name: str = "resnet20-cifar10") -> Problem:
+    """Its table is measured in `folder`, if it is not there."""
+    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(folder))
+    teacher, example, graph = network_of(name)
+    stopwatch = MadeUp(example, graph.reduce(frozenset()).macs(graph.full), power)
+    return Problem(teacher, graph, Meter(teacher, graph, example, True, stopwatch=stopwatch), "two-step")
+
+
+def play(problem: Problem, limits, act=lambda: (0.0, 0.0)):
+    episode = Episode(problem, limits, hard=True)
+    while not episode.done:
+        episode.step(*act())
+    return episode, *episode.finish()
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A cache with the table of ResNet-20 by the made-up clock."""
+    folder = tmp_path_factory.mktemp("table")
+    with pytest.MonkeyPatch.context() as patch:
+        made_up_problem(patch, folder)
+    return folder
+
+
+@pytest.fixture
+def measured(table, tmp_path):
+    """The same without verified students, which differ from test to test."""
+    shutil.copytree(table, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.plans.jsonl"))
+    return tmp_path
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Real measurements, few and short."""
+    monkeypatch.setattr(latency_table, "SHARES", (1.0, 0.5))
+    monkeypatch.setattr(latency_table, "MIXED", 2)
+    monkeypatch.setattr(latency, "SECONDS", 0.1)
+    monkeypatch.setattr(latency, "PATIENCE", 1)
+    monkeypatch.setattr(bench, "SECONDS", 0.1)
+
+
+# Settings and runtimes
+
+
+def test_a_setting_reads_what_is_given_and_says_what_it_is():
+    assert Setting.of(None).label == "batch 1, PyTorch eager, 1 thread"
+    given = {"runtime": "onnxruntime", "batch": 4, "threads": 2}
+    setting = Setting.of(given)
+    assert setting.label == "batch 4, ONNX Runtime, 2 threads" and Setting.of(setting.as_dict()) == setting
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"runtime": "onnx"}, "did you mean 'onnxruntime'"),
+        ({"batch": 0}, "batch has to be"),
+        ({"threads": 1.5}, "threads has to be"),
+        ({"thread": 1}, "did you mean 'threads'"),
+        ({"runtime": "onnxruntime", "device": "cuda"}, "no CUDAExecutionProvider"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        LayerRemovalEnv(latency=given)
+
+
+def test_runtimes_agree_and_leave_threads_and_the_module_alone():
+    teacher, example, graph = network_of("resnet20-cifar10")
+    student = build_student(teacher, graph, graph.canonical(frozenset([next(iter(graph.units))]), graph.full // 2))
+    with torch.no_grad():
+        expected = student(example[:1]).repeat(3, 1)
+    before, state = torch.get_num_threads(), {k: v.clone() for k, v in student.state_dict().items()}
+    for runtime in ("eager", "onnxruntime"):
+        setting = Setting(runtime, batch=3, threads=2)
+        run = prepare(student, example, setting)
+        with setting.active():
+            assert torch.get_num_threads() == 2
+            found = torch.as_tensor(run())
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert torch.get_num_threads() == before and torch.is_grad_enabled()
+    assert all(torch.equal(v, state[k]) for k, v in student.state_dict().items())
+
+
+def test_every_operation_gets_a_time_and_layers_are_told_apart_in_onnx_runtime():
+    teacher, example, graph = network_of("resnet8-digits")
+    whole, costs = build_student(teacher, graph, StudentPlan()), Costs(graph.reduce(frozenset()))
+    eager = node_times(whole, example, Setting(), 0.01)
+    assert set(costs.names) <= set(eager) and min(eager.values()) > 0
+    kernels = kernel_times(whole, example, Setting("onnxruntime", batch=2), 0.01)
+    layers = sorted(2 * round(w) for w, c in zip(costs(graph.full)[0], costs.computes) if c)
+    assert sorted(k.macs for k in kernels if k.macs) == layers
+    found = Stopwatch(whole, example, Setting("onnxruntime")).nodes(whole, costs, graph.full, 0.01)
+    assert set(found) == set(costs.names)
+
+
+# Pairs
+
+
+def test_a_pair_is_the_ratio_of_both_even_if_the_machine_slows_down():
+    begun = time.thread_time()
+
+    def busy(milliseconds: float) -> None:
+        slow = 3 if time.thread_time() - begun > 0.1 else 1
+        end = time.thread_time() + slow * milliseconds / 1e3
+        while time.thread_time() < end:
+            pass
+
+    pair = compare(lambda: busy(0.2), lambda: busy(0.4), Setting(), seconds=0.3)
+    assert pair.ratio == pytest.approx(0.5, rel=0.1) and pair.low <= pair.ratio <= pair.high and pair.pairs >= 15
+
+
+# Table
+
+
+def test_work_is_the_networks_own_cost_and_grades_follow_the_channels():
+    _, _, graph = network_of("resnet20-cifar10")
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        network = graph.reduce(frozenset(u for u in graph.units if rng.random() < 0.4))
+        widths, costs = rng.integers(graph.floor, graph.full + 1), Costs(network)
+        work, _ = costs(widths)
+        assert (work * costs.computes).sum() == pytest.approx(network.macs(widths))
+    costs = Costs(graph.reduce(frozenset()))
+    for width, grade in ((16, 0), (8, 1), (12, 2), (13, 3)):
+        assert set(costs(np.full(len(graph.groups), width))[1][costs.computes]) == {grade}
+
+
+def test_the_table_predicts_a_clock_that_it_has_measured(monkeypatch, measured):
+    problem = made_up_problem(monkeypatch, measured)
+    graph, meter = problem.graph, problem.meter
+    assert meter.predict_all(frozenset(), graph.full)["latency"] == pytest.approx(TEACHER_MS)
+    rng, errors = np.random.default_rng(1), []
+    for _ in range(10):
+        network = graph.reduce(frozenset(u for u in graph.units if rng.random() < 0.3))
+        widths = rng.integers(graph.full // 3, graph.full + 1)
+        true = TEACHER_MS * network.macs(widths) / network.graph.reduce(frozenset()).macs(graph.full)
+        errors.append(meter.predict("latency", network, widths) / true - 1)
+    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+
+
+def test_a_second_environment_measures_nothing(quick, monkeypatch, tmp_path):
+    first = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
+    _, plan, _, usage = play(first, {"latency": 0.5 * TEACHER_MS})
+    second = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
+    assert first.meter.stopwatch.nodes_measured > 0
+    again = play(second, {"latency": 0.5 * TEACHER_MS})
+    assert (again[1], again[3]) == (plan, usage)
+    assert second.meter.stopwatch.nodes_measured == second.meter.stopwatch.pairs_measured == 0
+
+
+def test_other_teachers_settings_and_versions_have_their_own_files(monkeypatch):
+    _, _, graph = network_of("resnet8-digits")
+    _, _, other = network_of("resnet8-digits", channel_multiple=8)
+    paths = {latency_cache.LatencyCache(g, s).table_path for g in (graph, other) for s in (Setting(), Setting(batch=2))}
+    assert len(paths) == 4
+    assert latency_cache.LatencyCache(network_of("resnet8-digits")[2], Setting()).table_path in paths  # other weights
+    monkeypatch.setattr(latency_cache, "version", lambda name: "0")
+    assert latency_cache.LatencyCache(graph, Setting()).table_path not in paths
+
+
+@pytest.mark.parametrize("damage", ["", '{"table": {}}', '{"table": {"teacher_ms": 1, "weights": [1], "points": {}}}'])
+def test_a_damaged_cache_is_measured_again(damage, quick, monkeypatch, tmp_path):
+    problem = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
+    for path in (tmp_path / "latency").iterdir():
+        path.write_text(damage)
+    again = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
+    assert again.meter.stopwatch.nodes_measured > 0 and again.meter.teacher == problem.meter.teacher
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(quick, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    problem = made_up_problem(monkeypatch, tmp_path / "file", name="resnet8-digits")
+    assert problem.meter.teacher["latency"] == TEACHER_MS
+
+
+# Sending back
+
+
+@pytest.mark.parametrize(("power", "share"), [(0.7, 0.5), (1.0, 0.75), (1.4, 0.35)])
+def test_students_end_within_five_points_of_the_budget_though_predictions_are_wrong(
+    power, share, monkeypatch, measured
+):
+    problem = made_up_problem(monkeypatch, measured, power)
+    rng = np.random.default_rng(0)
+    for act in (lambda: (0.0, 0.0), lambda: (rng.uniform(-0.3, 1), rng.uniform(-1, 0.3))):
+        episode, plan, student, usage = play(problem, {"latency": share * TEACHER_MS}, act)
+        assert usage["latency"] == problem.meter.count(student, plan)["latency"]
+        assert share - 0.05 <= usage["latency"] / TEACHER_MS <= share
+
+
+def test_a_policy_that_wishes_for_less_gets_no_more(monkeypatch, measured):
+    problem = made_up_problem(monkeypatch, measured, 1.3)  # students take less than predicted
+    limits = {"latency": 0.9 * TEACHER_MS}
+    episode, plan, _, usage = play(problem, limits, lambda: (1.0, 0.5))
+    wished = problem.meter.predict("latency", problem.graph.reduce(episode.removed), episode.widths)
+    assert wished < 0.6 * limits["latency"] and usage["latency"] <= wished
+
+
+def test_other_limits_hold_while_a_student_grows(monkeypatch, measured):
+    problem = made_up_problem(monkeypatch, measured, 1.4)
+    limits = {"latency": 0.6 * TEACHER_MS, "params": 0.62 * problem.meter.teacher["params"]}
+    _, _, student, usage = play(problem, limits)
+    assert usage["params"] == sum(p.numel() for p in student.parameters()) <= limits["params"]
+    assert usage["latency"] <= limits["latency"]
+
+
+def test_if_nothing_fits_the_way_out_does(monkeypatch, measured):
+    problem = made_up_problem(monkeypatch, measured)
+    monkeypatch.setattr(send_back, "ROUNDS", 1)
+    limits = {"latency": 0.5 * TEACHER_MS}
+    episode = Episode(problem, limits, hard=True)
+    while not episode.done:
+        episode.step(0.0, 0.0)
+    problem.meter.stopwatch.power = 0.01  # all of a sudden, everything takes as long as the teacher
+    plan, _, usage = episode.finish()
+    assert usage == problem.way_out(limits).usage and usage["latency"] <= limits["latency"]
+
+
+def test_a_recorded_latency_is_taken_up_again(monkeypatch, measured):
+    problem = made_up_problem(monkeypatch, measured)
+    graph, meter = problem.graph, problem.meter
+    plan = graph.canonical(frozenset(), graph.full // 2)
+    recorded = dict(meter.teacher, latency=3.0)
+    meter.remember(plan, recorded, dict(meter.teacher))
+    assert meter.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 3.0
+    meter.remember(plan, recorded, dict(meter.teacher, latency=2 * TEACHER_MS))  # another machine's milliseconds
+    assert meter.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 1.5
+
+
+def test_the_environment_measures_in_its_runtime_and_remembers(quick):
+    env = LayerRemovalEnv(budget={"latency": 0.8}, latency={"runtime": "onnxruntime"})
+    assert env.latency == env.meter.setting == Setting("onnxruntime")
+    assert all(g.step == 8 for g in env.graph.groups.values())
+    env.reset(seed=0)
+    done = False
+    while not done:
+        _, _, done, _, info = env.step(np.zeros(2, np.float32))
+    assert info["is_success"] and info["usage"]["latency"] <= 0.8 * env.meter.teacher["latency"]
+    plan = StudentPlan.from_json(info["plan"])
+    env.remember(plan, Outcome(0.5, 1.0, info["usage"], dict(env.meter.teacher), info["budget"], ""))
+    assert (
+        env.meter.count(build_student(env.teacher.module, env.graph, plan), plan)["latency"] == info["usage"]["latency"]
+    )
+
+
+# Command line
+
+
+def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick, tmp_path):
+    command = ["--runtime", "eager", "--latency-batch", "2", "--latency-threads", "2"]
+    printed = CliRunner().invoke(main, ["inspect", "--latency", *command], catch_exceptions=False).output
+    assert "latency: batch 2, PyTorch eager, 2 threads" in printed
+    out = tmp_path / "rows.jsonl"
+    call = ["bench", "latency", "--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0",
+            "--out", str(out)]  # fmt: skip
+    first = CliRunner().invoke(main, call, catch_exceptions=False)
+    assert re.search(
+        r"resnet8-digits, 1x8x8 \| batch 1, PyTorch eager, 1 thread \| 70% latency \| uniform", first.output
+    )
+    assert "50% macs" in first.output
+    before = out.read_text()
+    out.write_text(before + '{"torn')
+    again = CliRunner().invoke(main, call, catch_exceptions=False)
+    assert again.output.splitlines()[-4:] == first.output.splitlines()[-4:] and out.read_text().startswith(before)
+    rows = bench.read(out)
+    assert [row["resource"] for row in rows] == ["latency", "macs"] and rows[0]["pairs"] >= 41
+    holding = dict(rows[0], budget=0.5)
+    assert [bench.holds(dict(holding, measured=m)) for m in (0.44, 0.46, 0.5, 0.51)] == [False, True, True, False]
+    out.write_text('{"teacher": 1}\n')
+    with pytest.raises(UserError, match="not a file of latency rows"):
+        bench.read(out)
+
+
+def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
+    from compress_env.api import run_search
+    from compress_env.search.store import RunFolder
+
+    setting = {"runtime": "eager", "batch": 2}
+    folder, _ = run_search(
+        "resnet8-digits", None, {"latency": 0.9}, "uniform", 1, 0, tmp_path, latency=setting, progress=False
+    )
+    recorded = json.loads((tmp_path / "run.json").read_text())["latency"]
+    assert recorded == dataclasses.asdict(Setting(batch=2))
+    with pytest.raises(UserError, match="latency"):
+        RunFolder(tmp_path).admit(folder.settings() | {"latency": Setting().as_dict()}, resume=True)
+    again, _ = run_search(
+        "resnet8-digits",
+        None,
+        {"latency": 0.9},
+        "uniform",
+        1,
+        0,
+        tmp_path,
+        latency=setting,
+        progress=False,
+        resume=True,
+    )
+    assert len(again.trials()) == 1  # a resumed run arrives at the same trial, or it would have been refused
+
+
+# Peak memory
+
+
+@pytest.mark.parametrize("name", ["resnet8-digits", "resnet20-cifar10", "functional"])
+def test_the_peak_of_activations_is_what_pytorch_holds_after_each_operator(name):
+    teacher, example, graph = network_of(name)
+    rng = np.random.default_rng(0)
+    for widths in (graph.full, rng.integers(graph.floor, graph.full + 1)):
+        student = build_student(teacher, graph, graph.canonical(frozenset(), widths))
+        predicted = graph.reduce(frozenset()).activation_bytes(widths)
+        after, within = allocated(student, example[:1])
+        own = example[:1].numel() * 4  # the caller keeps the input, which is predicted up to its last use
+        assert 0.999 * predicted <= after <= 1.001 * predicted + own
+        assert (
+            within >= after
+        )  # what operators need while they run, as a convolution that unfolds its input, is not predicted
+
+
+def allocated(module, example) -> tuple[int, int]:
+    """The most bytes that PyTorch's allocator held after an operator, and at any time; the input is in, weights are not."""
+    with torch.inference_mode():
+        module(example)
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            module(example)
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+    held = after = within = example.numel() * example.element_size()
+    end = 0
+    for event in events:
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            within = max(within, held)
+        elif event.start_ns() >= end:  # an operator that is not part of another one
+            end = event.start_ns() + event.duration_ns()
+            inside = [e.nbytes() for e in events if e.name() == "[memory]" and event.start_ns() <= e.start_ns() <= end]
+            after = max(after, held + sum(inside))
+    return after, within
