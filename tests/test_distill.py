@@ -150,7 +150,9 @@ def test_evaluation_repeats_exactly_and_leaves_the_teacher_alone(trained):
     for _ in range(3):
         plan = random_plan(graph, rng)
         first, second = (evaluator(build_student(teacher, graph, plan), plan) for _ in range(2))
-        assert first == second and 0 <= first <= 1
+        assert first == second and 0 <= first.accuracy <= 1 and 0 < first.likeness < 1
+    itself = evaluator(build_student(teacher, graph, StudentPlan()), StudentPlan())
+    assert itself.accuracy > 0.9 and itself.likeness > 0.9
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in before.items())
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from compress_env.bench.fidelity import Truth, Views, divergence, draw
-from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings
+from compress_env.bench.fidelity import Truth, Views, draw
+from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings, divergence
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
@@ -134,7 +134,7 @@ def training_free(
     for name, settings in (("refit", {"distill_steps": 0}), ("magnitude", {"distill_steps": 0, "refit": False})):
         evaluator = Evaluator(whole, env.graph, data, EvaluatorSettings(**settings))
         scored = [
-            (evaluator(build_student(env.teacher.module, env.graph, p), p), p)
+            (evaluator(build_student(env.teacher.module, env.graph, p), p).likeness, p)
             for p in tqdm(plans, desc=name, leave=False)
         ]
         plan = max(scored, key=lambda pair: pair[0])[1]

@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
 from compress_env.datasets.data import Data, Split
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings, divergence
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
 from compress_env.envs.episode import Episode
@@ -96,11 +95,6 @@ def distil(student, views: Views, seed: int, loss: str = "hinton", temperature: 
     fit(
         student, views.data, views.recipe, lambda z, labels, _, rows: function(z, logits[rows], labels, temperature), generator
     )  # fmt: skip
-
-
-def divergence(student: Tensor, teacher: Tensor) -> float:
-    """KL(teacher || student) of their predictions, in nats, averaged over examples."""
-    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean").item()
 
 
 def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) -> dict:

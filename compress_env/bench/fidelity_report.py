@@ -37,27 +37,35 @@ def agreement(scores: Sequence[float], truths: Sequence[float], seed: int = 0) -
     picks = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
     found = {}
     for name, statistic in (("spearman", spearman), ("kendall", kendall), ("pearson", pearson)):
-        found[name] = statistic(x, y)
-        low, high = np.percentile([statistic(x[p], y[p]) for p in picks], [2.5, 97.5])
+        found[name] = float(statistic(x[None], y[None])[0])
+        low, high = np.percentile(statistic(x[picks], y[picks]), [2.5, 97.5])
         found[f"{name}_interval"] = (float(low), float(high))
     return Agreement(len(x), regret=float(y.max() - y[int(np.argmax(x))]), **found)
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Rank correlation in [-1, 1], ties sharing their mean rank; 0 if one side is constant."""
-    return pearson(stats.rankdata(x), stats.rankdata(y))
+def pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Linear correlation of each row of `x` with that of `y` `(rows, n)`, in [-1, 1]; 0 if one side is constant."""
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    return _cosine(x, y)
 
 
-def kendall(x: np.ndarray, y: np.ndarray) -> float:
-    """Kendall's tau-b in [-1, 1]; 0 if one side is constant."""
-    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(stats.kendalltau(x, y).statistic)
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Rank correlation of each row, in [-1, 1], ties sharing their mean rank; 0 if one side is constant."""
+    return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
 
 
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear correlation in [-1, 1]; 0 if one side is constant."""
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / scale) if scale > 0 else 0.0
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each row, in [-1, 1]: the cosine of the orders of all pairs; 0 if one side is constant."""
+    first, second = np.triu_indices(x.shape[-1], 1)
+    return np.concatenate(
+        [_cosine(np.sign(a[:, first] - a[:, second]), np.sign(b[:, first] - b[:, second]))
+         for a, b in zip(np.array_split(x, 20), np.array_split(y, 20))]
+    )  # fmt: skip
+
+
+def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    scale = np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return np.where(scale > 0, (x * y).sum(-1) / np.where(scale > 0, scale, 1), 0.0)
 
 
 def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float]]) -> str:
@@ -91,7 +99,7 @@ def scatter(
     axes = figure.subplots(len(budgets), len(names), squeeze=False, sharey="row")
     for (name, budget), (scores, truths) in points.items():
         axis = axes[budgets.index(budget)][names.index(name)]
-        rho = spearman(np.asarray(scores, float), np.asarray(truths, float))
+        rho = spearman(np.array([scores]), np.array([truths]))[0]
         axis.scatter(scores, truths, s=10, alpha=0.7, linewidths=0, color="#1f5fa8")
         axis.text(0.05, 0.95, f"Spearman {rho:.2f}", transform=axis.transAxes, va="top", fontsize=8)
         axis.tick_params(labelsize=7)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
@@ -34,13 +37,20 @@ class EvaluationFailed(RuntimeError):
     """A student that gives no accuracy; the message is the reason."""
 
 
+class Score(NamedTuple):
+    """Accuracy on validation images, and exp(-KL(teacher || student)) of the predictions on them, which needs no labels; in [0, 1]."""
+
+    accuracy: float
+    likeness: float
+
+
 @dataclass(frozen=True)
 class EvaluatorSettings:
     """How a candidate is judged.
 
     calibration_images: training images for the refit and for normalisation statistics. refit: least squares after the surgery.
     distill_steps: batches of distillation after that, on distill_images training images whose teacher logits are computed once.
-    validation_images: how many images the accuracy is measured on; None takes the whole validation split.
+    validation_images: how many images the student is judged on; None takes the whole validation split.
     """
 
     calibration_images: int = 512
@@ -51,7 +61,7 @@ class EvaluatorSettings:
     lr: float = 0.02
     loss: str = "hinton"
     temperature: float = 4.0
-    validation_images: int | None = 2500
+    validation_images: int | None = 1000
 
     def __post_init__(self):
         LOSSES.get(self.loss)
@@ -117,9 +127,17 @@ class Evaluator:
             raise EvaluationFailed("the student's outputs are not finite")
         return logits
 
-    def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> float:
-        """Validation accuracy in [0, 1] of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
-        return accuracy(self.logits(student, plan), self.validation.labels)
+    def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> Score:
+        """The score of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
+        logits = self.logits(student, plan)
+        return Score(
+            accuracy(logits, self.validation.labels), math.exp(-divergence(logits, self.teacher_logits))
+        )
+
+
+def divergence(student: Tensor, teacher: Tensor) -> float:
+    """KL(teacher || student) of the predictions of logits `(n, classes)`, in nats, averaged over examples."""
+    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean").item()
 
 
 @contextmanager
@@ -133,4 +151,4 @@ def _failures() -> Iterator[None]:
 
 def bfloat16_pays(graph: LayerGraph, device: torch.device) -> bool:
     """Whether mixed precision is faster: on processors that have it, for all but very small networks."""
-    return has_bfloat16(device) and graph.reduce(frozenset()).macs(graph.full) >= SMALL
+    return has_bfloat16(device) and bool(graph.reduce(frozenset()).macs(graph.full) >= SMALL)
