@@ -23,14 +23,12 @@ from compress_env.threads import one_thread
 
 DEFAULT = "default"
 EVALUATORS: dict[str, dict] = {
-    "sliced": {"refit": False, "distill_steps": 0},
     DEFAULT: {},
-    "refit on 128": {"calibration_images": 128, "distill_steps": 0},
-    "refit on 2048": {"calibration_images": 2048, "distill_steps": 0},
+    "sliced": {"refit": False},
+    "refit on 128 images": {"calibration_images": 128},
     "refit, 10 steps": {"distill_steps": 10},
-    "refit, 40 steps": {"distill_steps": 40},
 }
-"""Settings of each way to judge, from free to dear."""
+"""Settings of each way to judge; a score is accuracy or KL to the teacher."""
 TIMED = 3
 """Plans a budget on which steps of distillation are timed, beside the evaluators and in the same process."""
 
@@ -134,7 +132,7 @@ def training_free(
     for name, settings in (("refit", {"distill_steps": 0}), ("magnitude", {"distill_steps": 0, "refit": False})):
         evaluator = Evaluator(whole, env.graph, data, EvaluatorSettings(**settings))
         scored = [
-            (evaluator(build_student(env.teacher.module, env.graph, p), p).likeness, p)
+            (evaluator(build_student(env.teacher.module, env.graph, p), p).accuracy, p)
             for p in tqdm(plans, desc=name, leave=False)
         ]
         plan = max(scored, key=lambda pair: pair[0])[1]

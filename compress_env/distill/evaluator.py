@@ -14,16 +14,8 @@ from torch.nn import functional as F
 
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
-from compress_env.distill.train import (
-    Diverged,
-    Recipe,
-    accuracy,
-    channels_last,
-    fit,
-    has_bfloat16,
-    memory_format,
-    predict,
-)
+from compress_env.distill.steps import Steps
+from compress_env.distill.train import Diverged, accuracy, channels_last, has_bfloat16, memory_format, predict
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.reconstruct import Reconstruction
@@ -49,23 +41,22 @@ class EvaluatorSettings:
     """How a candidate is judged.
 
     calibration_images: training images for the refit and for normalisation statistics. refit: least squares after the surgery.
-    distill_steps: batches of distillation after that, on distill_images training images whose teacher logits are computed once.
-    validation_images: how many images the student is judged on; None takes the whole validation split.
+    distill_steps: batches of batch_size augmented training images that the student is distilled on after that, the same ones for
+    every student; lr: Adam's rate. validation_images: how many images the student is judged on; None takes the whole split.
     """
 
     calibration_images: int = 512
     refit: bool = True
     distill_steps: int = 0
-    distill_images: int = 4096
-    batch_size: int = 128
-    lr: float = 0.02
+    batch_size: int = 64
+    lr: float = 0.001
     loss: str = "hinton"
     temperature: float = 4.0
     validation_images: int | None = 1000
 
     def __post_init__(self):
         LOSSES.get(self.loss)
-        for name in ("calibration_images", "distill_images", "batch_size", "lr", "temperature"):
+        for name in ("calibration_images", "batch_size", "lr", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
         if self.distill_steps < 0:
@@ -90,33 +81,18 @@ class Evaluator:
             inputs = data.calibration(settings.calibration_images).to(device)
             inputs = inputs.contiguous(memory_format=memory_format(inputs))
             self._reconstruction = Reconstruction(teacher, graph, inputs, bfloat16=self.bfloat16)
-            self._logits = None
-            if settings.distill_steps:
-                self._distill_data = data.head(settings.distill_images)
-                self._logits = predict(
-                    teacher, self._distill_data, self._distill_data.train, bfloat16=self.bfloat16
-                ).to(device)
+            self._steps = settings.distill_steps and Steps(
+                teacher, data, inputs, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
+                loss=settings.loss, temperature=settings.temperature, bfloat16=self.bfloat16,
+            )  # fmt: skip
 
     def prepare(self, student: fx.GraphModule, plan: StudentPlan) -> None:
         """Refit `student` to the teacher and distil it for a moment, in place. Raises EvaluationFailed if it diverges."""
         with _failures(), one_thread(), channels_last(student):
             if self.settings.refit:
                 self._reconstruction(student, plan)
-            if self.settings.distill_steps:
-                self._distil(student, plan)
-
-    def _distil(self, student: fx.GraphModule, plan: StudentPlan) -> None:
-        settings = self.settings
-        recipe = Recipe(
-            steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr, augment=False,
-            precision="bfloat16" if self.bfloat16 else "float32",
-        )  # fmt: skip
-        loss = LOSSES.get(settings.loss)
-        fit(
-            student, self._distill_data, recipe,
-            lambda logits, labels, _, rows: loss(logits, self._logits[rows], labels, settings.temperature),
-            torch.Generator().manual_seed(int(plan.key, 16) % 2**63),
-        )  # fmt: skip
+            if self._steps:
+                self._steps(student)
 
     def logits(self, student: fx.GraphModule, plan: StudentPlan) -> Tensor:
         """Outputs `(images, classes)` on the validation images of `student`, which is refitted in place. Raises EvaluationFailed."""
