@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compress_env.distill.finetune import Finetuned, finetune
-from compress_env.distill.train import Recipe, accuracy, channels_last, predict
+from compress_env.distill.train import Recipe, accuracy, channels_last, has_bfloat16, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
 from compress_env.export import export_all, save_student
@@ -152,11 +152,12 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     if env is None:
         env = environment_of(folder, progress)
     plan, data, teacher = best.plan, env.data, env.whole
-    student = build_student(env.teacher.module, env.graph, plan).to(next(teacher.parameters()).device)
+    device = next(teacher.parameters()).device
+    student = build_student(env.teacher.module, env.graph, plan).to(device)
     env.evaluator.prepare(student, plan)
     checkpoint = folder.path / f"finetune-{plan.key}-{epochs}.checkpoint"
     done = finetune(
-        student, teacher, data, finetuning_recipe(len(data.train), epochs), seed=settings["seed"], checkpoint=checkpoint,
+        student, teacher, data, finetuning_recipe(len(data.train), epochs, device), seed=settings["seed"], checkpoint=checkpoint,
         progress=progress,
     )  # fmt: skip
     student = student.cpu()
@@ -215,17 +216,13 @@ def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
     return LayerRemovalEnv(**{k: settings.get(k, default) for k, default in DEFAULTS.items()}, progress=progress)
 
 
-def finetuning_recipe(images: int, epochs: int) -> Recipe:
+def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
     """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0."""
     small = images < 10_000
     return Recipe(
         epochs=epochs, batch_size=64 if small else 128, lr=0.05 if small else 0.1, weight_decay=2e-4,
-        precision="float32" if small or not _has_bfloat16() else "bfloat16",
+        precision="float32" if small or not has_bfloat16(device) else "bfloat16",
     )  # fmt: skip
-
-
-def _has_bfloat16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _column(test: float, usage: Mapping[str, float], milliseconds: float, file_bytes: int) -> dict[str, float]:

@@ -21,7 +21,8 @@ FAILED = -1.0
 class Outcome:
     """What came out of one finished episode. Accuracies in [0, 1] on validation images; usage and budget in each resource's unit.
 
-    failed: why there is no accuracy (which is then 0), or "".
+    failed: why there is no accuracy (which is then 0), or "". likeness: exp(-KL(teacher || student)) of their predictions on the
+    same images, in [0, 1], 1 for the teacher itself; None if it was not measured.
     """
 
     accuracy: float
@@ -30,6 +31,16 @@ class Outcome:
     teacher_usage: Mapping[str, float]
     budget: Mapping[str, float]
     failed: str = ""
+    likeness: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The finest measure of quality there is, 1 for the teacher: the likeness, or the accuracy relative to the teacher's.
+
+        On few images the likeness tells students apart that differ by less than an image in accuracy, and predicts better what
+        becomes of them in distillation (`compress-env bench fidelity`).
+        """
+        return self.accuracy / self.teacher_accuracy if self.likeness is None else self.likeness
 
     @property
     def feasible(self) -> bool:
@@ -60,14 +71,14 @@ def evaluate(reward: Reward, outcome: Outcome) -> tuple[float, dict[str, float]]
 
 @REWARDS.register("relative")
 def relative(outcome: Outcome) -> dict[str, float]:
-    """Accuracy relative to the teacher's, minus the relative excess over each limit; the default.
+    """How much of the teacher's answers is kept (`Outcome.score`), minus the relative excess over each limit; the default.
 
     With hard limits the second term is 0. With soft limits it is -sum(max(0, usage / limit - 1)): twice the budget costs as
     much as the whole accuracy (a hinge as in MnasNet's hard-constraint reward, Tan et al. 2019, but additive, so that it stays
     informative where the accuracy is low).
     """
     excess = sum(max(0.0, outcome.usage[name] / limit - 1) for name, limit in outcome.budget.items())
-    return {"accuracy": outcome.accuracy / outcome.teacher_accuracy, "resource": 0.0 - excess}
+    return {"score": outcome.score, "resource": 0.0 - excess}
 
 
 @REWARDS.register("n2n")

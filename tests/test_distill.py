@@ -68,14 +68,16 @@ def test_a_large_ridge_keeps_the_inherited_weights():
 
 
 def test_patches_are_laid_out_like_the_weights():
-    from compress_env.surgery.reconstruct import _sample_inputs, _sample_outputs
+    from compress_env.surgery.reconstruct import _places, _sample_inputs, _sample_outputs
 
     for settings in ({"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}):
         conv = nn.Conv2d(3, 5, 3, bias=False, **settings)
         x = torch.randn(4, 3, 9, 9)
         with torch.no_grad():
-            rows = _sample_inputs("some.layer", conv, x) @ conv.weight.flatten(1).T
-            torch.testing.assert_close(rows, _sample_outputs("some.layer", conv, conv(x)))
+            y = conv(x)
+            places = _places("some.layer", *y.shape[2:], 7)
+            rows = _sample_inputs(conv, x, places) @ conv.weight.flatten(1).T
+            torch.testing.assert_close(rows, _sample_outputs(y, places))
 
 
 def _trained(seed: int = 0):
@@ -148,7 +150,9 @@ def test_evaluation_repeats_exactly_and_leaves_the_teacher_alone(trained):
     for _ in range(3):
         plan = random_plan(graph, rng)
         first, second = (evaluator(build_student(teacher, graph, plan), plan) for _ in range(2))
-        assert first == second and 0 <= first <= 1
+        assert first == second and 0 <= first.accuracy <= 1 and 0 < first.likeness < 1
+    itself = evaluator(build_student(teacher, graph, StudentPlan()), StudentPlan())
+    assert itself.accuracy > 0.9 and itself.likeness > 0.9
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in before.items())
 
 

@@ -31,7 +31,8 @@ VARIANTS = [
     {"schedule": "removal", "budget": {"macs": [0.3, 0.9]}},
     {"schedule": "shrink", "limits": "soft", "reward": "n2n"},
 ]
-INFO = {"accuracy", "teacher_accuracy", "reward_terms", "usage", "budget", "is_success", "plan", "failed", "repeated"}
+INFO = {"accuracy", "teacher_accuracy", "reward_terms", "usage", "budget", "is_success", "plan", "failed", "repeated",
+        "likeness"}  # fmt: skip
 CHECK = {"evaluator": {"calibration_images": 64, "validation_images": 100}}
 
 
@@ -77,7 +78,7 @@ def test_whole_episodes_have_a_fixed_length_bounded_observations_and_the_promise
         lengths.add(len(observations) - 1)
         assert all(env.observation_space.contains(o) for o in observations)
         assert info.keys() == INFO
-        for key in ("accuracy", "teacher_accuracy"):
+        for key in ("accuracy", "teacher_accuracy", "likeness"):
             assert type(info[key]) is float and 0 <= info[key] <= 1
         for key in ("usage", "budget", "reward_terms"):
             assert all(type(v) is float for v in info[key].values())
@@ -185,7 +186,7 @@ def test_a_failed_student_has_the_defined_reward_and_the_search_goes_on():
     env.unwrapped.evaluator = fail
     _, reward, info = episode(env)
     assert reward == FAILED and info["accuracy"] == 0.0 and info["failed"].startswith("Diverged")
-    assert info["reward_terms"] == {"accuracy": 0.0, "resource": 0.0, "failed": FAILED}
+    assert info["reward_terms"] == {"score": 0.0, "resource": 0.0, "failed": FAILED}
     env.unwrapped.evaluator = evaluate
     assert episode(env, np.random.default_rng(0))[1] > 0
 
@@ -234,7 +235,7 @@ def test_soft_limits_punish_the_excess():
         _, reward, _, _, info = env.step(np.array([1, -1], np.float32))
     assert info["usage"]["macs"] == 2 * info["budget"]["macs"] and not info["is_success"]
     assert info["reward_terms"]["resource"] == -1.0
-    assert reward == pytest.approx(info["accuracy"] / info["teacher_accuracy"] - 1)
+    assert reward == pytest.approx(info["likeness"] - 1)
 
 
 def test_pictures_and_tables_show_the_network():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -19,6 +20,9 @@ def outcome(accuracy=0.8, used=0.4, limit=0.5, failed="") -> Outcome:
 def test_values_computed_by_hand():
     value = {name: evaluate(reward, outcome())[0] for name, reward in REWARDS.items()}
     assert value["relative"] == pytest.approx(0.8 / 0.9)
+    likely = replace(outcome(), likeness=0.4)
+    assert evaluate(REWARDS.get("relative"), likely)[1]["score"] == 0.4  # the finer measure where there is one
+    assert evaluate(REWARDS.get("n2n"), likely)[0] == value["n2n"]  # as its paper defines it
     assert value["n2n"] == pytest.approx(0.6 * 1.4 * 0.8 / 0.9)
     assert value["amc_error"] == pytest.approx(-0.2)
     assert value["amc_flops"] == pytest.approx(-0.2 * math.log(4e5))

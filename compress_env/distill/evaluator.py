@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+from torch.nn import functional as F
 
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
-from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, fit, predict
+from compress_env.distill.steps import Steps
+from compress_env.distill.train import Diverged, accuracy, channels_last, has_bfloat16, memory_format, predict
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.reconstruct import Reconstruction
 from compress_env.threads import one_thread
 
+SMALL = 5_000_000
+"""MACs of a teacher below which converting to bfloat16 costs more than it saves."""
+
 
 class EvaluationFailed(RuntimeError):
     """A student that gives no accuracy; the message is the reason."""
+
+
+class Score(NamedTuple):
+    """Accuracy on validation images, and exp(-KL(teacher || student)) of the predictions on them, which needs no labels; in [0, 1]."""
+
+    accuracy: float
+    likeness: float
 
 
 @dataclass(frozen=True)
@@ -25,23 +41,22 @@ class EvaluatorSettings:
     """How a candidate is judged.
 
     calibration_images: training images for the refit and for normalisation statistics. refit: least squares after the surgery.
-    distill_steps: batches of distillation after that, on distill_images training images whose teacher logits are computed once.
-    validation_images: how many images the accuracy is measured on; None takes the whole validation split.
+    distill_steps: batches of batch_size augmented training images that the student is distilled on after that, the same ones for
+    every student; lr: Adam's rate. validation_images: how many images the student is judged on; None takes the whole split.
     """
 
     calibration_images: int = 512
     refit: bool = True
     distill_steps: int = 0
-    distill_images: int = 4096
-    batch_size: int = 128
-    lr: float = 0.02
+    batch_size: int = 64
+    lr: float = 0.001
     loss: str = "hinton"
     temperature: float = 4.0
-    validation_images: int | None = 2500
+    validation_images: int | None = 1000
 
     def __post_init__(self):
         LOSSES.get(self.loss)
-        for name in ("calibration_images", "distill_images", "batch_size", "lr", "temperature"):
+        for name in ("calibration_images", "batch_size", "lr", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
         if self.distill_steps < 0:
@@ -52,52 +67,64 @@ class Evaluator:
     """Judges students of one teacher on one data set. The same plan gives the same accuracy on the same machine.
 
     teacher: the module of the empty plan, in evaluation mode. Everything that depends on the teacher alone is computed once, here.
+    Larger networks are computed in bfloat16 where the processor has it.
     """
 
     def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, data: Data, settings: EvaluatorSettings):
         self.settings, self.data = settings, data
         self.validation = data.validation_subset(settings.validation_images)
+        device = next(teacher.parameters()).device
+        self.bfloat16 = bfloat16_pays(graph, device)
         with one_thread(), channels_last(teacher):
-            self.teacher_accuracy = accuracy(predict(teacher, data, self.validation), self.validation.labels)
-            device = next(teacher.parameters()).device
+            self.teacher_logits = predict(teacher, data, self.validation, bfloat16=self.bfloat16)
+            self.teacher_accuracy = accuracy(self.teacher_logits, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
-            self._reconstruction = Reconstruction(teacher, graph, inputs)
-            self._logits = None
-            if settings.distill_steps:
-                self._distill_data = data.head(settings.distill_images)
-                self._logits = predict(teacher, self._distill_data, self._distill_data.train).to(device)
+            inputs = inputs.contiguous(memory_format=memory_format(inputs))
+            self._reconstruction = Reconstruction(teacher, graph, inputs, bfloat16=self.bfloat16)
+            self._steps = settings.distill_steps and Steps(
+                teacher, data, inputs, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
+                loss=settings.loss, temperature=settings.temperature, bfloat16=self.bfloat16,
+            )  # fmt: skip
 
     def prepare(self, student: fx.GraphModule, plan: StudentPlan) -> None:
         """Refit `student` to the teacher and distil it for a moment, in place. Raises EvaluationFailed if it diverges."""
-        settings = self.settings
-        try:
-            with one_thread():
-                if settings.refit:
-                    self._reconstruction(student, plan)
-                if settings.distill_steps:
-                    recipe = Recipe(
-                        steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr, augment=False
-                    )
-                    loss = LOSSES.get(settings.loss)
-                    generator = torch.Generator().manual_seed(int(plan.key, 16) % 2**63)
-                    fit(
-                        student,
-                        self._distill_data,
-                        recipe,
-                        lambda logits, labels, _, rows: loss(logits, self._logits[rows], labels, settings.temperature),
-                        generator,
-                    )
-        except (Diverged, ArithmeticError, MemoryError, RuntimeError) as error:
-            raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        with _failures(), one_thread(), channels_last(student):
+            if self.settings.refit:
+                self._reconstruction(student, plan)
+            if self._steps:
+                self._steps(student)
 
-    def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> float:
-        """Validation accuracy in [0, 1] of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
+    def logits(self, student: fx.GraphModule, plan: StudentPlan) -> Tensor:
+        """Outputs `(images, classes)` on the validation images of `student`, which is refitted in place. Raises EvaluationFailed."""
         self.prepare(student, plan)
-        try:
-            with one_thread(), channels_last(student):
-                logits = predict(student, self.data, self.validation)
-        except (MemoryError, RuntimeError) as error:
-            raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        with _failures(), one_thread(), channels_last(student):
+            logits = predict(student, self.data, self.validation, bfloat16=self.bfloat16)
         if not torch.isfinite(logits).all():
             raise EvaluationFailed("the student's outputs are not finite")
-        return accuracy(logits, self.validation.labels)
+        return logits
+
+    def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> Score:
+        """The score of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
+        logits = self.logits(student, plan)
+        return Score(
+            accuracy(logits, self.validation.labels), math.exp(-divergence(logits, self.teacher_logits))
+        )
+
+
+def divergence(student: Tensor, teacher: Tensor) -> float:
+    """KL(teacher || student) of the predictions of logits `(n, classes)`, in nats, averaged over examples."""
+    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean").item()
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What goes wrong in computing a student, as EvaluationFailed with a one-line reason."""
+    try:
+        yield
+    except (Diverged, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+
+
+def bfloat16_pays(graph: LayerGraph, device: torch.device) -> bool:
+    """Whether mixed precision is faster: on processors that have it, for all but very small networks."""
+    return has_bfloat16(device) and bool(graph.reduce(frozenset()).macs(graph.full) >= SMALL)

@@ -25,6 +25,45 @@ def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float)
     return 0.9 * temperature**2 * soft + 0.1 * F.cross_entropy(student, labels)
 
 
+@LOSSES.register("dkd")
+def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy plus T^2 (KL of target against rest + 8 KL among the other classes) (Zhao et al., CVPR 2022, alpha 1, beta 8)."""
+    target = F.one_hot(labels, student.shape[1]).bool()
+    ours, theirs = student / temperature, teacher / temperature
+    p, q = ours.softmax(1), theirs.softmax(1)
+    p_target, q_target = (x.masked_select(target).clamp(1e-6, 1 - 1e-6) for x in (p, q))
+    binary = q_target * (q_target / p_target).log() + (1 - q_target) * ((1 - q_target) / (1 - p_target)).log()
+    others = F.kl_div(
+        ours.masked_fill(target, -1e4).log_softmax(1), theirs.masked_fill(target, -1e4).log_softmax(1),
+        log_target=True, reduction="batchmean",
+    )  # fmt: skip
+    return temperature**2 * (binary.mean() + 8 * others) + F.cross_entropy(student, labels)
+
+
+@LOSSES.register("dist")
+def dist(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy plus 2 T^2 (1 - Pearson correlation), over classes and over examples (Huang et al., NeurIPS 2022)."""
+    p, q = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        return 1 - F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1).mean()
+
+    return 2 * temperature**2 * (distance(p, q) + distance(p.T, q.T)) + F.cross_entropy(student, labels)
+
+
+@LOSSES.register("standardised")
+def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """9 T^2 KL of logits standardised per example, at half the temperature, plus 0.1 cross-entropy (Sun et al., CVPR 2024)."""
+
+    def standard(z: Tensor) -> Tensor:
+        return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7) / (temperature / 2)
+
+    soft = F.kl_div(
+        standard(student).log_softmax(1), standard(teacher).log_softmax(1), log_target=True, reduction="batchmean"
+    )
+    return 9 * (temperature / 2) ** 2 * soft + 0.1 * F.cross_entropy(student, labels)
+
+
 @LOSSES.register("mimic")
 def mimic(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Half the squared distance of the logits, averaged over examples (Ba & Caruana 2014); labels and temperature play no part."""

@@ -97,7 +97,7 @@ def fit(
                 if recipe.augment:
                     raw = data.augment(raw, generator)
                 mine = slice(rank, None, world)
-                inputs = data.prepare(raw[mine]).to(device, memory_format=_format(raw))
+                inputs = data.prepare(raw[mine]).to(device, memory_format=memory_format(raw))
                 labels = data.train.labels[indices[mine]].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
                     logits = model(inputs)
@@ -124,13 +124,14 @@ def fit(
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500) -> Tensor:
-    """Logits `(n, classes)` of `model`, which must be in evaluation mode, on every example of `split`."""
+def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, bfloat16: bool = False) -> Tensor:
+    """Logits `(n, classes)` of `model`, which must be in evaluation mode, on every example of `split`. bfloat16: mixed precision."""
     device = next(model.parameters()).device
     parts = []
     for indices in batches(split, batch_size):
         raw = split.inputs[indices]
-        parts.append(model(data.prepare(raw).to(device, memory_format=_format(raw))).float().cpu())
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            parts.append(model(data.prepare(raw).to(device, memory_format=memory_format(raw))).float().cpu())
     return torch.cat(parts)
 
 
@@ -152,8 +153,16 @@ class channels_last:
         self.model.to(memory_format=torch.contiguous_format)
 
 
-def _format(inputs: Tensor) -> torch.memory_format:
+def memory_format(inputs: Tensor) -> torch.memory_format:
+    """Channels last for images, which convolutions on CPUs prefer."""
     return torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 faster than in float32."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _average_gradients(model: nn.Module, world: int) -> None:

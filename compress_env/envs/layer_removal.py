@@ -85,8 +85,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 28 | spent params | 0 | 1 | params if undecided layers stay whole / 4 times the limit; 0 if there is none |
 
     ## Rewards
-    0 until the last step, then `reward(outcome)`, by default `relative`: validation accuracy of the student / the teacher's, in
-    [0, 1 / teacher accuracy]; with soft limits less the relative excess over each limit. A student that cannot be evaluated gives -1.
+    0 until the last step, then `reward(outcome)`, by default `relative`: exp(-KL(teacher || student)) of the predictions on
+    validation images, in [0, 1]; with soft limits less the relative excess over each limit. A student that cannot be evaluated
+    gives -1.
 
     ## Starting State
     The first unit of the teacher, nothing decided. If the budget is a range, a limit is drawn from it. `reset(options={"budget":
@@ -97,9 +98,10 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     vanished with a unit keep their step, which then has no effect. Never truncated.
 
     ## Information
-    Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `reward_terms` (dict of
-    floats), `usage` and `budget` (dicts of floats in the resources' units), `is_success` (every limit met), `plan` (JSON of the
-    `StudentPlan`), `failed` (why there is no accuracy, or ""), `repeated` (the plan was known, its outcome was used again).
+    Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `likeness` (in [0, 1], how
+    close the student's predictions come to the teacher's), `reward_terms` (dict of floats), `usage` and `budget` (dicts of floats in
+    the resources' units), `is_success` (every limit met), `plan` (JSON of the `StudentPlan`), `failed` (why there is no accuracy, or
+    ""), `repeated` (the plan was known, its outcome was used again).
 
     ## Arguments
     | Name | Default | Meaning |
@@ -263,18 +265,21 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         repeated = plan.key in self._outcomes
         if repeated:
             known = self._outcomes[plan.key]
-            accuracy, failed = known.accuracy, known.failed
+            accuracy, likeness, failed = known.accuracy, known.likeness, known.failed
         else:
             try:
-                accuracy, failed = self.evaluator(student.to(self._device), plan), ""
+                (accuracy, likeness), failed = self.evaluator(student.to(self._device), plan), ""
             except EvaluationFailed as error:
-                accuracy, failed = 0.0, str(error)
-        outcome = Outcome(accuracy, self.evaluator.teacher_accuracy, usage, self.meter.teacher, episode.limits, failed)
+                accuracy, likeness, failed = 0.0, 0.0, str(error)
+        outcome = Outcome(
+            accuracy, self.evaluator.teacher_accuracy, usage, self.meter.teacher, episode.limits, failed, likeness
+        )
         self._outcomes[plan.key] = outcome
         reward, terms = rewards.evaluate(self._reward, outcome)
         info = {
             "accuracy": float(accuracy),
             "teacher_accuracy": float(outcome.teacher_accuracy),
+            "likeness": float(outcome.score),
             "reward_terms": terms,
             "usage": {name: float(v) for name, v in usage.items()},
             "budget": {name: float(v) for name, v in episode.limits.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from compress_env.distill.evaluator import Score
 from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.surgery.plan import StudentPlan
@@ -25,11 +26,12 @@ class PlantedEvaluator:
         self.of_units = dict(zip(graph.units, weights))
         self.of_groups = weights[len(graph.units) :]
 
-    def __call__(self, student, plan: StudentPlan) -> float:
-        """The formula's accuracy in [0, 1]; the student is not run."""
+    def __call__(self, student, plan: StudentPlan) -> Score:
+        """The formula's accuracy in [0, 1], which is the likeness too; the student is not run."""
         different = frozenset(plan.removed) ^ self.removed
         distance = np.abs(self.graph.widths(plan) - self.widths) / self.graph.full
-        return float(1 - sum(self.of_units[u] for u in different) - self.of_groups @ distance)
+        value = float(1 - sum(self.of_units[u] for u in different) - self.of_groups @ distance)
+        return Score(value, value)
 
 
 class LayerRemovalPlantedEnv(LayerRemovalEnv):

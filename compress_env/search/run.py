@@ -112,6 +112,7 @@ def make_trial(index: int, seed: int, reward: float, info: dict[str, Any], env, 
         dict(env.meter.teacher),
         info["budget"],
         info["failed"],
+        info["likeness"],
     )
     plan = StudentPlan.from_json(info["plan"])
     return Trial(index, plan, outcome, float(reward), info["reward_terms"], info["repeated"], seed, round(seconds, 3))

@@ -19,7 +19,7 @@ def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
         student = build_student(env.teacher.module, env.graph, trial.plan)
         usage = env.meter.count(student, trial.plan)
         try:
-            accuracy = env.evaluator(student, trial.plan)
+            accuracy = env.evaluator(student, trial.plan).accuracy
         except EvaluationFailed:
             accuracy = 0.0
         found = {"accuracy": accuracy} | {n: v for n, v in usage.items() if n != "latency"}

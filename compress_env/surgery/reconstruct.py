@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import torch
@@ -12,8 +13,8 @@ from compress_env.surgery.build import feature_masks, repairs
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 
-POSITIONS = 16
-"""Outputs looked at per image and convolution."""
+ROWS = 16
+"""Sampled outputs for each weight of a filter: layers with larger filters look at more positions of each image."""
 
 
 class Reconstruction:
@@ -22,33 +23,44 @@ class Reconstruction:
     In the order of computation, each convolution or linear layer whose input differs from the teacher's gets the weights that best
     reproduce the teacher's outputs from the inputs that the student really sees (He et al., ICCV 2017, in closed form; Ridge
     regression towards the inherited weights). Each batch normalisation gets the statistics of the student's own activations.
+    bfloat16: activations are computed in mixed precision, the regression in float32.
     """
 
-    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor, ridge: float = 1e-2):
-        self.graph, self.inputs, self.ridge = graph, inputs, ridge
+    def __init__(
+        self, teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor, ridge: float = 0.1, bfloat16: bool = False
+    ):
+        self.graph, self.inputs, self.ridge, self.bfloat16 = graph, inputs, ridge, bfloat16
         recorder = _Recorder(teacher)
-        with torch.no_grad():
+        with torch.no_grad(), self.precision():
             recorder.run(inputs)
-        self.targets = recorder.targets
+        self.targets, self.positions = recorder.targets, recorder.positions
+
+    def precision(self):
+        return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     @torch.no_grad()
     def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> None:
         """Refit `student`, built with `plan`, in place."""
-        _Refit(student, self, plan).run(self.inputs)
+        with self.precision():
+            _Refit(student, self, plan).run(self.inputs)
 
 
 class _Recorder(fx.Interpreter):
-    """Notes the sampled outputs of every dense layer."""
+    """Notes the sampled outputs of every dense layer, and where they were taken."""
 
     def __init__(self, module: fx.GraphModule):
         super().__init__(module)
         self.targets: dict[str, Tensor] = {}
+        self.positions: dict[str, list[tuple[int, int]]] = {}
 
     def call_module(self, target, args, kwargs):
         result = super().call_module(target, args, kwargs)
         module = self.module.get_submodule(target)
         if _is_dense(module):
-            self.targets[target] = _sample_outputs(target, module, result)
+            if isinstance(module, nn.Conv2d):
+                wanted = math.ceil(ROWS * module.weight[0].numel() / len(result))
+                self.positions[target] = _places(target, *result.shape[2:], wanted)
+            self.targets[target] = _sample_outputs(result, self.positions.get(target))
         return result
 
 
@@ -73,21 +85,27 @@ class _Refit(fx.Interpreter):
         if inputs_differ or node.target in self.altered:
             self.changed.add(node)
             if node.op == "call_module":
-                self._refit(node, self.module.get_submodule(node.target))
+                module, x = self.module.get_submodule(node.target), self.env[node.all_input_nodes[0]]
+                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
+                    return _normalise(module, x)
+                if node.target in self.fit.targets:
+                    self._refit(node.target, module, x)
         return super().run_node(node)
 
-    def _refit(self, node: fx.Node, module: nn.Module) -> None:
-        x = self.env[node.all_input_nodes[0]]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-            dims = [d for d in range(x.dim()) if d != 1]
-            variance, mean = torch.var_mean(x, dims, correction=0)
-            module.running_mean.copy_(mean)
-            module.running_var.copy_(variance)
-        elif _is_dense(module) and node.target in self.fit.targets:
-            y = self.fit.targets[node.target]
-            if node.target in self.outputs:
-                y = y[:, self.outputs[node.target]]
-            solve(module, _sample_inputs(node.target, module, x), y, self.fit.ridge)
+    def _refit(self, name: str, module: nn.Module, x: Tensor) -> None:
+        y = self.fit.targets[name]
+        if name in self.outputs:
+            y = y[:, self.outputs[name]]
+        solve(module, _sample_inputs(module, x, self.fit.positions.get(name)), y, self.fit.ridge)
+
+
+def _normalise(module: nn.Module, x: Tensor) -> Tensor:
+    """The normalised `x`, whose statistics the module takes over; in training mode with momentum 1 that is a single pass."""
+    count = x.numel() // x.shape[1]
+    statistics = module.running_mean, module.running_var
+    y = F.batch_norm(x, *statistics, module.weight, module.bias, training=True, momentum=1.0, eps=module.eps)
+    module.running_var.mul_((count - 1) / count)  # it noted the unbiased variance
+    return y
 
 
 def solve(module: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:
@@ -97,15 +115,18 @@ def solve(module: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:
     squared input draws towards the weights that the layer has.
     """
     weight = module.weight.flatten(1)
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    x, y = x - mean_x, y - mean_y
-    gram = (x.T @ x).double()
-    gram += ridge * gram.diagonal().mean().clamp_min(1e-12) * torch.eye(len(gram), dtype=gram.dtype)
-    step = torch.linalg.solve(gram, (x.T @ (y - x @ weight.T)).double())
-    weight = weight + step.T.to(weight.dtype)
-    module.weight.copy_(weight.view_as(module.weight))
-    if module.bias is not None:
-        module.bias.copy_(mean_y - weight @ mean_x)
+    with torch.autocast(x.device.type, enabled=False):
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        gram = (x.T @ x).div_(len(x)).sub_(torch.outer(mean_x, mean_x))
+        moment = (x.T @ y).div_(len(x)).sub_(torch.outer(mean_x, mean_y))
+        rest = moment - gram @ weight.T
+        gram.diagonal().add_(ridge * gram.diagonal().mean().clamp_min(1e-12))
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        step = torch.linalg.lstsq(gram, rest).solution if failed else torch.cholesky_solve(rest, factor)
+        weight = weight + step.T
+        module.weight.copy_(weight.view_as(module.weight))
+        if module.bias is not None:
+            module.bias.copy_(mean_y - weight @ mean_x)
 
 
 def _is_dense(module: nn.Module) -> bool:
@@ -115,29 +136,28 @@ def _is_dense(module: nn.Module) -> bool:
     )  # fmt: skip
 
 
-def _places(name: str, height: int, width: int) -> list[tuple[int, int]]:
-    """Up to POSITIONS output positions, the same for teacher and student."""
+def _places(name: str, height: int, width: int, count: int) -> list[tuple[int, int]]:
+    """Up to `count` output positions, always the same for a layer."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    order = torch.randperm(height * width, generator=generator)[:POSITIONS].tolist()
+    order = torch.randperm(height * width, generator=generator)[:count].tolist()
     return [divmod(i, width) for i in order]
 
 
-def _sample_outputs(name: str, module: nn.Module, y: Tensor) -> Tensor:
-    if isinstance(module, nn.Linear):
-        return y.reshape(-1, y.shape[-1]).clone()
-    return torch.cat([y[:, :, r, c] for r, c in _places(name, *y.shape[2:])])
+def _sample_outputs(y: Tensor, positions: list[tuple[int, int]] | None) -> Tensor:
+    """Rows `(n, outputs)` of float32: outputs at `positions` of every image, or all of them for a linear layer."""
+    if positions is None:
+        return y.reshape(-1, y.shape[-1]).float().clone()
+    return torch.cat([y[:, :, r, c] for r, c in positions]).float()
 
 
-def _sample_inputs(name: str, module: nn.Module, x: Tensor) -> Tensor:
+def _sample_inputs(module: nn.Module, x: Tensor, positions: list[tuple[int, int]] | None) -> Tensor:
     """Rows of inputs that belong to the rows of `_sample_outputs`: for convolutions, patches laid out like the weights."""
-    if isinstance(module, nn.Linear):
-        return x.reshape(-1, x.shape[-1])
+    if positions is None:
+        return x.reshape(-1, x.shape[-1]).float()
     (kh, kw), (sh, sw), (dh, dw), (ph, pw) = module.kernel_size, module.stride, module.dilation, module.padding
-    height = (x.shape[2] + 2 * ph - dh * (kh - 1) - 1) // sh + 1
-    width = (x.shape[3] + 2 * pw - dw * (kw - 1) - 1) // sw + 1
     x = F.pad(x, (pw, pw, ph, ph))
     patches = []
-    for r, c in _places(name, height, width):
+    for r, c in positions:
         top, left = r * sh, c * sw
         patches.append(x[:, :, top : top + dh * (kh - 1) + 1 : dh, left : left + dw * (kw - 1) + 1 : dw].flatten(1))
-    return torch.cat(patches)
+    return torch.cat(patches).float()

@@ -1,0 +1,193 @@
+"""Random plans and what each one comes to when it is distilled properly: the truths that quick scores are held against."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from compress_env.api import finetuning_recipe
+from compress_env.datasets.data import Data, Split
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings, divergence
+from compress_env.distill.losses import LOSSES
+from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
+from compress_env.envs.episode import Episode
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.errors import UserError
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.threads import one_thread
+
+LEAST = 0.95
+"""Plans use at least this share of their budget, so that what is compared is how it is spent."""
+COUNTS = {0.5: 40, 0.25: 40}
+MAX_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A plan distilled. Accuracy before (refitted only) and after, in [0, 1], KL to the teacher at temperature 1 in nats, all on
+    the whole validation split; seconds of the training alone."""
+
+    budget: float
+    index: int
+    plan: str
+    accuracy: float
+    kl: float
+    agreement: float
+    accuracy_start: float
+    steps: int
+    seconds: float
+
+
+def draw(env: LayerRemovalEnv, budget: float, count: int, seed: int) -> list[StudentPlan]:
+    """`count` different random plans of 95 to 100 % of `budget` (share of the MACs), depth and width mixed; fewer plans are a prefix.
+
+    Each plan has its own probability of removal, up to 0.7, and its own spread of sparsities, so that plans lie far apart.
+    """
+    rng = np.random.default_rng([seed, round(budget * 1e6)])
+    limits = {"macs": budget * env.meter.teacher["macs"]}
+    plans: dict[str, StudentPlan] = {}
+    for _ in range(10_000 * count):
+        removal, spread = rng.uniform(0, 0.7), rng.uniform(0.1, 1)
+        episode = Episode(env.problem, limits, hard=True)
+        while not episode.done:
+            episode.step(-1.0 if rng.random() < removal else 1.0, float(rng.uniform(-spread, spread)))
+        used = env.meter.predict("macs", env.graph.reduce(episode.removed), episode.widths)
+        if used >= LEAST * limits["macs"]:
+            plan = env.graph.canonical(episode.removed, episode.widths)
+            plans.setdefault(plan.key, plan)
+        if len(plans) == count:
+            return list(plans.values())
+    raise UserError(
+        f"only {len(plans)} different plans of {LEAST:.0%} to 100% of {budget:.0%} of the MACs were found; ask for fewer"
+    )
+
+
+class Views:
+    """`passes` augmented copies of the training images with the teacher's logits, made once: every student is trained on the same."""
+
+    def __init__(self, teacher, data: Data, passes: int, recipe: Recipe, seed: int):
+        size = passes * data.train.inputs.nbytes
+        if size > MAX_BYTES:
+            raise UserError(
+                f"{passes} augmented copies of the training images take {size / 2**30:.1f} GiB; ask for fewer passes"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        parts = [data.augment(x, generator) for _ in range(passes) for x in data.train.inputs.split(1000)]
+        self.data = replace(data, train=Split(torch.cat(parts), data.train.labels.repeat(passes)), _cache={})
+        with channels_last(teacher), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            self.logits = predict(teacher, self.data, self.data.train)
+        self.recipe = replace(recipe, epochs=1, augment=False)
+
+
+def distil(student, views: Views, seed: int, loss: str = "hinton", temperature: float = 4.0) -> None:
+    """Train `student` in place on all views."""
+    function, logits = LOSSES.get(loss), views.logits
+    generator = torch.Generator().manual_seed(seed)
+    fit(
+        student, views.data, views.recipe, lambda z, labels, _, rows: function(z, logits[rows], labels, temperature), generator
+    )  # fmt: skip
+
+
+def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) -> dict:
+    """What has to be equal for truths to be comparable; the first line of their file."""
+    recipe = finetuning_recipe(len(env.data.train), passes, next(env.whole.parameters()).device)
+    recipe = recipe if lr is None else replace(recipe, lr=lr)
+    return {
+        "teacher": env.teacher.name, "training_images": len(env.data.train), "validation_images": len(env.data.validation),
+        "labels": int(env.data.validation.labels[:64].sum()), "loss": "hinton", "temperature": 4.0, "seed": seed,
+        "passes": passes, "recipe": asdict(recipe),
+    }  # fmt: skip
+
+
+def read_truths(path: Path) -> tuple[dict, list[Truth]]:
+    """Settings and truths of a file; a last line that was cut off is left out."""
+    lines = path.read_text().split("\n")[:-1]
+    return json.loads(lines[0]), [Truth(**json.loads(line)) for line in lines[1:]]
+
+
+def truths(
+    env: LayerRemovalEnv, path: Path, counts: Mapping[float, int] | None = None, *, passes: int | None = None,
+    lr: float | None = None, seed: int | None = None, progress: bool = True,
+) -> tuple[dict, list[Truth]]:  # fmt: skip
+    """Distil `counts[budget]` random plans a budget and append each to `path`; those that are there are not made again.
+
+    What is None is as in the file, if there is one: then without `counts`, nothing is distilled. Budgets take turns, so that a file
+    that is not finished is balanced. Returns the settings and truths. Raises UserError if the file was made with other settings.
+    """
+    found, known = read_truths(path) if path.exists() and path.stat().st_size else ({}, [])
+    if seed is None:
+        seed = found.get("seed", 0)
+    if lr is None and found:
+        lr = found["recipe"]["lr"]
+    settings = settings_of(env, passes or found.get("passes", 1), lr, seed)
+    if differ := [k for k in settings if found and settings[k] != found.get(k)]:
+        k = differ[0]
+        raise UserError(f"{path} was made with {k} {found.get(k)!r}, not {settings[k]!r}; give another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in (settings, *map(asdict, known)))
+    )  # without a line cut off
+    counts = counts or ({} if found else COUNTS)
+    plans = {b: draw(env, b, n, seed) for b, n in counts.items()}
+    done = {(t.budget, t.index) for t in known}
+    todo = [(b, i) for b, i in _turns(counts) if (b, i) not in done]
+    if todo:
+        with one_thread(), channels_last(env.whole):
+            views = Views(env.whole, env.data, settings["passes"], Recipe(**settings["recipe"]), seed)
+            target, refit = predict(env.whole, env.data, env.data.validation), refitter(env)
+            for budget, index in tqdm(todo, desc="distilling", unit="plan", disable=not progress):
+                truth = _truth(env, budget, index, plans[budget][index], refit, views, target, seed)
+                with path.open("a") as file:
+                    file.write(json.dumps(asdict(truth)) + "\n")
+                known.append(truth)
+    return settings, known
+
+
+def _truth(
+    env, budget: float, index: int, plan: StudentPlan, refit: Evaluator, views: Views, target: Tensor, seed: int
+) -> Truth:
+    student = build_student(env.teacher.module, env.graph, plan)
+    refit.prepare(student, plan)
+    labels = env.data.validation.labels
+    start = accuracy(predict(student, env.data, env.data.validation), labels)
+    began = time.perf_counter()
+    distil(student, views, seed)
+    seconds = time.perf_counter() - began
+    logits = predict(student, env.data, env.data.validation)
+    return Truth(
+        budget, index, plan.to_json(), accuracy(logits, labels), divergence(logits, target), accuracy(logits, target.argmax(1)),
+        start, len(views.data.train) // views.recipe.batch_size, seconds,
+    )  # fmt: skip
+
+
+def refitter(env: LayerRemovalEnv) -> Evaluator:
+    """The evaluator whose `prepare` gives the students that distillation starts from: refitted, not trained."""
+    return Evaluator(env.whole, env.graph, env.data, EvaluatorSettings(distill_steps=0))
+
+
+def _turns(counts: Mapping[float, int]) -> Iterator[tuple[float, int]]:
+    for i in range(max(counts.values(), default=0)):
+        yield from ((b, i) for b, n in counts.items() if i < n)
+
+
+def parse_counts(values: Sequence[str]) -> dict[float, int]:
+    """`("0.5:40", "0.25:40")` as a dict. Raises UserError for anything else."""
+    counts = {}
+    for value in values:
+        share, _, number = value.partition(":")
+        try:
+            counts[float(share)] = int(number)
+        except ValueError:
+            raise UserError(f"{value!r} is not SHARE:PLANS, for example 0.5:40") from None
+        if not (0 < float(share) <= 1 and int(number) > 0):
+            raise UserError(f"{value!r}: the share of the MACs lies in (0, 1], and there is at least one plan")
+    return counts

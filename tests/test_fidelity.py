@@ -1,0 +1,122 @@
+"""Whether quick scores predict distilled accuracy: plans, truths that resume, scores, statistics and files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from compress_env.bench import evaluators, fidelity, fidelity_report, losses
+from compress_env.distill.evaluator import divergence
+from compress_env.errors import UserError
+from compress_env.surgery.build import build_student
+
+
+def test_correlations_are_those_of_scipy_also_with_ties():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40).round(1)
+    y = (x + rng.normal(size=40)).round(1)
+    found = fidelity_report.agreement(x, y)
+    assert found.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found.kendall == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert found.pearson == pytest.approx(stats.pearsonr(x, y).statistic)
+    low, high = found.spearman_interval
+    assert low < found.spearman < high
+    reference = stats.bootstrap(
+        (x, y), lambda a, b: stats.pearsonr(a, b).statistic, paired=True, vectorized=False, method="percentile", n_resamples=500
+    ).confidence_interval  # fmt: skip
+    assert found.pearson_interval == pytest.approx(tuple(reference), abs=0.08)
+
+
+def test_regret_and_the_limits_of_agreement():
+    truths = [0.5, 0.9, 0.7, 0.6]
+    assert fidelity_report.agreement([1, 2, 4, 3], truths).regret == pytest.approx(0.2)
+    same = fidelity_report.agreement(truths, truths)
+    assert same.spearman == same.kendall == same.pearson == pytest.approx(1) and same.regret == 0
+    constant = fidelity_report.agreement([0.1] * 4, truths)
+    assert constant.spearman == constant.kendall == constant.pearson == 0
+    with pytest.raises(ValueError, match="at least three"):
+        fidelity_report.agreement([1, 2], [1, 2])
+
+
+def test_plans_spend_the_budget_differ_and_are_a_prefix_of_more_plans(digits_env):
+    plans = fidelity.draw(digits_env, 0.5, 12, seed=3)
+    assert plans[:5] == fidelity.draw(digits_env, 0.5, 5, seed=3)
+    assert len({p.key for p in plans}) == 12 and fidelity.draw(digits_env, 0.5, 5, seed=4) != plans[:5]
+    for plan in plans:
+        student = build_student(digits_env.teacher.module, digits_env.graph, plan)
+        share = digits_env.meter.count(student, plan)["macs"] / digits_env.meter.teacher["macs"]
+        assert 0.95 * 0.5 <= share <= 0.5
+    assert any(p.removed for p in plans) and any(not p.removed for p in plans)
+
+
+def test_divergence_is_the_mean_over_examples():
+    p, q = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    expected = (0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)) / 2
+    assert divergence(p.log(), q.log()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_truths_resume_where_they_were_cut_off_and_leave_the_teacher_alone(digits_env, tmp_path):
+    before = {k: v.clone() for k, v in digits_env.whole.state_dict().items()}
+    path = tmp_path / "truths.jsonl"
+    settings, whole = fidelity.truths(digits_env, path, {0.5: 2, 0.25: 1}, passes=1, lr=0.02, progress=False)
+    assert [(t.budget, t.index) for t in whole] == [(0.5, 0), (0.25, 0), (0.5, 1)]
+    assert all(t.accuracy > 0.5 and t.steps == 15 for t in whole) and settings["passes"] == 1
+    text = path.read_text()
+    path.write_text(text[:-30])  # killed while it wrote the last line
+    _, again = fidelity.truths(digits_env, path, {0.5: 2, 0.25: 1}, progress=False)
+    values = [(t.plan, t.accuracy, t.kl, t.agreement, t.accuracy_start) for t in whole]
+    assert [(t.plan, t.accuracy, t.kl, t.agreement, t.accuracy_start) for t in again] == values
+    assert path.read_text().split("\n")[:3] == text.split("\n")[:3]  # what was there is not made again
+    assert fidelity.truths(digits_env, path, progress=False)[1] == again
+    with pytest.raises(UserError, match="was made with passes 1, not 2"):
+        fidelity.truths(digits_env, path, passes=2, progress=False)
+    assert all(torch.equal(v, digits_env.whole.state_dict()[k]) for k, v in before.items())
+
+
+def test_plans_are_scored_once_and_the_report_says_how_well(digits_env, tmp_path):
+    settings, truths = fidelity.truths(digits_env, tmp_path / "t.jsonl", {0.5: 3, 0.25: 3}, lr=0.02, progress=False)
+    few = {"sliced": {"refit": False}, "default": {}}
+    path = tmp_path / "scores.jsonl"
+    first = evaluators.score(digits_env, truths, path, few, progress=False)
+    lines = path.read_text()
+    assert len(first) == 12 == lines.count("\n")
+    assert evaluators.score(digits_env, truths, path, few, progress=False) == first and path.read_text() == lines
+    path.write_text(lines[:-20])
+    again = evaluators.score(digits_env, truths, path, few, progress=False)
+    assert [(s.evaluator, s.index, s.accuracy, s.kl) for s in again] == [(s.evaluator, s.index, s.accuracy, s.kl) for s in first]
+    changed = evaluators.score(digits_env, truths, path, {"default": {"calibration_images": 64}}, progress=False)
+    assert len(changed) == 6 and all(s.settings["calibration_images"] == 64 for s in changed)  # other settings, scored anew
+    seconds = evaluators.distillation_seconds(digits_env, truths, settings)
+    assert set(seconds) == {0.5, 0.25} and min(seconds.values()) > 0
+    free = evaluators.training_free(digits_env, 0, count=5)
+    assert free["teacher"][0] == pytest.approx(digits_env.evaluator.teacher_accuracy, abs=0.02)
+    assert free["refit"][0] > free["magnitude"][0]
+    text = fidelity_report.write(tmp_path, "digits", truths, again, seconds, free)
+    assert (tmp_path / "fidelity.md").read_text() == text and (tmp_path / "fidelity.png").stat().st_size > 5000
+    assert text.count("| default | 50% | 3 |") == 1 and text.count("| sliced, by KL | 25% | 3 |") == 1
+
+
+def test_losses_are_compared_on_the_same_students(digits_env, tmp_path):
+    path = tmp_path / "losses.jsonl"
+    arguments = ({0.5: 2}, ["hinton", "mimic"], [0.01], 6, path)
+    rows = losses.compare(digits_env, *arguments, progress=False)
+    assert [(r["loss"], r["index"]) for r in rows] == [("hinton", 0), ("mimic", 0), ("hinton", 1), ("mimic", 1)]
+    text = path.read_text()
+    path.write_text(text[: text.rindex("{")])
+    again = losses.compare(digits_env, *arguments, progress=False)
+    assert again == rows and path.read_text() == text
+    means = {n: np.mean([r["accuracy"] for r in rows if r["loss"] == n]) for n in ("hinton", "mimic")}
+    table = losses.table(rows)
+    gap = 100 * (means["mimic"] - means["hinton"])
+    assert f"| mimic | 0.01 | 2 | {means['mimic']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table
+    with pytest.raises(UserError, match="was made with"):
+        losses.compare(digits_env, {0.5: 2}, ["hinton"], [0.01], 7, path, progress=False)
+
+
+def test_counts_of_plans_are_read_and_mistakes_named():
+    assert fidelity.parse_counts(["0.5:40", "0.25:3"]) == {0.5: 40, 0.25: 3}
+    for wrong in ("half:3", "0.5", "1.5:3", "0.5:0"):
+        with pytest.raises(UserError, match=wrong):
+            fidelity.parse_counts([wrong])
