@@ -108,7 +108,7 @@ def scatter(
             axis.set_title(name, fontsize=8)
         if axis is axes[budgets.index(budget)][0]:
             axis.set_ylabel(f"distilled, {budget:.0%} of the MACs", fontsize=8)
-    figure.supxlabel("score of the candidate", fontsize=8)
+    figure.supxlabel("likeness of the candidate to the teacher, exp(-KL)", fontsize=8)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=100)
     return path
@@ -134,7 +134,7 @@ def write(
         cost = float(np.mean([s.seconds for s in found]))
         for label, x in ((name, [s.accuracy for s in found]), (f"{name}, by KL", [-s.kl for s in found])):
             rows[label, budget] = (agreement(x, y), cost, cost / seconds[budget])
-        points[name, budget] = ([s.accuracy for s in found], y)
+        points[name, budget] = ([float(np.exp(-s.kl)) for s in found], y)
     spread = ", ".join(
         f"{min(v):.3f} to {max(v):.3f} at {b:.0%} of the MACs ({s:.1f} s a plan)"
         for b, s in seconds.items()
