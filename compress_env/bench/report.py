@@ -59,8 +59,8 @@ def load(path: Path) -> Table:
 
 
 def scores(runs: Sequence[Run]) -> np.ndarray:
-    """Accuracies `(1, seeds)` of the best students."""
-    return np.array([[r.accuracy[-1] for r in runs]])
+    """Rewards `(1, seeds)` of the best students."""
+    return np.array([[r.best[-1] for r in runs]])
 
 
 def rows(agents: Mapping[str, Sequence[Run]]) -> list[list[str]]:
@@ -90,9 +90,9 @@ def overall(table: Table) -> list[list[str]]:
     for agent in agents:
         lines = []
         for own in table.values():
-            every = np.array([r.accuracy[-1] for runs in own.values() for r in runs])
-            low = np.mean([r.accuracy[-1] for r in own.get("uniform", [])]) if "uniform" in own else every.min()
-            mine = np.array([r.accuracy[-1] for r in own[agent][:seeds]])
+            every = np.array([r.best[-1] for runs in own.values() for r in runs])
+            low = np.mean([r.best[-1] for r in own.get("uniform", [])]) if "uniform" in own else every.min()
+            mine = np.array([r.best[-1] for r in own[agent][:seeds]])
             lines.append((mine - low) / max(every.max() - low, 1e-9))
         normal[agent] = np.array(lines)
     result = []
@@ -110,13 +110,13 @@ def overall(table: Table) -> list[list[str]]:
 
 
 def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
-    """PNG: accuracy of the best student so far against evaluations and against seconds, IQM and 95 % interval over seeds."""
+    """PNG: reward of the best student so far against evaluations and against seconds, IQM and 95 % interval over seeds."""
     colours = matplotlib.colormaps["tab20"]
     figure = Figure(figsize=(11, 4), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True)
     for i, (agent, runs) in enumerate(sorted(agents.items(), key=lambda item: -iqm(scores(item[1])))):
-        curves = np.array([r.accuracy for r in runs])
+        curves = np.array([r.best for r in runs])
         middle = np.array([iqm(column) for column in curves.T])
         colour, style = colours(i % 20), "--" if runs[0].final is None else "-"
         left.plot(np.arange(1, len(middle) + 1), middle, style, color=colour, label=agent)
@@ -129,8 +129,8 @@ def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
                 linewidth=0,
             )
         right.plot(np.median([r.seconds for r in runs], axis=0), middle, style, color=colour)
-    floor = np.quantile([r.accuracy[0] for runs in agents.values() for r in runs], 0.25)
-    left.set(xlabel="evaluations", ylabel="accuracy of the best student so far", title=title, xscale="log")
+    floor = np.quantile([r.best[0] for runs in agents.values() for r in runs], 0.25)
+    left.set(xlabel="evaluations", ylabel="reward of the best student so far", title=title, xscale="log")
     left.set_ylim(bottom=max(0.0, float(floor)))
     right.set(xlabel="seconds", title="the same against time", xscale="log")
     figure.legend(loc="outside right upper", fontsize=9, title="dashed: no learning")
@@ -160,7 +160,7 @@ def write(results: Path, out: Path, command: str) -> str:
         (out / f"{task}.png").write_bytes(image)
         parts.append({"title": title, "head": HEAD, "rows": rows(agents), "picture": base64.b64encode(image).decode()})
     note = (
-        "Accuracies are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
+        "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
         "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and accuracy."
     )
     html = Environment(autoescape=True).from_string(PAGE).render(parts=parts, note=note, command=command)

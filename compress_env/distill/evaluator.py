@@ -106,9 +106,7 @@ class Evaluator:
     def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> Score:
         """The score of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
         logits = self.logits(student, plan)
-        return Score(
-            accuracy(logits, self.validation.labels), math.exp(-divergence(logits, self.teacher_logits))
-        )
+        return Score(accuracy(logits, self.validation.labels), math.exp(-divergence(logits, self.teacher_logits)))
 
 
 def divergence(student: Tensor, teacher: Tensor) -> float:

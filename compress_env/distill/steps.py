@@ -57,7 +57,9 @@ class Steps:
     def _normalise(self, student: nn.Module) -> None:
         """Statistics of the student's own activations on the calibration images."""
         student.eval()
-        norms = [m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+        norms = [
+            m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        ]
         if not norms:
             return
         before = [m.momentum for m in norms]
