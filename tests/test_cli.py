@@ -193,7 +193,7 @@ def test_a_search_without_finetuning_says_how_to_go_on(tmp_path):
     ("--schedule", "twostep", "no schedule 'twostep'; did you mean 'two-step'?"),
     ("--limits", "harder", "no kind of limits 'harder'; did you mean 'hard'?"),
     ("--budget", "param=0.5", "no resource 'param'; did you mean 'params'?"),
-    ("--agent", "nothing", "known: ddpg, greedy, random, sac, td3, uniform"),
+    ("--agent", "qwxyz", "known: a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, ppo, random, sac, td3, tpe, tqc, uniform"),
 ])  # fmt: skip
 def test_an_unknown_name_suggests_the_nearest(tmp_path, option, value, near):
     assert near in search_refused(tmp_path, option, value)
@@ -309,9 +309,12 @@ def test_the_list_has_every_kind_of_name():
     rows = dict(line.split(maxsplit=1) for line in works("list").replace("data sets", "data-sets").splitlines())
     assert rows["teachers"] == "resnet20-cifar10, resnet8-digits"
     assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR"
-    assert rows["agents"] == "ddpg, greedy, random, sac, td3, uniform"
+    assert (
+        rows["agents"]
+        == "a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, ppo, random, sac, td3, tpe, tqc, uniform"
+    )
     assert rows["rewards"] == "amc_error, amc_flops, n2n, relative"
-    assert rows["losses"] == "hinton, labels, mimic"
+    assert rows["losses"] == "dist, dkd, hinton, labels, mimic, standardised"
     assert rows["resources"] == "latency, macs, memory, params"
 
 

@@ -85,9 +85,13 @@ def test_plans_are_scored_once_and_the_report_says_how_well(digits_env, tmp_path
     assert evaluators.score(digits_env, truths, path, few, progress=False) == first and path.read_text() == lines
     path.write_text(lines[:-20])
     again = evaluators.score(digits_env, truths, path, few, progress=False)
-    assert [(s.evaluator, s.index, s.accuracy, s.kl) for s in again] == [(s.evaluator, s.index, s.accuracy, s.kl) for s in first]
+    assert [(s.evaluator, s.index, s.accuracy, s.kl) for s in again] == [
+        (s.evaluator, s.index, s.accuracy, s.kl) for s in first
+    ]
     changed = evaluators.score(digits_env, truths, path, {"default": {"calibration_images": 64}}, progress=False)
-    assert len(changed) == 6 and all(s.settings["calibration_images"] == 64 for s in changed)  # other settings, scored anew
+    assert len(changed) == 6 and all(
+        s.settings["calibration_images"] == 64 for s in changed
+    )  # other settings, scored anew
     seconds = evaluators.distillation_seconds(digits_env, truths, settings)
     assert set(seconds) == {0.5, 0.25} and min(seconds.values()) > 0
     free = evaluators.training_free(digits_env, 0, count=5)

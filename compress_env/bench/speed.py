@@ -278,7 +278,7 @@ def trained_anew(env: LayerRemovalEnv, plan: StudentPlan, seconds: float, progre
                     module.reset_parameters()
         began = thread_time()
         fit(
-            student, env.data, finetuning_recipe(len(env.data.train), epochs),
+            student, env.data, finetuning_recipe(len(env.data.train), epochs, next(student.parameters()).device),
             lambda logits, labels, *_: objective(logits, None, labels, 1.0), torch.Generator().manual_seed(0),
             progress="training anew" if progress else None,
         )  # fmt: skip
