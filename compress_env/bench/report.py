@@ -25,7 +25,7 @@ Table = dict[str, dict[str, list[Run]]]
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>compress-env bench</title><style>
-body { margin: 0 auto; max-width: 1100px; padding: 1.5rem; color: #1f2933; font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 1240px; padding: 1.5rem; color: #1f2933; font: 16px/1.5 system-ui, sans-serif; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #dfe4e8; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; } pre { background: #f4f6f8; padding: .75rem; }
