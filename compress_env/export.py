@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import io
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 from compress_env.teachers import load_weights
+from compress_env.threads import quiet
 
 TOLERANCE = 1e-4
 
@@ -66,7 +66,7 @@ def export_onnx(student: nn.Module, example: Tensor, path: Path) -> float:
 
     with _whole(path) as part, _explained(path):
         program = _program(student, example)
-        with _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+        with quiet("torch.onnx", "onnxscript", "onnx_ir"):
             torch.onnx.export(
                 program, (), str(part), dynamo=True, external_data=False, verbose=False,
                 input_names=["input"], output_names=["logits"], dynamic_shapes=({0: "batch"},),
@@ -89,7 +89,7 @@ def export_pt2(student: nn.Module, example: Tensor, path: Path) -> float:
     with _whole(path) as part, _explained(path):
         program = _program(student, example)
         program.example_inputs = None  # the one thing that would be pickled
-        with _quiet():
+        with quiet():
             archive = io.BytesIO()  # a file would be noted in the archive under its temporary name
             torch.export.save(program, archive)
             part.write_bytes(archive.getvalue())
@@ -125,7 +125,7 @@ def _program(student: nn.Module, example: Tensor) -> torch.export.ExportedProgra
     """The student on the CPU as a graph of PyTorch's own operators with a free batch size."""
     module = copy.deepcopy(student).cpu().eval()
     inputs = torch.zeros((2, *example.shape[1:]), dtype=example.dtype)  # a batch of one would be taken for a constant
-    with _quiet():
+    with quiet():
         program = torch.export.export(module, (inputs,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
@@ -178,19 +178,3 @@ def _explained(path: Path) -> Iterator[None]:
         raise ExportFailed(
             f"cannot export to {path}: {reason}; plan.json and student.safetensors still rebuild the student"
         ) from error
-
-
-@contextmanager
-def _quiet(*loggers: str) -> Iterator[None]:
-    """Without warnings and what is less than an error in these logs; they speak of the exporters' own insides."""
-    noisy = [logging.getLogger(name) for name in loggers]
-    levels = [log.level for log in noisy]
-    for log in noisy:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(noisy, levels):
-            log.setLevel(level)

@@ -1,8 +1,10 @@
-"""Torch settings for the length of a block; what the process had is restored."""
+"""Settings of torch, random states, warnings and logs for the length of a block; what the process had is restored."""
 
 from __future__ import annotations
 
+import logging
 import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,3 +38,19 @@ def own_random_state() -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
+
+
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Without warnings and what is less than an error in these logs: exporters and compilers speak of their own insides."""
+    noisy = [logging.getLogger(name) for name in loggers]
+    levels = [log.level for log in noisy]
+    for log in noisy:
+        log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for log, level in zip(noisy, levels):
+            log.setLevel(level)

@@ -16,6 +16,7 @@ from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.resources.budget import Meter
 from compress_env.resources.latency import Stopwatch
 from compress_env.resources.runtimes import Setting
+from compress_env.search.store import cut_torn_line
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.trace import trace
@@ -149,9 +150,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def _append(path: Path, row: dict[str, Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = path.read_bytes() if path.exists() else b""
-        if before and not before.endswith(b"\n"):
-            path.write_bytes(before[: before.rfind(b"\n") + 1])
+        cut_torn_line(path)
         with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import json
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -21,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
 from compress_env.registry import unknown
-from compress_env.threads import threads
+from compress_env.threads import quiet, threads
 
 RUNTIMES = {"eager": "PyTorch eager", "compile": "torch.compile", "onnxruntime": "ONNX Runtime"}
 """Names and what tables call them."""
@@ -117,7 +115,7 @@ def prepare(module: nn.Module, example: Tensor, setting: Setting) -> Callable[[]
     if setting.runtime == "compile":
         module = torch.compile(copy.deepcopy(module), dynamic=False)
         try:
-            with setting.active(), _quiet("torch"):
+            with setting.active(), quiet("torch"):
                 module(inputs)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the reason
             raise UserError(f"torch.compile cannot run this network: {_reason(error)}; measure with eager") from error
@@ -214,7 +212,7 @@ def _onnx(module: nn.Module, inputs: Tensor) -> bytes:
     """The module as ONNX for this batch size. ONNX Runtime makes the same of the quick converter's file and of the exported one
     (`compress_env.export`), which takes ten times as long to write and is the way out for what the quick one cannot express."""
     module = module if all(p.device.type == "cpu" for p in module.parameters()) else copy.deepcopy(module).cpu()
-    with _quiet("torch.onnx", "onnxscript", "onnx_ir"):
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"):
         try:
             file = io.BytesIO()
             torch.onnx.export(module, (inputs,), file, dynamo=False)
@@ -229,19 +227,3 @@ def _onnx(module: nn.Module, inputs: Tensor) -> bytes:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def _quiet(*loggers: str):
-    """Without warnings and without less than errors in these logs: converters and compilers speak of their own insides."""
-    noisy = [logging.getLogger(name) for name in loggers]
-    levels = [log.level for log in noisy]
-    for log in noisy:
-        log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(noisy, levels):
-            log.setLevel(level)
