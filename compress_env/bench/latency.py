@@ -94,6 +94,7 @@ def measure(problem: Problem, resource: str, share: float, policy: str | int) ->
     rng = np.random.default_rng(policy) if policy != "uniform" else None
     while not episode.done:
         episode.step(*(rng.uniform(-0.5, 1), rng.uniform(-1, 0.5)) if rng else (0.0, 0.0))
+    asked = meter.predict("latency", graph.reduce(episode.removed), episode.widths)
     plan, student, usage = episode.finish()
     predicted = meter.predict_all(frozenset(plan.removed), graph.widths(plan))
     whole = build_student(problem.teacher, graph, StudentPlan())
@@ -102,13 +103,13 @@ def measure(problem: Problem, resource: str, share: float, policy: str | int) ->
         "plan": json.loads(plan.to_json()), "teacher_ms": again.milliseconds[1],
         "macs": usage["macs"] / meter.teacher["macs"], "predicted": predicted["latency"] / meter.teacher["latency"],
         "verified": usage["latency"] / meter.teacher["latency"], "measured": again.ratio, "low": again.low, "high": again.high,
-        "pairs": again.pairs,
+        "pairs": again.pairs, "asked": asked / meter.teacher["latency"],
     }  # fmt: skip
 
 
 def holds(row: dict[str, Any]) -> bool:
-    """Whether the latency measured again is within five points of the budget and not above it."""
-    return row["budget"] - POINTS <= row["measured"] <= row["budget"]
+    """Whether the latency measured again is not above the budget, and within five points of it or of what the policy asked for."""
+    return min(row["budget"], row.get("asked", row["budget"])) - POINTS <= row["measured"] <= row["budget"]
 
 
 def table(rows: Iterable[dict[str, Any]]) -> str:

@@ -116,7 +116,7 @@ class Meter:
         self.teacher = self._count(whole)
         self.stopwatch = stopwatch or latency.Stopwatch(whole, self.example, self.setting)
         self._table = None
-        self._measured: dict[str, float] = {}
+        self._measured: dict[str, list[float]] = {}  # milliseconds of each measurement, by the key of the plan
         if with_latency:
             self.names.append(latency.NAME)
             self._cache = LatencyCache(graph, self.setting)
@@ -167,20 +167,28 @@ class Meter:
 
     def count(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
         """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan on this device."""
-        usage = self._count(student)
-        if self._table:
-            if plan.key not in self._measured:
-                self._measured[plan.key] = self.stopwatch.pair(student).ratio * self.teacher[latency.NAME]
-                self._cache.add(plan.key, self._measured[plan.key])
-            usage[latency.NAME] = self._measured[plan.key]
-        return usage
+        return self._count(student) | self._latency(student, plan, 1)
+
+    def settle(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
+        """The same, latency being the mean of two measurements at least."""
+        return self._count(student) | self._latency(student, plan, 2)
+
+    def _latency(self, student: nn.Module, plan: StudentPlan, times: int) -> dict[str, float]:
+        if not self._table:
+            return {}
+        measured = self._measured.setdefault(plan.key, [])
+        while len(measured) < times:
+            measured.append(self.stopwatch.pair(student).ratio * self.teacher[latency.NAME])
+            self._cache.add(plan.key, measured[-1])
+        return {latency.NAME: float(np.mean(measured))}
 
     def remember(self, plan: StudentPlan, usage: Mapping[str, float], teacher: Mapping[str, float]) -> None:
         """Take the latency of a plan as recorded beside its teacher's, as from an earlier run: it is not measured again."""
         if self._table and latency.NAME in usage and teacher.get(latency.NAME):
             ratio = usage[latency.NAME] / teacher[latency.NAME]
             same = teacher[latency.NAME] == self.teacher[latency.NAME]
-            self._measured[plan.key] = usage[latency.NAME] if same else ratio * self.teacher[latency.NAME]
+            known = usage[latency.NAME] if same else ratio * self.teacher[latency.NAME]
+            self._measured[plan.key] = [known, known]  # settled
 
     def _count(self, module: nn.Module) -> dict[str, float]:
         """What is counted rather than measured, on one example: a forward pass costs less than its shadow on the meta device."""

@@ -82,9 +82,9 @@ class LatencyCache:
             pass  # a disk that is full or read-only costs the next environment a measurement
         return Table(graph, data)
 
-    def plans(self) -> dict[str, float]:
-        """Milliseconds of verified students by the key of their plan."""
-        found = {}
+    def plans(self) -> dict[str, list[float]]:
+        """Milliseconds of each measurement of verified students, by the key of their plan."""
+        found: dict[str, list[float]] = {}
         try:
             lines = self.plans_path.read_text().splitlines()
         except (OSError, ValueError):
@@ -92,13 +92,13 @@ class LatencyCache:
         for line in lines:
             try:
                 entry = json.loads(line)
-                found.setdefault(str(entry["plan"]), float(entry["milliseconds"]))
+                found.setdefault(str(entry["plan"]), []).append(float(entry["milliseconds"]))
             except (ValueError, LookupError, TypeError):
                 continue  # torn by a crash
         return found
 
     def add(self, plan: str, milliseconds: float) -> None:
-        """Keep what a student took; the first measurement of a plan counts."""
+        """Keep a measurement of a student."""
         try:
             with self.plans_path.open("a") as file:
                 file.write(json.dumps({"plan": plan, "milliseconds": milliseconds}) + "\n")
