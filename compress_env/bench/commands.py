@@ -211,3 +211,44 @@ def losses(teacher, data, plans, losses, rates, steps, seed, out) -> None:
     env = LayerRemovalEnv(teacher=teacher, data=data, progress=True)
     rows = measure.compare(env, counts, losses or LOSSES.names(), rates, steps, out, seed)
     click.echo(measure.table(rows))
+
+
+@bench.command(short_help="Our students beside those of torch-pruning at the same MACs, fine-tuned alike.")
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--weights", help="Weights file of a teacher given by factory.")
+@click.option("--data", help="As for search; the shipped teacher's own if absent.")
+@click.option(
+    "--budget", metavar="macs=LIMIT", default="macs=0.5", show_default=True, help="Share of the MACs, or a number."
+)
+@click.option("--method", "methods", multiple=True,
+              default=("magnitude-uniform", "magnitude-global", "taylor-global", "bn-scale-global"), show_default=True,
+              help="Pruners of torch-pruning; also taylor-uniform and bn-scale-uniform. May be repeated.")  # fmt: skip
+@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Folder of a search whose best student takes part. May be repeated.")  # fmt: skip
+@click.option("--finetune-epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device of the fine-tuning.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, seeds, device, out) -> None:
+    """Bring torch-pruning's pruners to the MACs of a budget, put the uniform student and those of searches beside them,
+    fine-tune all with the same recipe, loss, data and seeds, and print a Markdown table.
+
+    \b
+    compress-env search --budget macs=0.5 --finetune-epochs 0 --out runs/a
+    compress-env bench peers --budget macs=0.5 --run runs/a --finetune-epochs 20 --out runs/peers
+
+    Interrupted, the same command goes on. OUT then has peers.jsonl and peers.md.
+    """
+    from compress_env.bench import peers as measure
+    from compress_env.envs.layer_removal import LayerRemovalEnv
+
+    name, _, value = budget.partition("=")
+    limits = {name: value}
+    measure.limit_of(limits, 1.0)  # refuse before the teacher is loaded
+    env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, budget=limits, device=device, progress=True)
+    limit = measure.limit_of(limits, env.meter.teacher["macs"])
+    contestants = measure.contestants(env, limit, methods, runs, teacher, weights)
+    text = measure.table(*measure.compare(env, contestants, limit, finetune_epochs, seeds, out))
+    command = "compress-env " + shlex.join(sys.argv[1:])
+    (out / "peers.md").write_text(f"{text}\n\nMade by\n\n    {command}\n", encoding="utf-8")
+    click.echo(f"{text}\n\n{out / 'peers.jsonl'}, {out / 'peers.md'}")

@@ -5,10 +5,10 @@ Scores are arrays `(tasks, seeds)`. The library of that paper, rliable, does not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import trim_mean
+from scipy.stats import t, trim_mean
 
 REPETITIONS = 2000
 
@@ -52,3 +52,17 @@ def hypervolume(points: list[tuple[float, float]]) -> float:
         until = points[i + 1][0] if i + 1 < len(points) else 1.0
         area += best * (until - cost)
     return area
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Mean, and half the width of its confidence interval by Student's t, which few seeds need; NaN for a single one."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    error = np.std(values, ddof=1) / len(values) ** 0.5
+    return float(np.mean(values)), float(t.ppf((1 + level) / 2, len(values) - 1) * error)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean and 95 % interval of shares, in percent, for tables."""
+    middle, half = mean_interval(values)
+    return f"{middle:.2%}" if np.isnan(half) else f"{middle:.2%} ± {100 * half:.2f}"

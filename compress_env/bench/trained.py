@@ -1,0 +1,53 @@
+"""A student fine-tuned as `compress-env finetune` does it, with a seed of its own: what comparisons on test images are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import fx, nn
+
+from compress_env.api import finetuning_recipe
+from compress_env.distill.finetune import finetune
+from compress_env.distill.train import accuracy, channels_last, predict
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.threads import one_thread
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Accuracies in [0, 1], on the whole validation and test splits: right after the surgery, and of the epoch that was best on
+    validation images."""
+
+    validation_start: float
+    test_start: float
+    validation: float
+    test: float
+    best_epoch: int
+
+
+def train(
+    env: LayerRemovalEnv, student: nn.Module, epochs: int, seed: int, checkpoint: Path, progress: bool = True
+) -> Trained:
+    """Distil the teacher into `student`, in place, on the device of `env`; an interrupted training goes on from `checkpoint`.
+
+    seed: of the order of the images and their augmentation. Recipe and loss are those of every full distillation here, whatever
+    made the student. Raises Diverged.
+    """
+    device = next(env.whole.parameters()).device
+    student = student.to(device)
+    test = env.data.test
+    with one_thread(), channels_last(student):
+        start = accuracy(predict(student, env.data, test), test.labels)
+    recipe = finetuning_recipe(len(env.data.train), epochs, device)
+    done = finetune(student, env.whole, env.data, recipe, seed=seed, checkpoint=checkpoint, progress=progress)
+    return Trained(done.history[0], start, done.best_validation, done.accuracy_test, done.best_epoch)
+
+
+def built(env: LayerRemovalEnv, plan: StudentPlan) -> fx.GraphModule:
+    """The student of a plan as it is before fine-tuning: with the teacher's weights, refitted as the search saw it."""
+    student = build_student(env.teacher.module, env.graph, plan).to(next(env.whole.parameters()).device)
+    env.evaluator.prepare(student, plan)
+    return student
