@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
 
 from compress_env.bench import run as bench
-from compress_env.bench.report import load
+from compress_env.bench.run import load
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, profile
 from compress_env.bench.tasks import TASKS
 from compress_env.cli import main

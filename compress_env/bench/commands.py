@@ -77,6 +77,38 @@ def report(out, results) -> None:
     click.echo(f"page: {out / 'report.html'}")
 
 
+@bench.command(short_help="Distil what bench run found with fresh seeds, for test accuracy in the report.")
+@click.option("--results", type=click.Path(path_type=Path), required=True, metavar="DIR",
+              help="Folder of `bench run`, or a results file.")  # fmt: skip
+@click.option("--data", help="For tasks on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
+@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Searches of each agent whose winner is distilled.",
+)
+@click.option("--task", "tasks", multiple=True, help="Only this one; all if absent. May be repeated.")
+@click.option("--agent", "agents", multiple=True, help="Only this one; all if absent. May be repeated.")
+def redistil(results, data, epochs, seeds, tasks, agents) -> None:
+    """Distil the best student of each agent's searches fully, each with a fresh seed, and measure it on test images.
+
+    What is finished is kept beside the results and skipped; `bench report` then has it as a column.
+
+    \b
+    compress-env bench redistil --results runs/bench --epochs 30 --seeds 5
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench import redistil as measure
+
+    path = results / "results.jsonl" if results.is_dir() else results
+    measure.redistil(path, epochs, seeds, data=data, tasks=tasks, agents=agents)
+    click.echo(measure.path_of(path))
+    extra = "" if path.name == "results.jsonl" else f" --results {shlex.quote(str(path))}"
+    click.echo(f"next: compress-env bench report --out {shlex.quote(str(path.parent))}{extra}")
+
+
 @bench.command(short_help="Measured latency of students against their budget.")
 @click.option("--teacher", "teachers", multiple=True, help="Name, module:factory or file.py:factory. May be repeated.")
 @click.option("--runtime", "runtimes", multiple=True, type=click.Choice(["eager", "compile", "onnxruntime"]),

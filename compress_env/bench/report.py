@@ -13,15 +13,14 @@ from jinja2 import Environment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from compress_env.bench.run import Run, read
-from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, profile
+from compress_env.bench.redistil import Redistilled, of_agent, path_of
+from compress_env.bench.redistil import read as read_redistilled
+from compress_env.bench.run import Run, Table, load
+from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, percent, profile
 from compress_env.bench.tasks import TASKS
-from compress_env.errors import UserError
 
 REFERENCE = "random"
 """What every agent has to beat."""
-Table = dict[str, dict[str, list[Run]]]
-"""Task -> agent -> runs by seed; all agents of a task have the same seeds."""
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>compress-env bench</title><style>
@@ -41,30 +40,15 @@ HEAD = (
 )  # fmt: skip
 
 
-def load(path: Path) -> Table:
-    """The runs of a results file, for each task with the seeds that all of its agents have. Raises UserError if there are none."""
-    runs = read(path)
-    if not runs:
-        raise UserError(f"there are no results in {path}; make them with `compress-env bench run --out {path.parent}`")
-    table: Table = {}
-    for task in dict.fromkeys(r.task for r in runs):
-        own: dict[str, dict[int, Run]] = {}
-        for r in runs:
-            if r.task == task:
-                own.setdefault(r.agent, {})[r.seed] = r
-        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in own.values())))
-        if seeds:
-            table[task] = {agent: [by_seed[s] for s in seeds] for agent, by_seed in own.items()}
-    return table
-
-
 def scores(runs: Sequence[Run]) -> np.ndarray:
     """Rewards `(1, seeds)` of the best students."""
     return np.array([[r.best[-1] for r in runs]])
 
 
-def rows(agents: Mapping[str, Sequence[Run]]) -> list[list[str]]:
-    """A row an agent, the best first."""
+def rows(
+    agents: Mapping[str, Sequence[Run]], found: Mapping[tuple[str, str, int], Redistilled] | None = None
+) -> list[list[str]]:
+    """A row an agent, the best first. found: winners that were distilled, by task, plan and seed, for a last column."""
     table = []
     for agent, runs in sorted(agents.items(), key=lambda item: -iqm(scores(item[1]))):
         own, final = scores(runs), [r.final for r in runs if r.final is not None]
@@ -79,6 +63,9 @@ def rows(agents: Mapping[str, Sequence[Run]]) -> list[list[str]]:
             f"{np.mean([r.mean_last for r in runs]):.4f}", chance, f"{np.mean([hypervolume(r.front) for r in runs]):.3f}",
             f"{np.mean([r.seconds[-1] for r in runs]):.0f}",
         ])  # fmt: skip
+        if found:
+            tests = [done.test for done in of_agent(runs, found)]
+            table[-1].append(f"{percent(tests)} ({len(tests)})" if tests else "-")
     return table
 
 
@@ -142,6 +129,7 @@ def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
 def write(results: Path, out: Path, command: str) -> str:
     """Write `report.md`, a PNG a task and `report.html` into `out`; returns the Markdown."""
     table = load(results)
+    distilled = read_redistilled(path_of(results))
     out.mkdir(parents=True, exist_ok=True)
     parts = []
     if len(table) > 1:
@@ -158,11 +146,16 @@ def write(results: Path, out: Path, command: str) -> str:
         title = f"{task}: {TASKS.get(task).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
         image = picture(agents, task)
         (out / f"{task}.png").write_bytes(image)
-        parts.append({"title": title, "head": HEAD, "rows": rows(agents), "picture": base64.b64encode(image).decode()})
+        found = {(r.task, r.plan, r.seed): r for r in distilled if r.task == task}
+        head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD
+        own = {"title": title, "head": head, "rows": rows(agents, found)}
+        parts.append(own | {"picture": base64.b64encode(image).decode()})
     note = (
         "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
         "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and accuracy."
     )
+    if distilled:
+        note += " Distillation: the best student of each search distilled with a fresh seed; mean over searches, Student's t."
     html = Environment(autoescape=True).from_string(PAGE).render(parts=parts, note=note, command=command)
     (out / "report.html").write_text(html, encoding="utf-8")
     text = [note, ""]

@@ -21,6 +21,9 @@ from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, cut_torn_line
 from compress_env.search.trial import Trial
 
+Table = dict[str, dict[str, list["Run"]]]
+"""Task -> agent -> runs by seed; all agents of a task have the same seeds."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -29,7 +32,7 @@ class Run:
     best: highest reward so far of a student within the budget (-1 before there is one). accuracy: that student's, on validation
     images. seconds: since the beginning, on one core. mean_last: mean reward of the last tenth, what the agent proposes in the
     end. final: reward of the policy without noise, None for agents without one. front: `(share of the first resource, accuracy)`
-    of students that no other is as cheap and as good as.
+    of students that no other is as cheap and as good as. plan: of the best student, as JSON, "" if no student met the budget.
     """
 
     task: str
@@ -68,9 +71,14 @@ def summarise(task: str, agent: str, seed: int, evaluations: int, trials: Sequen
 
 
 def read(path: Path) -> list[Run]:
-    """The finished runs of a results file; a torn last line is left out."""
+    """The finished runs of a results file; a torn last line is left out. Raises UserError for a file of another version."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [Run(**{k: _tuple(v) for k, v in json.loads(line).items()}) for line in lines if line.endswith("\n")]
+    try:
+        return [Run(**{k: _tuple(v) for k, v in json.loads(line).items()}) for line in lines if line.endswith("\n")]
+    except TypeError as error:  # fields that are missing, or new
+        raise UserError(
+            f"{path} was written by another version of bench run: {error}; run it again in another --out"
+        ) from None
 
 
 def _tuple(value: Any) -> Any:
@@ -78,19 +86,36 @@ def _tuple(value: Any) -> Any:
     return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
+def load(path: Path) -> Table:
+    """The runs of a results file, for each task with the seeds that all of its agents have. Raises UserError if there are none."""
+    runs = read(path)
+    if not runs:
+        raise UserError(f"there are no results in {path}; make them with `compress-env bench run --out {path.parent}`")
+    table: Table = {}
+    for task in dict.fromkeys(r.task for r in runs):
+        own: dict[str, dict[int, Run]] = {}
+        for r in runs:
+            if r.task == task:
+                own.setdefault(r.agent, {})[r.seed] = r
+        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in own.values())))
+        if seeds:
+            table[task] = {agent: [by_seed[s] for s in seeds] for agent, by_seed in own.items()}
+    return table
+
+
 def one(task: str, agent: str, seed: int, evaluations: int, data: str | None, folder: Path) -> Run:
     """A search of its own, which goes on from its folder if it was interrupted. Called in worker processes."""
-    entry = TASKS.get(task)
-    arguments = dict(entry.arguments) | ({"data": data} if data and _needs_data(task) else {})
-    env = gym.make(entry.env_id, **arguments)
-    found = search(env, agent, evaluations, seed, RunFolder(folder), progress=False)
+    found = search(environment(task, data), agent, evaluations, seed, RunFolder(folder), progress=False)
     if found.interrupted:
         raise KeyboardInterrupt
     return summarise(task, agent, seed, evaluations, found.trials, found.final_policy)
 
 
-def _needs_data(task: str) -> bool:
-    return TASKS.get(task).arguments["teacher"] == "resnet20-cifar10"
+def environment(task: str, data: str | None) -> gym.Env:
+    """The environment of a task; `data` is for those on CIFAR-10."""
+    entry = TASKS.get(task)
+    needs_data = entry.arguments["teacher"] == "resnet20-cifar10"
+    return gym.make(entry.env_id, **dict(entry.arguments) | ({"data": data} if data and needs_data else {}))
 
 
 def run(
