@@ -101,6 +101,7 @@ class StableBaselinesAgent:
         self.relative = RelativeReward(_Limit(env, episodes), reward_scale)
         make = _algorithm(algorithm) if isinstance(algorithm, str) else algorithm
         policy = settings.pop("policy", self.policy_class)
+        self.settings = {"policy": policy, **settings}
         try:
             self.model = make(policy, self.relative, seed=seed, device="cpu", verbose=0, **deepcopy(settings))
         except (TypeError, ValueError, AssertionError) as error:

@@ -1,0 +1,69 @@
+"""Settings of the learning agents as presets of rl-zoo3: `python -m compress_env.agents.zoo --out agents/presets`.
+
+A preset holds what rl-zoo3 can say. What it cannot, and a search with the agent has: rewards relative to those of the uniform student,
+noise that decays (its geometric mean is in the preset), for DDPG an actor that learns more slowly than the critic, and an actor that
+starts at the uniform student.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import gymnasium as gym
+from compress_env.agents.sb3 import RelativeReward, StableBaselinesAgent
+
+from compress_env.search.run import find_agent
+
+NAMES = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars")
+"""Agents that are algorithms of Stable-Baselines3 or its contrib package, by the names that rl-zoo3 gives them, too."""
+IDS = ("LayerRemoval-v0", "LayerRemovalPlanted-v0")
+EPISODES = 150
+
+
+def settings(name: str, env: gym.Env, episodes: int) -> dict[str, Any]:
+    """The hyperparameters of an agent on `env` for so many episodes, by the names that rl-zoo3 takes."""
+    agent: StableBaselinesAgent = find_agent(name)(env, episodes, 0)
+    wrapper = {f"{RelativeReward.__module__}.{RelativeReward.__name__}": {"scale": agent.relative.scale}}
+    found = {"n_timesteps": episodes * agent.steps, "env_wrapper": [wrapper], **agent.settings}
+    noise = found.pop("action_noise", None)
+    if noise:
+        middle = noise.start * noise.decay ** ((episodes - noise.warmup) / 2)
+        found |= {"noise_type": "normal", "noise_std": round(middle, 6)}
+    delay = inspect.signature(type(agent.model)).parameters.get("policy_delay")  # set after the algorithm was made
+    if delay and agent.model.policy_delay != delay.default:
+        found["policy_delay"] = agent.model.policy_delay
+    return found
+
+
+def preset(name: str, env: gym.Env, episodes: int) -> str:
+    """The text of a YAML file; values are JSON, which is YAML too."""
+    steps = env.unwrapped.steps
+    lines = [
+        f"# {name} for teachers of {steps} steps an episode and {episodes} episodes; for others, and what is not in here:",
+        "# python -m compress_env.agents.zoo --help",
+        f"{IDS[0]}: &settings",
+        *(f"  {key}: {json.dumps(value)}" for key, value in settings(name, env, episodes).items()),
+        *(f"{other}: *settings" for other in IDS[1:]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@click.command(help=__doc__)
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--data", help="As for compress-env search; the shipped teacher's own if absent.")
+@click.option("--episodes", type=click.IntRange(2), default=EPISODES, show_default=True, help="Students of a search.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the files.")
+def main(teacher: str, data: str | None, episodes: int, out: Path) -> None:
+    env = gym.make(IDS[0], teacher=teacher, data=data)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        (out / f"{name}.yml").write_text(preset(name, env, episodes))
+        click.echo(out / f"{name}.yml")
+
+
+if __name__ == "__main__":
+    main()
