@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -217,10 +218,15 @@ def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
 
 
 def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
-    """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0."""
+    """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
+
+    The peak rate is 0.02 times the root of the number of passes, at most 0.1. A refitted student starts close to its teacher: in one
+    pass over CIFAR-10, a rate of 0.1 loses what it has (ResNet-20 at a quarter of the MACs, two seeds: 54 and 70 % at 0.1, 70 and
+    71 % at 0.04, 72 and 72 % at 0.015), while many passes gain from a higher one.
+    """
     small = images < 10_000
     return Recipe(
-        epochs=epochs, batch_size=64 if small else 128, lr=0.05 if small else 0.1, weight_decay=2e-4,
+        epochs=epochs, batch_size=64 if small else 128, lr=min(0.1, 0.02 * math.sqrt(epochs)), weight_decay=2e-4,
         precision="float32" if small or not has_bfloat16(device) else "bfloat16",
     )  # fmt: skip
 
