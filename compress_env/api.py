@@ -221,8 +221,8 @@ def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
     """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
 
     The peak rate is 0.02 times the root of the number of passes, at most 0.1. A refitted student starts close to its teacher: in one
-    pass over CIFAR-10, a rate of 0.1 loses what it has (ResNet-20 at a quarter of the MACs, two seeds: 54 and 70 % at 0.1, 70 and
-    71 % at 0.04, 72 and 72 % at 0.015), while many passes gain from a higher one.
+    pass over CIFAR-10, a high rate loses what it has (a ResNet-20 student at a quarter of the MACs, two seeds: 54 and 70 % at 0.05,
+    70 and 71 % at 0.04, 72 and 72 % at 0.015), while many passes gain from a higher one.
     """
     small = images < 10_000
     return Recipe(
