@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -217,10 +218,17 @@ def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
 
 
 def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
-    """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0."""
+    """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
+
+    The peak rate grows with the root of the number of steps, from 0.02 for 350 to 0.1 at most. A refitted student starts close to its
+    teacher: in one pass over CIFAR-10, a high rate loses what it has (a ResNet-20 student at a quarter of the MACs, two seeds: 54 and
+    70 % at 0.05, 70 and 71 % at 0.04, 72 and 72 % at 0.015), while long trainings gain from one.
+    """
     small = images < 10_000
+    batch = 64 if small else 128
+    steps = epochs * max(1, images // batch)
     return Recipe(
-        epochs=epochs, batch_size=64 if small else 128, lr=0.05 if small else 0.1, weight_decay=2e-4,
+        epochs=epochs, batch_size=batch, lr=round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
         precision="float32" if small or not has_bfloat16(device) else "bfloat16",
     )  # fmt: skip
 

@@ -11,6 +11,12 @@ import compress_env  # noqa: F401 - registers the environments
 from compress_env.surgery.trace import trace
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--every-export", action="store_true", help="test_networks.py: compare every random student in ONNX Runtime"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)

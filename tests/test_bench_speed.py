@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from time import thread_time
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
+from compress_env.bench import search_cost
 from compress_env.bench.speed import EVALUATION, STAGES, Stopwatch, table
 from compress_env.cli import main
 
@@ -17,14 +19,14 @@ def measured(tmp_path_factory):
     """The numbers, the printed lines, and the timed functions before."""
     before = [getattr(owner, attribute) for owner, attribute, _ in STAGES]
     file = tmp_path_factory.mktemp("speed") / "speed.json"
-    result = CliRunner().invoke(main, ["bench", "speed", "--seconds", "0.3", "--out", str(file)])
+    result = CliRunner().invoke(main, ["bench", "speed", "--seconds", "0.3", "--evaluations", "20", "--out", str(file)])
     assert result.exit_code == 0, result.output
     return json.loads(file.read_text()), result.stdout, before
 
 
 def test_the_printed_table_is_that_of_the_numbers(measured):
     numbers, printed, _ = measured
-    assert printed.splitlines() == list(table(numbers))
+    assert printed.splitlines() == [*table(numbers), "", search_cost.line(numbers["search"])]
     assert numbers["teacher"] == "resnet8-digits" and numbers["data"] == "digits" and numbers["steps"] == 9
 
 
@@ -39,6 +41,16 @@ def test_decisions_cost_little_beside_judging_the_student(measured):
     per_episode = numbers["steps"] / numbers["decisions"]["without"]
     assert per_episode / 10 < stages["decisions"] < per_episode * 10  # two measurements of one thing
     assert [getattr(owner, attribute) for owner, attribute, _ in STAGES] == before
+
+
+def test_a_search_is_put_beside_the_teachers_training(measured):
+    cost = measured[0]["search"]
+    assert (cost["agent"], cost["evaluations"]) == ("ddpg", 20)
+    assert cost["search"] > 20 * measured[0]["profile"]["seconds"] / 10
+    assert cost["training"] > 60 * measured[0]["build"]["forward of 32"]  # 60 epochs of 15 batches of 64
+    assert (
+        search_cost.search_cost(SimpleNamespace(teacher=SimpleNamespace(name="my.py:net")), "ddpg", 1, 0, False) is None
+    )
 
 
 def test_peers_make_the_same_candidate_and_refitting_is_what_makes_it_good(measured):

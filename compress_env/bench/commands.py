@@ -152,17 +152,21 @@ def latency(teachers, runtimes, budgets, random_policies, input_side, channel_mu
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each measurement."
 )
+@click.option("--agent", default="ddpg", show_default=True, help="Of the search that is timed.")
+@click.option("--evaluations", type=click.IntRange(1), default=300, show_default=True, help="Of that search.")
 @click.option("--seed", default=0, show_default=True, help="Of budgets and actions.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
 )
-def speed(teacher, weights, data, seconds, seed, out) -> None:
-    """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights.
+def speed(teacher, weights, data, seconds, agent, evaluations, seed, out) -> None:
+    """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights; and a
+    whole search beside training the teacher.
 
     \b
     compress-env bench speed
     compress-env bench speed --teacher resnet20-cifar10 --data imagefolder:cifar10 --seconds 20 --out speed.json
     """
+    from compress_env.bench import search_cost
     from compress_env.bench.speed import speed as measure
     from compress_env.bench.speed import table
     from compress_env.envs.layer_removal import LayerRemovalEnv
@@ -173,6 +177,8 @@ def speed(teacher, weights, data, seconds, seed, out) -> None:
     result = measure(env, seconds, seed)
     for line in table(result):
         click.echo(line)
+    result["search"] = search_cost.search_cost(env, agent, evaluations, seed, progress=True)
+    click.echo(f"\n{search_cost.line(result['search'])}")
     if out:
         out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -1,4 +1,4 @@
-"""`imagefolder:DIR`: images in DIR/train/<class>/ and DIR/test/<class>/, read into memory once."""
+"""`imagefolder:DIR`: images in DIR/train/<class>/ and DIR/test/<class>/, read into memory, and decoded once."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from compress_env.datasets.data import Data, Normalization, Split, make_data
+from compress_env.datasets.image_cache import decoded
 from compress_env.errors import UserError
 
 MAX_BYTES = 4 << 30
@@ -47,18 +49,23 @@ def _listing(root: Path) -> str:
 
 
 def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, list[str]]:
-    from PIL import Image
     from torchvision.datasets import ImageFolder
-    from torchvision.transforms.functional import center_crop, resize
 
     try:
         listing = ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise UserError(f"imagefolder: {error}") from None
+    paths = [str(Path(path).resolve()) for path, _ in listing.samples]
+    images = decoded(paths, image_size, lambda: _decode(folder, paths, image_size, progress))
+    return Split(images, torch.tensor(listing.targets)), listing.classes
+
+
+def _decode(folder: Path, paths: list[str], image_size: int | None, progress: bool) -> Tensor:
+    from PIL import Image
+    from torchvision.transforms.functional import center_crop, resize
+
     inputs = None
-    for i, (path, _) in enumerate(
-        tqdm(listing.samples, desc=f"reading {folder.name}", leave=False, disable=not progress)
-    ):
+    for i, path in enumerate(tqdm(paths, desc=f"reading {folder.name}", leave=False, disable=not progress)):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
@@ -68,7 +75,7 @@ def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, 
             image = center_crop(resize(image, [image_size]), [image_size, image_size])
         pixels = np.asarray(image)
         if inputs is None:
-            shape = (len(listing.samples), *pixels.shape)
+            shape = (len(paths), *pixels.shape)
             if np.prod(shape) > MAX_BYTES:
                 raise UserError(
                     f"imagefolder: {folder} takes {np.prod(shape) / 2**30:.1f} GiB in memory; give a smaller image_size"
@@ -80,5 +87,4 @@ def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, 
                 f"{inputs.shape[2]}x{inputs.shape[1]}; give an image_size to bring all to one size"
             )
         inputs[i] = pixels
-    images = torch.from_numpy(inputs).permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.tensor(listing.targets)), listing.classes
+    return torch.from_numpy(inputs).permute(0, 3, 1, 2).contiguous()

@@ -15,21 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 
+from compress_env import cache
 from compress_env.resources.latency_table import Table
 from compress_env.resources.runtimes import Setting
 from compress_env.surgery.graph import LayerGraph
 
 FORMAT = 1
-
-
-def folder() -> Path:
-    """Where latencies are kept on this device."""
-    own = os.environ.get("COMPRESS_ENV_CACHE")
-    root = Path(own).expanduser() if own else platformdirs.user_cache_path("compress_env", appauthor=False)
-    return root / "latency"
 
 
 def device_name(setting: Setting) -> str:
@@ -63,7 +56,8 @@ class LatencyCache:
             "versions": {name: version(name) for name in packages},
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
-        self.table_path, self.plans_path = folder() / f"{key}.json", folder() / f"{key}.plans.jsonl"
+        where = cache.folder("latency")
+        self.table_path, self.plans_path = where / f"{key}.json", where / f"{key}.plans.jsonl"
 
     def table(self, graph: LayerGraph, measure: Callable[[], Mapping[str, Any]]) -> Table:
         """The stored table, or what `measure` finds, which is stored."""
