@@ -143,6 +143,7 @@ def test_the_command_takes_the_students_of_searches(tmp_path):
     (other / "run.json").write_text((other / "run.json").read_text().replace('"resnet8-digits"', '"net.py:make"'))
     for arguments, told in (
         (("--budget", "macs=0.2"), "more than 152,704; search with --budget macs=152704"),
+        (("--budget", "macs=0.3", "--lr", "0.5"), "was made with recipe"),
         (("--budget", "latency=0.5"), "compared at equal MACs"),
         (("--run", str(other)), "is a run with teacher 'net.py:make', not 'resnet8-digits'"),
         (("--method", "magnitude-globl"), "did you mean 'magnitude-global'"),

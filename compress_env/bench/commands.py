@@ -264,10 +264,12 @@ def losses(teacher, data, plans, losses, rates, steps, seed, out) -> None:
 @click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="Folder of a search whose best student takes part. May be repeated.")  # fmt: skip
 @click.option("--finetune-epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option("--lr", type=click.FloatRange(0, min_open=True),
+              help="Peak rate; that of full distillation if absent, which is low for few epochs.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the fine-tuning.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
-def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, seeds, device, out) -> None:
+def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, seeds, device, out) -> None:
     """Bring torch-pruning's pruners to the MACs of a budget, put the uniform student and those of searches beside them,
     fine-tune all with the same recipe, loss, data and seeds, and print a Markdown table.
 
@@ -275,7 +277,8 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, seeds,
     compress-env search --budget macs=0.5 --finetune-epochs 0 --out runs/a
     compress-env bench peers --budget macs=0.5 --run runs/a --finetune-epochs 20 --out runs/peers
 
-    Interrupted, the same command goes on. OUT then has peers.jsonl and peers.md.
+    The default peak rate suits students that are refitted; those of torch-pruning start from less, and may do better in few
+    epochs with a higher one. Interrupted, the same command goes on. OUT then has peers.jsonl and peers.md.
     """
     from compress_env.bench import peers as measure
     from compress_env.envs.layer_removal import LayerRemovalEnv
@@ -286,7 +289,7 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, seeds,
     env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, budget=limits, device=device, progress=True)
     limit = measure.limit_of(limits, env.meter.teacher["macs"])
     contestants = measure.contestants(env, limit, methods, runs, teacher, weights)
-    text = measure.table(*measure.compare(env, contestants, limit, finetune_epochs, seeds, out))
+    text = measure.table(*measure.compare(env, contestants, limit, finetune_epochs, seeds, out, lr))
     command = "compress-env " + shlex.join(sys.argv[1:])
     (out / "peers.md").write_text(f"{text}\n\nMade by\n\n    {command}\n", encoding="utf-8")
     click.echo(f"{text}\n\n{out / 'peers.jsonl'}, {out / 'peers.md'}")

@@ -16,10 +16,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from compress_env.api import finetuning_recipe
 from compress_env.bench.statistics import mean_interval, percent
-from compress_env.bench.trained import built, train
-from compress_env.distill.train import Diverged, accuracy, channels_last, predict
+from compress_env.bench.trained import built, recipe_of, train
+from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, predict
 from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import InfeasibleBudget, UserError
@@ -211,21 +210,22 @@ def read(path: Path) -> tuple[dict, list[Row]]:
 
 def compare(
     env: LayerRemovalEnv, contestants: Sequence[Contestant], limit: float, epochs: int, seeds: int, out: Path,
-    progress: bool = True,
+    lr: float | None = None, progress: bool = True,
 ) -> tuple[dict, list[Row]]:  # fmt: skip
     """Fine-tune every contestant with every seed; rows are appended to `out/peers.jsonl`, those that are there are not made again.
 
-    Returns settings and rows. Raises UserError if the file was made with other settings.
+    lr: the peak rate, if not that of full distillation. Returns settings and rows. Raises UserError if the file was made with other
+    settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "peers.jsonl"
     cut_torn_line(path)
     found, rows = read(path)
-    device = next(env.whole.parameters()).device
+    recipe = recipe_of(env, epochs, lr)
     settings = {
         "teacher": env.teacher.name, "data": env.data.name, "training_images": len(env.data.train), "limit": limit,
         "share": limit / env.meter.teacher["macs"], "epochs": epochs, "loss": "hinton", "steps": STEPS,
-        "recipe": asdict(finetuning_recipe(len(env.data.train), epochs, device)), **_teacher(env),
+        "recipe": asdict(recipe), **_teacher(env),
     }  # fmt: skip
     if differ := [k for k in settings if found and settings[k] != found.get(k)]:
         k = differ[0]
@@ -239,7 +239,7 @@ def compare(
             todo = [s for s in range(seeds) if (contestant.name, s) not in done and contestant.name not in hopeless]
             bar.set_postfix_str(contestant.name)
             bar.update(seeds - len(todo))
-            for row in _rows(env, contestant, epochs, todo, out, progress):
+            for row in _rows(env, contestant, recipe, todo, out, progress):
                 with path.open("a") as file:
                     file.write(json.dumps(asdict(row)) + "\n")
                 rows.append(row)
@@ -247,7 +247,7 @@ def compare(
     return settings, rows
 
 
-def _rows(env, contestant: Contestant, epochs: int, seeds: Sequence[int], out: Path, progress: bool):
+def _rows(env, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out: Path, progress: bool):
     if not seeds:
         return
     try:
@@ -263,7 +263,7 @@ def _rows(env, contestant: Contestant, epochs: int, seeds: Sequence[int], out: P
     for seed in seeds:
         checkpoint = out / f"{contestant.name.replace(' ', '-')}-{seed}.checkpoint"
         try:
-            result = train(env, copy.deepcopy(whole), epochs, seed, checkpoint, progress)
+            result = train(env, copy.deepcopy(whole), recipe, seed, checkpoint, progress)
         except Diverged as error:
             checkpoint.unlink(missing_ok=True)
             yield Row(contestant.name, seed, _reason(error), how, *shares)
@@ -292,7 +292,8 @@ def table(settings: Mapping, rows: Sequence[Row]) -> str:
     good = {name: own for name, own in by.items() if not any(r.failed for r in own)}
     lines = [
         f"{settings['teacher']} on {settings['data']}, at most {settings['share']:.1%} of the MACs; every student fine-tuned for "
-        f"{settings['epochs']} epochs with the same recipe, loss and seeds. Mean ± 95 % interval over seeds (Student's t).",
+        f"{settings['epochs']} epochs with the same recipe (peak rate {settings['recipe']['lr']:g}), loss and seeds. "
+        "Mean ± 95 % interval over seeds (Student's t).",
         "",
         "| student | seeds | validation, cut | test, cut | validation, fine-tuned | test, fine-tuned | MACs | params |",
         "|---|---|---|---|---|---|---|---|",

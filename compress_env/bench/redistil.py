@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from compress_env.bench.run import Run, environment, load
-from compress_env.bench.trained import built, train
+from compress_env.bench.trained import built, recipe_of, train
 from compress_env.distill.evaluator import Evaluator
 from compress_env.distill.train import Diverged
 from compress_env.errors import UserError
@@ -97,7 +97,7 @@ def redistil(
                 whole = StudentPlan.from_json(plan)
                 checkpoint = path.with_name(f"{path.stem}-{task}-{whole.key}-{seed}.checkpoint")
                 try:
-                    result = train(env, built(env, whole), epochs, seed, checkpoint, progress)
+                    result = train(env, built(env, whole), recipe_of(env, epochs), seed, checkpoint, progress)
                 except Diverged as error:
                     checkpoint.unlink(missing_ok=True)
                     bar.write(f"{task}: the student of plan {plan} is left out: {error}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import fx, nn
 
 from compress_env.api import finetuning_recipe
 from compress_env.distill.finetune import finetune
-from compress_env.distill.train import accuracy, channels_last, predict
+from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
@@ -28,20 +28,23 @@ class Trained:
     best_epoch: int
 
 
+def recipe_of(env: LayerRemovalEnv, epochs: int, lr: float | None = None) -> Recipe:
+    """The recipe of every full distillation here, with another peak rate if `lr` is given."""
+    recipe = finetuning_recipe(len(env.data.train), epochs, next(env.whole.parameters()).device)
+    return recipe if lr is None else replace(recipe, lr=lr)
+
+
 def train(
-    env: LayerRemovalEnv, student: nn.Module, epochs: int, seed: int, checkpoint: Path, progress: bool = True
+    env: LayerRemovalEnv, student: nn.Module, recipe: Recipe, seed: int, checkpoint: Path, progress: bool = True
 ) -> Trained:
     """Distil the teacher into `student`, in place, on the device of `env`; an interrupted training goes on from `checkpoint`.
 
-    seed: of the order of the images and their augmentation. Recipe and loss are those of every full distillation here, whatever
-    made the student. Raises Diverged.
+    seed: of the order of the images and their augmentation. Raises Diverged.
     """
-    device = next(env.whole.parameters()).device
-    student = student.to(device)
+    student = student.to(next(env.whole.parameters()).device)
     test = env.data.test
     with one_thread(), channels_last(student):
         start = accuracy(predict(student, env.data, test), test.labels)
-    recipe = finetuning_recipe(len(env.data.train), epochs, device)
     done = finetune(student, env.whole, env.data, recipe, seed=seed, checkpoint=checkpoint, progress=progress)
     return Trained(done.history[0], start, done.best_validation, done.accuracy_test, done.best_epoch)
 
