@@ -94,7 +94,8 @@ def test_students_are_trained_alike_once_and_what_fails_says_why(digits_env, tmp
     table = peers.table(settings, rows)
     middle, half = mean_interval([r.test for r in rows[:2]])
     assert f"{middle:.2%} ± {100 * half:.2f}" in table and "failed: ZeroDivisionError: a \\| b |" in table
-    assert "uniform is " in table and "points ahead of torch-pruning magnitude-global" in table
+    gap = 100 * (middle - (rows[2].test + rows[3].test) / 2)
+    assert f"less torch-pruning magnitude-global (the best peer on test images): {gap:+.2f} ± " in table
     with pytest.raises(UserError, match="was made with epochs 1, not 2"):
         peers.compare(env, these, limit, 2, 2, tmp_path, progress=False)
 

@@ -285,7 +285,7 @@ def _teacher(env: LayerRemovalEnv) -> dict[str, float]:
 
 
 def table(settings: Mapping, rows: Sequence[Row]) -> str:
-    """Markdown: a line a student, the best on test images first, and what our best one is ahead of the best peer."""
+    """Markdown: a line a student, the best on test images first, and the difference of our best one and the best peer."""
     by: dict[str, list[Row]] = {}
     for row in rows:
         by.setdefault(row.student, []).append(row)
@@ -320,15 +320,15 @@ def _cell(text: str) -> str:
 
 
 def _lead(good: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The difference on test images of the best of either side, each chosen on validation images; seeds are paired."""
-
-    def best(theirs: bool) -> str | None:
-        side = {n: np.mean([r.validation for r in own]) for n, own in good.items() if n.startswith(PREFIX) == theirs}
-        return max(side, key=side.get, default=None)
-
-    ours, peer = best(False), best(True)
-    if not ours or not peer:
+    """Our student that is best on validation images less the peer that is best on test images, a choice in the peer's favour:
+    ties on few validation images would otherwise decide. On test images, seeds paired."""
+    sides: dict[bool, dict[str, Sequence[Row]]] = {True: {}, False: {}}
+    for name, own in good.items():
+        sides[name.startswith(PREFIX)][name] = own
+    if not all(sides.values()):
         return []
+    ours = max(sides[False], key=lambda name: np.mean([r.validation for r in good[name]]))
+    peer = max(sides[True], key=lambda name: np.mean([r.test for r in good[name]]))
     a, b = ({r.seed: r.test for r in good[name]} for name in (ours, peer))
     gaps = [100 * (a[s] - b[s]) for s in sorted(set(a) & set(b))]
     if not gaps:
@@ -337,7 +337,8 @@ def _lead(good: Mapping[str, Sequence[Row]]) -> list[str]:
     spread = "" if np.isnan(half) else f" ± {half:.2f}"
     return [
         "",
-        f"{ours} is {middle:+.2f}{spread} points ahead of {peer} on test images (both the best on validation images).",
+        f"{ours} (our best on validation images) less {peer} (the best peer on test images): {middle:+.2f}{spread} points on test "
+        "images.",
     ]
 
 
