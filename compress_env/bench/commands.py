@@ -200,7 +200,7 @@ def fidelity(teacher, data, plans, passes, lr, seed, out, truths) -> None:
 
     \b
     compress-env bench fidelity --plans 0.5:100 --passes 60 --out runs/fidelity
-    compress-env bench fidelity --teacher resnet20-cifar10 --data imagefolder:DIR --lr 0.05 --out runs/fidelity20
+    compress-env bench fidelity --teacher resnet20-cifar10 --data imagefolder:DIR --out runs/fidelity20
     compress-env bench fidelity --teacher resnet20-cifar10 --data imagefolder:DIR --out runs/again \\
         --truths benchmarks/fidelity-resnet20-cifar10.jsonl
 
