@@ -30,10 +30,13 @@ class EvaluationFailed(RuntimeError):
 
 
 class Score(NamedTuple):
-    """Accuracy on validation images, and exp(-KL(teacher || student)) of the predictions on them, which needs no labels; in [0, 1]."""
+    """Accuracy on validation images, and exp(-KL(teacher || student)) of the predictions on them, which needs no labels; in [0, 1].
+
+    likeness: None if it is not known.
+    """
 
     accuracy: float
-    likeness: float
+    likeness: float | None
 
 
 @dataclass(frozen=True)

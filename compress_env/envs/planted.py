@@ -27,11 +27,11 @@ class PlantedEvaluator:
         self.of_groups = weights[len(graph.units) :]
 
     def __call__(self, student, plan: StudentPlan) -> Score:
-        """The formula's accuracy in [0, 1], which is the likeness too; the student is not run."""
+        """The formula's accuracy in [0, 1]; the student is not run, and its likeness not known."""
         different = frozenset(plan.removed) ^ self.removed
         distance = np.abs(self.graph.widths(plan) - self.widths) / self.graph.full
         value = float(1 - sum(self.of_units[u] for u in different) - self.of_groups @ distance)
-        return Score(value, value)
+        return Score(value, None)
 
 
 class LayerRemovalPlantedEnv(LayerRemovalEnv):
