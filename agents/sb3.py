@@ -14,6 +14,7 @@ import numpy as np
 import sb3_contrib
 import stable_baselines3
 import torch
+from compress_env.agents.imagination import Imagination
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -63,7 +64,11 @@ class RelativeReward(gym.Wrapper):
 
     def step(self, action):
         observation, reward, terminated, truncated, info = super().step(action)
-        return observation, self.scale * (reward - self.baseline) if terminated else reward, terminated, truncated, info
+        return observation, self.scaled(reward) if terminated else reward, terminated, truncated, info
+
+    def scaled(self, reward: float) -> float:
+        """What the agent is given for this reward."""
+        return self.scale * (reward - self.baseline)
 
 
 class _Enough(Exception):
@@ -97,7 +102,7 @@ class StableBaselinesAgent:
         **settings: Any,
     ):  # fmt: skip
         self.env, self.episodes, self.seed = env, episodes, seed
-        self.steps = env.unwrapped.steps
+        self.steps, self.timesteps = env.unwrapped.steps, (episodes - 1) * env.unwrapped.steps
         self.relative = RelativeReward(_Limit(env, episodes), reward_scale)
         make = _algorithm(algorithm) if isinstance(algorithm, str) else algorithm
         policy = settings.pop("policy", self.policy_class)
@@ -118,7 +123,7 @@ class StableBaselinesAgent:
         """Play all episodes."""
         self.play_uniform()
         try:
-            self.model.learn((self.episodes - 1) * self.steps)
+            self.model.learn(self.timesteps)
         except _Enough:
             pass
 
@@ -128,15 +133,17 @@ class StableBaselinesAgent:
 
 
 class OffPolicyAgent(StableBaselinesAgent):
-    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018).
+    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are imagined (`Imagination`).
 
     After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
     over the whole episode (`n_steps`), since only its end is rewarded.
 
-    warmup_share: share of the episodes that are random. noise: standard deviation of the exploration after that, first and last,
-    in the unit of actions; None for algorithms that explore by themselves. actor_delay: updates of the critic for each of the
-    actor (AMC's actor learns ten times slower, and Stable-Baselines3 has one learning rate; faster ones run into a corner before
-    the critic knows anything).
+    imagined: episodes played against a model of the reward for each real one, once the random ones are over; 0 plays real ones only.
+    varied: variations of the best students that the model judges for each real one.
+    warmup_share: share of the episodes that are random; 0.1 with imagined ones, which know sooner where to look, else 0.2.
+    noise: standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that explore
+    by themselves. actor_delay: updates of the critic for each of the actor; 4 with imagined episodes, else 30 (AMC's actor learns
+    ten times slower, and Stable-Baselines3 has one learning rate; faster ones run into a corner before the critic knows anything).
     """
 
     def __init__(
@@ -146,17 +153,27 @@ class OffPolicyAgent(StableBaselinesAgent):
         episodes: int,
         seed: int,
         *,
-        warmup_share: float = 0.2,
+        imagined: int = 4,
+        varied: int = 100,
+        warmup_share: float | None = None,
         noise: tuple[float, float] | None = (0.4, 0.1),
-        actor_delay: int = 30,
+        actor_delay: int | None = None,
         **settings: Any,
     ):
         steps = env.unwrapped.steps
+        if warmup_share is None:
+            warmup_share = 0.1 if imagined else 0.2
         warmup = max(1, round(warmup_share * episodes))
-        decaying = DecayingNoise(2, *noise, warmup + 1, episodes) if noise else None
+        played = stored = episodes
+        self.imagination: Imagination | None = None
+        if imagined:
+            env = self.imagination = Imagination(env, warmup + 1, imagined, varied, seed)
+            rounds = max(0, episodes - warmup - 1)
+            played, stored = (warmup + 1 + n * rounds for n in (imagined, imagined + self.imagination.lessons_a_round))
+        decaying = DecayingNoise(2, *noise, warmup + 1, played) if noise else None
         defaults = dict(
             learning_rate=1e-3,
-            buffer_size=(episodes + 1) * steps,
+            buffer_size=(stored + 1) * steps,
             learning_starts=warmup * steps,
             batch_size=64,
             gamma=1.0,
@@ -166,10 +183,11 @@ class OffPolicyAgent(StableBaselinesAgent):
             policy_kwargs=dict(net_arch=[128, 128]),
         )
         super().__init__(algorithm, env, episodes, seed, **{"action_noise": decaying, **defaults, **settings})
+        self.timesteps = played * steps
         self.model: OffPolicyAlgorithm
         self.noise: DecayingNoise | None = self.model.action_noise
         if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
-            self.model.policy_delay = actor_delay
+            self.model.policy_delay = (4 if imagined else 30) if actor_delay is None else actor_delay
             self._start_at_zero()
 
     def _start_at_zero(self) -> None:
@@ -191,8 +209,8 @@ class OffPolicyAgent(StableBaselinesAgent):
         if done < self.episodes:
             try:
                 self.model.learn(
-                    (self.episodes - done) * self.steps,
-                    callback=_Checkpoint(self, checkpoint) if checkpoint else None,
+                    self.timesteps,
+                    callback=_BetweenEpisodes(self, checkpoint),
                     reset_num_timesteps=begin,
                 )
             except _Enough:
@@ -209,6 +227,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             "counters": {name: getattr(self.model, name) for name in COUNTERS},
             "buffer": self.model.replay_buffer,
             "noise_episode": self.noise.episode if self.noise else 0,
+            "imagination": self.imagination.state() if self.imagination else None,
             "python": random.getstate(),
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
@@ -232,6 +251,8 @@ class OffPolicyAgent(StableBaselinesAgent):
         if self.noise:
             self.noise.episode = state["noise_episode"] - 1  # learn() begins with a reset
         self.env.get_wrapper_attr("skip")(state["episodes"])
+        if self.imagination:
+            self.imagination.load(state["imagination"])
         self.model._last_obs = self.model.env.reset()
         self.env.unwrapped.np_random = state["env"]
         self.model.action_space._np_random = state["actions"]
@@ -241,15 +262,22 @@ class OffPolicyAgent(StableBaselinesAgent):
         return state["episodes"]
 
 
-class _Checkpoint(BaseCallback):
-    """Saves after updates of a roll-out have been made, that is when the next one begins."""
+class _BetweenEpisodes(BaseCallback):
+    """Adds what was imagined to the replay buffer; saves after updates of a roll-out have been made, when the next one begins."""
 
-    def __init__(self, agent: OffPolicyAgent, path: Path):
+    def __init__(self, agent: OffPolicyAgent, path: Path | None):
         super().__init__()
         self.agent, self.path, self.saved = agent, path, time.monotonic()
 
+    def _on_rollout_end(self) -> None:
+        if self.agent.imagination:
+            scaled = self.agent.relative.scaled
+            for before, after, action, reward, done in self.agent.imagination.transitions():
+                reward = np.array([scaled(reward) if done else 0.0])
+                self.model.replay_buffer.add(before[None], after[None], action[None], reward, np.array([done]), [{}])
+
     def _on_rollout_start(self) -> None:
-        if self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
+        if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
             self.agent.save(self.path)
             self.saved = time.monotonic()
 

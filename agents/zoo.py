@@ -1,8 +1,8 @@
 """Settings of the learning agents as presets of rl-zoo3: `python -m compress_env.agents.zoo --out agents/presets`.
 
-A preset holds what rl-zoo3 can say. What it cannot, and a search with the agent has: rewards relative to those of the uniform student,
-noise that decays (its geometric mean is in the preset), for DDPG an actor that learns more slowly than the critic, and an actor that
-starts at the uniform student.
+A preset holds what rl-zoo3 can say. What it cannot, and a search with the agent has: imagined episodes (presets have the settings
+without them), rewards relative to those of the uniform student, noise that decays (its geometric mean is in the preset), for DDPG an
+actor that learns more slowly than the critic, and an actor that starts at the uniform student.
 """
 
 from __future__ import annotations
@@ -18,15 +18,21 @@ from compress_env.agents.sb3 import RelativeReward, StableBaselinesAgent
 
 from compress_env.search.run import find_agent
 
-NAMES = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars")
+OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")
+NAMES = (*OFF_POLICY, "ppo", "a2c", "ars")
 """Agents that are algorithms of Stable-Baselines3 or its contrib package, by the names that rl-zoo3 gives them, too."""
 IDS = ("LayerRemoval-v0", "LayerRemovalPlanted-v0")
 EPISODES = 150
 
 
+def only_real(name: str) -> dict[str, Any]:
+    """The argument with which an agent plays no imagined episodes."""
+    return {"imagined": 0} if name in OFF_POLICY else {}
+
+
 def settings(name: str, env: gym.Env, episodes: int) -> dict[str, Any]:
     """The hyperparameters of an agent on `env` for so many episodes, by the names that rl-zoo3 takes."""
-    agent: StableBaselinesAgent = find_agent(name)(env, episodes, 0)
+    agent: StableBaselinesAgent = find_agent(name)(env, episodes, 0, **only_real(name))
     wrapper = {f"{RelativeReward.__module__}.{RelativeReward.__name__}": {"scale": agent.relative.scale}}
     found = {"n_timesteps": episodes * agent.steps, "env_wrapper": [wrapper], **agent.settings}
     noise = found.pop("action_noise", None)

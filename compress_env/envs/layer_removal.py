@@ -85,9 +85,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 28 | spent params | 0 | 1 | params if undecided layers stay whole / 4 times the limit; 0 if there is none |
 
     ## Rewards
-    0 until the last step, then `reward(outcome)`, by default `relative`: exp(-KL(teacher || student)) of the predictions on
-    validation images, in [0, 1]; with soft limits less the relative excess over each limit. A student that cannot be evaluated
-    gives -1.
+    0 until the last step, then `reward(outcome)`, by default `relative`: 1 / (1 + KL / p^0.4), in [0, 1], with the KL divergence of
+    the student's predictions on validation images from the teacher's, and p its share of the teacher's parameters; with soft limits
+    less the relative excess over each limit. A student that cannot be evaluated gives -1.
 
     ## Starting State
     The first unit of the teacher, nothing decided. If the budget is a range, a limit is drawn from it. `reset(options={"budget":
@@ -98,8 +98,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     vanished with a unit keep their step, which then has no effect. Never truncated.
 
     ## Information
-    Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `likeness` (in [0, 1], how
-    close the student's predictions come to the teacher's), `reward_terms` (dict of floats), `usage` and `budget` (dicts of floats in
+    Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `likeness` (exp(-KL) of
+    the predictions, in [0, 1]), `reward_terms` (dict of floats), `usage` and `budget` (dicts of floats in
     the resources' units), `is_success` (every limit met), `plan` (JSON of the `StudentPlan`), `failed` (why there is no accuracy, or
     ""), `repeated` (the plan was known, its outcome was used again).
 
@@ -166,7 +166,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         if limits not in ("hard", "soft"):
             raise UserError(unknown("kind of limits", limits, ["hard", "soft"]))
         self.render_mode = render_mode
-        self._hard = limits == "hard"
+        self.hard = limits == "hard"
         self._budget = parse_budget({"macs": 0.5} if budget is None else budget)
         self._reward = REWARDS.get(reward) if isinstance(reward, str) else reward
         try:
@@ -196,7 +196,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         _device_of(self.latency.device)
         self._build(scope, schedule, settings, progress)
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(self._embedding.low, self._embedding.high, dtype=np.float32)
+        self.observation_space = gym.spaces.Box(self.embedding.low, self.embedding.high, dtype=np.float32)
         self._episode: Episode | None = None
         self._outcomes: dict[str, Outcome] = {}
 
@@ -209,10 +209,10 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             self.meter = Meter(module, self.graph, example, "latency" in self._budget, self.latency, progress)
             self.problem = Problem(module, self.graph, self.meter, schedule)
             self.whole = build_student(module, self.graph, StudentPlan()).to(self._device)
-        if self._hard:
+        if self.hard:
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
-        self._embedding = Embedding(self.problem)
+        self.embedding = Embedding(self.problem)
 
     def _absolute(self, limits: Mapping[str, Any]) -> dict[str, float]:
         return {name: float(limit.absolute(self.meter.teacher[name])) for name, limit in limits.items()}
@@ -229,6 +229,11 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
+        self._episode = Episode(self.problem, self.draw_limits(options), self.hard)
+        return self.embedding(self._episode), {}
+
+    def draw_limits(self, options: Mapping[str, Any] | None = None) -> dict[str, float]:
+        """Limits for an episode, in each resource's unit: the budget of `options` or of the environment, drawn where it is a range."""
         options = options or {}
         for name in options:
             if name != "budget":
@@ -240,12 +245,10 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             )
         lows = self._absolute({name: low for name, (low, _) in budget.items()})
         highs = self._absolute({name: high for name, (_, high) in budget.items()})
-        limits = {
+        return {
             name: float(self.np_random.uniform(lows[name], highs[name])) if highs[name] > lows[name] else lows[name]
             for name in lows
         }
-        self._episode = Episode(self.problem, limits, self._hard)
-        return self._embedding(self._episode), {}
 
     def step(self, action):
         episode = self._episode
@@ -256,9 +259,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise ValueError(f"the action has to be two finite numbers, got {action!r}")
         episode.step(min(max(keep, -1.0), 1.0), min(max(sparsity, -1.0), 1.0))
         if not episode.done:
-            return self._embedding(episode), 0.0, False, False, {}
+            return self.embedding(episode), 0.0, False, False, {}
         reward, info = self._finish(episode)
-        return self._embedding(episode), reward, True, False, info
+        return self.embedding(episode), reward, True, False, info
 
     def _finish(self, episode: Episode) -> tuple[float, dict[str, Any]]:
         plan, student, usage = episode.finish()
@@ -279,7 +282,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         info = {
             "accuracy": float(accuracy),
             "teacher_accuracy": float(outcome.teacher_accuracy),
-            "likeness": float(outcome.score),
+            "likeness": likeness,
             "reward_terms": terms,
             "usage": {name: float(v) for name, v in usage.items()},
             "budget": {name: float(v) for name, v in episode.limits.items()},

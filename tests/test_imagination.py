@@ -1,0 +1,74 @@
+"""Imagined episodes: a model in place of the evaluation, everything else as in the environment."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from compress_env.agents.imagination import Imagination
+from compress_env.agents.score_model import ScoreModel
+from tqdm import tqdm
+
+import compress_env  # noqa: F401
+from compress_env.search.run import Recorder, search
+
+
+def make(**arguments) -> gym.Env:
+    return gym.make("LayerRemovalPlanted-v0", **arguments)
+
+
+def test_the_model_predicts_what_it_has_not_seen_and_knows_where_it_does_not_know():
+    rng = np.random.default_rng(0)
+    model, x = ScoreModel(), rng.uniform(0, 1, (60, 4))
+
+    def reward(points):
+        return 0.3 + 0.1 * points[:, 0] - 0.2 * np.abs(points[:, 1] - 0.4)
+
+    for point, value in zip(x[:40], reward(x[:40])):
+        model.observe(point, value)
+    mean, deviation = model(x[40:])
+    assert np.abs(mean - reward(x[40:])).max() < 0.02 and deviation.max() < 0.03
+    _, far = model(np.full((1, 4), 4.0))
+    assert far[0] > 3 * deviation.max()
+
+
+@pytest.mark.parametrize("budget", [{"macs": 0.4}, {"macs": (0.3, 0.8)}])
+def test_only_the_most_promising_of_a_round_is_played_within_the_limits_that_were_imagined(budget):
+    recorder = Recorder(make(budget=budget), 20, 0, None, tqdm(disable=True))
+    env = Imagination(recorder, real=3, imagined=4, varied=10, seed=0)
+    rng = np.random.default_rng(0)
+
+    def play() -> tuple[float, dict]:
+        env.reset(seed=0 if not env.students else None)
+        done = False
+        while not done:
+            observation, reward, done, _, info = env.step(rng.uniform(-1, 1, 2).astype(np.float32))
+            assert env.observation_space.contains(observation)
+        return reward, info
+
+    for i in range(3):
+        assert play()[1] and recorder.played == i + 1
+    for _ in range(3):
+        assert play()[1] == {} and recorder.played == 3
+    limits = env.limits
+    low, high = np.broadcast_to(budget["macs"], 2)
+    assert low <= limits["macs"] / env.unwrapped.meter.teacher["macs"] <= high
+    play()
+    assert recorder.played == 4 and env.limits is None and not env.round
+    real = recorder.trials[-1]
+    assert real.outcome.feasible and real.outcome.budget["macs"] == pytest.approx(limits["macs"])
+    assert real.plan.key not in {t.plan.key for t in recorder.trials[:-1]}
+    assert len(env.lessons) == env.lessons_a_round == 5 and env.lessons[-1].reward == real.reward
+    steps = list(env.transitions())
+    assert len(steps) == 5 * env.unwrapped.steps and not env.lessons
+    assert [done for *_, done in steps] == ([False] * (env.unwrapped.steps - 1) + [True]) * 5
+    assert all(np.array_equal(a[1], b[0]) for a, b in zip(steps, steps[1:]) if not a[4])
+
+
+def test_learning_in_imagination_finds_more_than_playing_real_episodes_only():
+    best = {}
+    for name, settings in (("imagined", {}), ("real", {"imagined": 0})):
+        trials = search(make(), "ddpg", 50, seed=0, progress=False, settings=settings).trials
+        assert len(trials) == 50
+        best[name] = max(t.reward for t in trials)
+    assert best["imagined"] > 0.98 > best["real"]
