@@ -11,6 +11,7 @@ from compress_env.bench import evaluators, fidelity, fidelity_report, losses
 from compress_env.distill.evaluator import divergence
 from compress_env.errors import UserError
 from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
 
 
 def test_correlations_are_those_of_scipy_also_with_ties():
@@ -97,7 +98,10 @@ def test_plans_are_scored_once_and_the_report_says_how_well(digits_env, tmp_path
     free = evaluators.training_free(digits_env, 0, count=5)
     assert free["teacher"][0] == pytest.approx(digits_env.evaluator.teacher_accuracy, abs=0.02)
     assert free["refit"][0] > free["magnitude"][0]
-    text = fidelity_report.write(tmp_path, "digits", truths, again, seconds, free)
+    sizes = evaluators.sizes(digits_env, truths)
+    student = build_student(digits_env.teacher.module, digits_env.graph, StudentPlan.from_json(truths[0].plan))
+    assert sizes[truths[0].plan] == sum(p.numel() for p in student.parameters()) / digits_env.meter.teacher["params"]
+    text = fidelity_report.write(tmp_path, "digits", truths, again, sizes, seconds, free)
     assert (tmp_path / "fidelity.md").read_text() == text and (tmp_path / "fidelity.png").stat().st_size > 5000
     assert text.count("| default | 50% | 3 |") == 1 and text.count("| sliced, by KL | 25% | 3 |") == 1
 

@@ -22,7 +22,7 @@ def test_values_computed_by_hand():
     assert value["relative"] == pytest.approx(0.8 / 0.9)
     likely = replace(outcome(), likeness=0.4)
     score = evaluate(REWARDS.get("relative"), likely)[1]["score"]  # the finer measure where there is one
-    assert score == pytest.approx(1 / (1 + math.log(1 / 0.4) / 0.4**0.4))
+    assert score == pytest.approx(1 / (1 + math.log(1 / 0.4) / 0.4**0.3))
     assert replace(likely, likeness=1.0).score == 1 and replace(likely, likeness=0.0).score == 0
     assert evaluate(REWARDS.get("n2n"), likely)[0] == value["n2n"]  # as its paper defines it
     assert value["n2n"] == pytest.approx(0.6 * 1.4 * 0.8 / 0.9)

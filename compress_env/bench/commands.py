@@ -217,7 +217,8 @@ def fidelity(teacher, data, plans, passes, lr, seed, out, truths) -> None:
     scores = evaluators.score(env, known, out / "scores.jsonl")
     seconds = evaluators.distillation_seconds(env, known, settings)
     free = evaluators.training_free(env, settings["seed"])
-    click.echo(fidelity_report.write(out, env.teacher.name, known, scores, seconds, free))
+    sizes = evaluators.sizes(env, known)
+    click.echo(fidelity_report.write(out, env.teacher.name, known, scores, sizes, seconds, free))
     click.echo(f"\n{out / 'fidelity.md'}, {out / 'fidelity.png'}")
 
 

@@ -28,7 +28,7 @@ EVALUATORS: dict[str, dict] = {
     "refit on 128 images": {"calibration_images": 128},
     "refit, 10 steps": {"distill_steps": 10},
 }
-"""Settings of each way to judge; a score is accuracy or KL to the teacher."""
+"""Settings of each way to judge; of each the score, the KL to the teacher and the accuracy are looked at."""
 TIMED = 3
 """Plans a budget on which steps of distillation are timed, beside the evaluators and in the same process."""
 
@@ -85,6 +85,16 @@ def _score(env, evaluator: Evaluator, name: str, budget: float, index: int, plan
         name, asdict(evaluator.settings), budget, index, accuracy(logits, evaluator.validation.labels),
         accuracy(logits, target.argmax(1)), divergence(logits, target), seconds,
     )  # fmt: skip
+
+
+def sizes(env: LayerRemovalEnv, truths: Sequence[Truth]) -> dict[str, float]:
+    """Each plan's share of the teacher's parameters."""
+    found = {}
+    for truth in truths:
+        plan = StudentPlan.from_json(truth.plan)
+        network, widths = env.graph.reduce(frozenset(plan.removed)), env.graph.widths(plan)
+        found[truth.plan] = env.meter.predict("params", network, widths) / env.meter.teacher["params"]
+    return found
 
 
 def distillation_seconds(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+from compress_env.rewards import prospect
 
 RESAMPLES = 2000
 
@@ -108,21 +111,22 @@ def scatter(
             axis.set_title(name, fontsize=8)
         if axis is axes[budgets.index(budget)][0]:
             axis.set_ylabel(f"distilled, {budget:.0%} of the MACs", fontsize=8)
-    figure.supxlabel("likeness of the candidate to the teacher, exp(-KL)", fontsize=8)
+    figure.supxlabel("score of the candidate", fontsize=8)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=100)
     return path
 
 
 def write(
-    out: Path, teacher: str, truths, scores, seconds: Mapping[float, float], free: Mapping[str, tuple[float, float]]
-) -> str:
+    out: Path, teacher: str, truths, scores, sizes: Mapping[str, float], seconds: Mapping[float, float],
+    free: Mapping[str, tuple[float, float]],
+) -> str:  # fmt: skip
     """Write `fidelity.md` and `fidelity.png` into `out`; returns the Markdown.
 
-    truths, scores: of `bench.fidelity` and `bench.evaluators`. seconds: of distilling one plan, for each budget. free: accuracies of
-    students without training, from `bench.evaluators.training_free`.
+    truths, scores, sizes, free: of `bench.fidelity` and `bench.evaluators`. seconds: of distilling one plan, for each budget.
     """
     truth = {(t.budget, t.index): t.accuracy for t in truths}
+    size = {(t.budget, t.index): sizes[t.plan] for t in truths}
     series: dict[tuple[str, float], list] = {}
     for budget in dict.fromkeys(t.budget for t in truths):
         for s in scores:
@@ -132,9 +136,11 @@ def write(
     for (name, budget), found in series.items():
         y = [truth[s.budget, s.index] for s in found]
         cost = float(np.mean([s.seconds for s in found]))
-        for label, x in ((name, [s.accuracy for s in found]), (f"{name}, by KL", [-s.kl for s in found])):
-            rows[label, budget] = (agreement(x, y), cost, cost / seconds[budget])
-        points[name, budget] = ([float(np.exp(-s.kl)) for s in found], y)
+        score = [prospect(math.exp(-s.kl), size[s.budget, s.index]) for s in found]
+        measures = {"": score, ", by KL": [-s.kl for s in found], ", by accuracy": [s.accuracy for s in found]}
+        for label, x in measures.items():
+            rows[name + label, budget] = (agreement(x, y), cost, cost / seconds[budget])
+        points[name, budget] = (score, y)
     spread = ", ".join(
         f"{min(v):.3f} to {max(v):.3f} at {b:.0%} of the MACs ({s:.1f} s a plan)"
         for b, s in seconds.items()

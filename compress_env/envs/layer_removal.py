@@ -85,7 +85,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 28 | spent params | 0 | 1 | params if undecided layers stay whole / 4 times the limit; 0 if there is none |
 
     ## Rewards
-    0 until the last step, then `reward(outcome)`, by default `relative`: 1 / (1 + KL / p^0.4), in [0, 1], with the KL divergence of
+    0 until the last step, then `reward(outcome)`, by default `relative`: 1 / (1 + KL / p^0.3), in [0, 1], with the KL divergence of
     the student's predictions on validation images from the teacher's, and p its share of the teacher's parameters; with soft limits
     less the relative excess over each limit. A student that cannot be evaluated gives -1.
 
