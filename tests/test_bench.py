@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 
 import gymnasium as gym
 import numpy as np
@@ -48,7 +51,7 @@ def test_hypervolume_is_the_dominated_area():
 def test_the_planted_optimum_has_reward_1_and_is_the_only_such_plan():
     env = gym.make("LayerRemovalPlanted-v0").unwrapped
     planted = env.evaluator.planted
-    assert env.evaluator(None, planted) == (1.0, 1.0)
+    assert env.evaluator(None, planted).accuracy == 1.0
     trials = search(gym.make("LayerRemovalPlanted-v0"), "random", 30, progress=False).trials
     assert all((t.reward == 1.0) == (t.plan == planted) for t in trials) and min(t.reward for t in trials) < 0.9
     assert all(t.outcome.feasible for t in trials)
@@ -103,9 +106,42 @@ def test_the_report_has_a_row_an_agent_a_picture_and_one_page(results):
     text = (out / "report.md").read_text()
     assert all(f"| {agent} | 0." in text for agent in ("random", "uniform", "tpe")) and "6 evaluations, 2 seeds" in text
     assert (out / "planted.png").stat().st_size > 10_000
+    duels = text[text.index("who beats whom") :].splitlines()
+    order = [cell.strip() for cell in duels[2].split("|")[2:-1]]
+    chance = {
+        (row.split("|")[1].strip(), c): x.strip() for row in duels[4:7] for c, x in zip(order, row.split("|")[2:-1])
+    }
+    for a, b in chance:
+        assert (
+            chance[a, b] == "-" if a == b else float(chance[a, b]) + float(chance[b, a]) == pytest.approx(1, abs=0.011)
+        )
     page = (out / "report.html").read_text()
     assert "data:image/png;base64," in page and "http" not in page.replace("http-equiv", "")
     assert load(out / "results.jsonl")["planted"]["tpe"][0].seed == 0
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    command = ["-m", "compress_env.cli", "bench", "run", "--task", "digits-25", "--agent", "random", "--seeds", "1"]
+    command += ["--evaluations", "100000", "--jobs", "1", "--out", str(tmp_path)]
+    running = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
+    trials = tmp_path / "runs" / "digits-25" / "random" / "0" / "trials.jsonl"
+    _wait(lambda: trials.exists() and trials.stat().st_size > 0)
+    running.kill()
+    running.wait()
+    sizes = [-1]
+
+    def still() -> bool:
+        sizes.append(trials.stat().st_size)
+        return sizes[-1] == sizes[-2]
+
+    _wait(still, every=2.0)
+
+
+def _wait(condition, seconds: float = 120, every: float = 0.2) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(every)
 
 
 def test_what_cannot_be_compared_is_refused(results, tmp_path):

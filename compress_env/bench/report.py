@@ -69,6 +69,16 @@ def rows(
     return table
 
 
+def duels(agents: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the probabilities that the best student of the row's agent is better than that of the column's."""
+    order = sorted(agents, key=lambda name: -iqm(scores(agents[name])))
+    table = [
+        [row, *("-" if row == c else f"{improvement(scores(agents[row]), scores(agents[c])):.2f}" for c in order)]
+        for row in order
+    ]
+    return ["P(row better than column)", *order], table
+
+
 def overall(table: Table) -> list[list[str]]:
     """Over all tasks, for agents that played each: scores are first put between those of uniform or the worst, and the best known."""
     agents = set.intersection(*(set(own) for own in table.values()))
@@ -150,6 +160,9 @@ def write(results: Path, out: Path, command: str) -> str:
         head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD
         own = {"title": title, "head": head, "rows": rows(agents, found)}
         parts.append(own | {"picture": base64.b64encode(image).decode()})
+        if len(agents) > 2:
+            head, lines = duels(agents)
+            parts.append({"title": f"{task}: who beats whom", "head": head, "rows": lines, "picture": None})
     note = (
         "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
         "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and accuracy."

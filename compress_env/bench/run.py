@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -111,6 +113,17 @@ def one(task: str, agent: str, seed: int, evaluations: int, data: str | None, fo
     return summarise(task, agent, seed, evaluations, found.trials, found.final_policy)
 
 
+def _end_with(parent: int) -> None:
+    """End this worker soon after `parent`, which may be killed: what it would go on to write, the next run writes too."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def environment(task: str, data: str | None) -> gym.Env:
     """The environment of a task; `data` is for those on CIFAR-10."""
     entry = TASKS.get(task)
@@ -153,7 +166,12 @@ def run(
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which compete for the same cores otherwise
     try:
         with (
-            ProcessPoolExecutor(min(jobs, max(1, len(todo))), mp_context=get_context("spawn")) as pool,
+            ProcessPoolExecutor(
+                min(jobs, max(1, len(todo))),
+                mp_context=get_context("spawn"),
+                initializer=_end_with,
+                initargs=(os.getpid(),),
+            ) as pool,
             tqdm(total=len(todo), unit="search", desc="bench") as bar,
         ):
             futures = {
