@@ -241,8 +241,9 @@ class OffPolicyAgent(StableBaselinesAgent):
     def _restore(self, path: Path) -> int:
         """Take up the state of `save` and return the number of episodes done. Pickled: only for files of one's own runs."""
         state = pickle.loads(path.read_bytes())
-        if state["episodes"] > len(self.env.get_wrapper_attr("trials")):
-            return 0  # of another run; start over, recorded trials are replayed
+        other = state["episodes"] > len(self.env.get_wrapper_attr("trials"))
+        if other or bool(state.get("imagination")) != bool(self.imagination):
+            return 0  # of another run, or version; start over, recorded trials are replayed
         self.relative.baseline = state["baseline"]
         self.model.set_parameters(state["parameters"], device="cpu")
         for name, value in state["counters"].items():
