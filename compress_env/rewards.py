@@ -24,7 +24,7 @@ def prospect(likeness: float, size: float) -> float:
 
     likeness: exp(-KL(teacher || student)) of their predictions. size: share of the teacher's parameters. Of two students that start
     equally far from the teacher, the one with more parameters comes closer. On few images the likeness also tells students apart
-    that differ by less than an image in accuracy. The exponent is the best one for two draws of 80 plans of ResNet-20
+    that differ by less than an image in accuracy. The exponent is a good one for two draws of random plans of ResNet-20
     (`compress-env bench fidelity`).
     """
     return size**CAPACITY / (size**CAPACITY - math.log(likeness)) if likeness > 0 else 0.0
