@@ -160,6 +160,9 @@ class OffPolicyAgent(StableBaselinesAgent):
         actor_delay: int | None = None,
         **settings: Any,
     ):
+        for name, value in (("imagined", imagined), ("varied", varied)):
+            if not isinstance(value, int) or value < 0:
+                raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
         steps = env.unwrapped.steps
         if warmup_share is None:
             warmup_share = 0.1 if imagined else 0.2

@@ -32,10 +32,23 @@ def test_the_model_predicts_what_it_has_not_seen_and_knows_where_it_does_not_kno
     assert far[0] > 3 * deviation.max()
 
 
+class Sum:
+    """A model for which a plan is the better, the more is kept, and which is sure of it."""
+
+    rewards: list[float] = []
+
+    def __call__(self, features):
+        return features.sum(1), np.zeros(len(features))
+
+    def observe(self, features, reward):
+        pass
+
+
 @pytest.mark.parametrize("budget", [{"macs": 0.4}, {"macs": (0.3, 0.8)}])
 def test_only_the_most_promising_of_a_round_is_played_within_the_limits_that_were_imagined(budget):
     recorder = Recorder(make(budget=budget), 20, 0, None, tqdm(disable=True))
     env = Imagination(recorder, real=3, imagined=4, varied=10, seed=0)
+    env.model = Sum()
     rng = np.random.default_rng(0)
 
     def play() -> tuple[float, dict]:
@@ -48,27 +61,30 @@ def test_only_the_most_promising_of_a_round_is_played_within_the_limits_that_wer
 
     for i in range(3):
         assert play()[1] and recorder.played == i + 1
-    for _ in range(3):
-        assert play()[1] == {} and recorder.played == 3
+    imagined = [play() for _ in range(3)]
+    assert all(info == {} for _, info in imagined) and recorder.played == 3
     limits = env.limits
     low, high = np.broadcast_to(budget["macs"], 2)
     assert low <= limits["macs"] / env.unwrapped.meter.teacher["macs"] <= high
-    play()
+    imagined.append(play())
     assert recorder.played == 4 and env.limits is None and not env.round
     real = recorder.trials[-1]
     assert real.outcome.feasible and real.outcome.budget["macs"] == pytest.approx(limits["macs"])
     assert real.plan.key not in {t.plan.key for t in recorder.trials[:-1]}
     assert len(env.lessons) == env.lessons_a_round == 5 and env.lessons[-1].reward == real.reward
+    kept = env._features(frozenset(real.plan.removed), env.problem.graph.widths(real.plan)).sum()
+    assert kept == max(*(reward for reward, _ in imagined), *(lesson.reward for lesson in env.lessons[:-1]))
     steps = list(env.transitions())
     assert len(steps) == 5 * env.unwrapped.steps and not env.lessons
     assert [done for *_, done in steps] == ([False] * (env.unwrapped.steps - 1) + [True]) * 5
     assert all(np.array_equal(a[1], b[0]) for a, b in zip(steps, steps[1:]) if not a[4])
 
 
-def test_learning_in_imagination_finds_more_than_playing_real_episodes_only():
+def test_learning_in_imagination_finds_more_than_playing_real_episodes_only_and_its_time_counts():
     best = {}
     for name, settings in (("imagined", {}), ("real", {"imagined": 0})):
-        trials = search(make(), "ddpg", 50, seed=0, progress=False, settings=settings).trials
-        assert len(trials) == 50
-        best[name] = max(t.reward for t in trials)
+        found = search(make(), "ddpg", 50, seed=0, progress=False, settings=settings)
+        assert len(found.trials) == 50
+        best[name] = max(t.reward for t in found.trials)
+        assert sum(t.seconds for t in found.trials) > 0.7 * found.seconds
     assert best["imagined"] > 0.98 > best["real"]

@@ -64,6 +64,9 @@ def test_an_agents_options_reach_it_and_wrong_ones_are_refused_before_anything_i
     assert same(trials[0][:3], trials[1][:3]) and not same(*trials)
     with pytest.raises(UserError, match="the agent 'random' cannot be made with these settings.*'population'"):
         search(make(), "random", 8, progress=False, settings=many)
+    for wrong in ({"imagined": 2.5}, {"varied": -1}):
+        with pytest.raises(UserError, match="is a number of episodes, 0 or more; got"):
+            search(make(), "ddpg", 8, progress=False, settings=wrong)
     with pytest.raises(UserError, match="PPO does not take these settings.*'tau'"):
         search(make(), "ppo", 8, progress=False, settings={"tau": 0.1})
     env = make()

@@ -73,10 +73,6 @@ class Recorder(gym.Wrapper):
         self.played = episodes
         self._bar.update(episodes - self._bar.n)
 
-    def reset(self, **kwargs):
-        self._start = time.perf_counter()
-        return super().reset(**kwargs)
-
     def step(self, action):
         observation, reward, terminated, truncated, info = super().step(action)
         if terminated:
@@ -84,7 +80,9 @@ class Recorder(gym.Wrapper):
         return observation, reward, terminated, truncated, info
 
     def _record(self, reward: float, info: dict[str, Any]) -> None:
-        trial = make_trial(self.played, self._seed, reward, info, self.env.unwrapped, time.perf_counter() - self._start)
+        now = time.perf_counter()
+        trial = make_trial(self.played, self._seed, reward, info, self.env.unwrapped, now - self._start)
+        self._start = now
         if self.played < len(self.trials):
             before = self.trials[self.played]
             if before.plan != trial.plan:

@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 class Trial:
     """A finished episode. repeated: the plan had been evaluated before and its outcome was used again.
 
-    seconds: what the episode took, decisions and evaluation together; all else is the same for the same seed.
+    seconds: since the trial before, so that what the agent does in between counts; all else is the same for the same seed.
     """
 
     index: int
