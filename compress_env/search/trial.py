@@ -10,7 +10,7 @@ from typing import Any
 from compress_env.rewards import Outcome
 from compress_env.surgery.plan import StudentPlan
 
-PACKAGES = ("compress-env", "torch", "gymnasium", "stable-baselines3", "torch-pruning", "numpy")
+PACKAGES = ("compress-env", "torch", "gymnasium", "stable-baselines3", "scikit-learn", "torch-pruning", "numpy")
 
 
 def versions() -> dict[str, str]:
