@@ -68,16 +68,16 @@ def test_a_large_ridge_keeps_the_inherited_weights():
 
 
 def test_patches_are_laid_out_like_the_weights():
-    from compress_env.surgery.reconstruct import _places, _sample_inputs, _sample_outputs
+    from compress_env.surgery import samples
 
     for settings in ({"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}):
         conv = nn.Conv2d(3, 5, 3, bias=False, **settings)
         x = torch.randn(4, 3, 9, 9)
         with torch.no_grad():
             y = conv(x)
-            places = _places("some.layer", *y.shape[2:], 7)
-            rows = _sample_inputs(conv, x, places) @ conv.weight.flatten(1).T
-            torch.testing.assert_close(rows, _sample_outputs(y, places))
+            places = samples.places("some.layer", *y.shape[2:], 7)
+            rows = samples.sample_inputs(conv, x, places) @ conv.weight.flatten(1).T
+            torch.testing.assert_close(rows, samples.sample_outputs(y, places))
 
 
 def _trained(seed: int = 0):

@@ -18,17 +18,22 @@ from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.surgery.build import build_student
+from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.trace import trace
 from compress_env.threads import one_thread
 
 DEFAULT = "default"
+BY_WEIGHTS = "channels by weights"
 EVALUATORS: dict[str, dict] = {
     DEFAULT: {},
+    BY_WEIGHTS: {},
     "sliced": {"refit": False},
     "refit on 128 images": {"calibration_images": 128},
     "refit, 10 steps": {"distill_steps": 10},
 }
-"""Settings of each way to judge; of each the score, the KL to the teacher and the accuracy are looked at."""
+"""Settings of each way to judge; of each the score, the KL to the teacher and the accuracy are looked at. BY_WEIGHTS keeps the
+channels with the largest weights."""
 TIMED = 3
 """Plans a budget on which steps of distillation are timed, beside the evaluators and in the same process."""
 
@@ -60,20 +65,26 @@ def score(
     path.write_text("".join(json.dumps(asdict(s)) + "\n" for s in known))
     done = {(s.evaluator, s.budget, s.index) for s in known}
     todo = [(name, *key) for name in wanted for key in plans if (name, *key) not in done]
-    current, evaluator = None, None
+    current, evaluator, graph = None, None, env.graph
     for name, budget, index in tqdm(todo, desc="scoring", unit="plan", disable=not progress):
         if name != current:
             current = name
-            evaluator = Evaluator(env.whole, env.graph, env.data, EvaluatorSettings(**evaluators[name]))
-        found = _score(env, evaluator, name, budget, index, plans[budget, index])
+            graph = _by_weights(env) if name == BY_WEIGHTS else env.graph
+            evaluator = Evaluator(env.whole, graph, env.data, EvaluatorSettings(**evaluators[name]))
+        student = build_student(env.teacher.module, graph, plans[budget, index])
+        found = _score(evaluator, student, name, budget, index, plans[budget, index])
         with path.open("a") as file:
             file.write(json.dumps(asdict(found)) + "\n")
         known.append(found)
     return known
 
 
-def _score(env, evaluator: Evaluator, name: str, budget: float, index: int, plan: StudentPlan) -> Score:
-    student = build_student(env.teacher.module, env.graph, plan)
+def _by_weights(env: LayerRemovalEnv) -> LayerGraph:
+    """The environment's graph as it is without images."""
+    return trace(env.teacher.module, env.data.calibration(2))
+
+
+def _score(evaluator: Evaluator, student, name: str, budget: float, index: int, plan: StudentPlan) -> Score:
     began = time.process_time()
     try:
         logits = evaluator.logits(student, plan)
@@ -130,7 +141,7 @@ def distillation_seconds(
 def training_free(
     env: LayerRemovalEnv, seed: int, budget: float = 0.5, count: int = 100
 ) -> dict[str, tuple[float, float]]:
-    """Students of random plans without any training, refitted ("refit") and with sliced weights only ("magnitude").
+    """Students of random plans without any training: refitted ("refit"), and the channels with the largest weights ("magnitude").
 
     For each the accuracies in [0, 1] of the plan that is best on validation images, on validation and on test images; and those of
     the teacher.
@@ -139,14 +150,14 @@ def training_free(
     plans = draw(env, budget, count, seed)
     with one_thread(), channels_last(whole):
         found = {"teacher": _accuracies(whole, data)}
-    for name, settings in (("refit", {"distill_steps": 0}), ("magnitude", {"distill_steps": 0, "refit": False})):
-        evaluator = Evaluator(whole, env.graph, data, EvaluatorSettings(**settings))
+    for name, graph, settings in (("refit", env.graph, {}), ("magnitude", _by_weights(env), {"refit": False})):
+        evaluator = Evaluator(whole, graph, data, EvaluatorSettings(**settings))
         scored = [
-            (evaluator(build_student(env.teacher.module, env.graph, p), p).accuracy, p)
+            (evaluator(build_student(env.teacher.module, graph, p), p).accuracy, p)
             for p in tqdm(plans, desc=name, leave=False)
         ]
         plan = max(scored, key=lambda pair: pair[0])[1]
-        student = build_student(env.teacher.module, env.graph, plan)
+        student = build_student(env.teacher.module, graph, plan)
         evaluator.prepare(student, plan)
         with one_thread(), channels_last(student):
             found[name] = _accuracies(student, data)

@@ -27,6 +27,8 @@ from compress_env.threads import one_thread
 
 LEAST = 0.95
 """Plans use at least this share of their budget, so that what is compared is how it is spent."""
+SELECTION = "explaining"
+"""How students choose their channels: what other ones come to says nothing about these."""
 COUNTS = {0.5: 40, 0.25: 40}
 MAX_BYTES = 4 << 30
 
@@ -104,7 +106,7 @@ def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) 
     return {
         "teacher": env.teacher.name, "training_images": len(env.data.train), "validation_images": len(env.data.validation),
         "labels": int(env.data.validation.labels[:64].sum()), "loss": "hinton", "temperature": 4.0, "seed": seed,
-        "passes": passes, "recipe": asdict(recipe),
+        "passes": passes, "recipe": asdict(recipe), "channels": SELECTION,
     }  # fmt: skip
 
 

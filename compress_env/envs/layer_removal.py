@@ -24,6 +24,7 @@ from compress_env.resources.runtimes import Setting
 from compress_env.rewards import REWARDS, Outcome
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.selection import select_channels
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
 from compress_env.threads import one_thread
@@ -211,6 +212,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             self.whole = build_student(module, self.graph, StudentPlan()).to(self._device)
         if self.hard:
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
+        with one_thread():
+            images = self.data.calibration(settings.calibration_images).to(self._device)
+            select_channels(self.whole, self.graph, images)
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
         self.embedding = Embedding(self.problem)
 

@@ -376,6 +376,11 @@ class LayerGraph:
         """The cost model, compiled."""
         return Costs(self)
 
+    def rank(self, importance: Mapping[str, np.ndarray]) -> None:
+        """From now on, students keep the channels with the highest of these scores `(channels,)`, for the groups that are named."""
+        for name, scores in importance.items():
+            self.groups[name] = replace(self.groups[name], importance=scores)
+
     @property
     def student_name(self) -> str:
         return f"Student{self.teacher_name}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 from compress_env.surgery.build import feature_masks, repairs
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.samples import is_dense, places, sample_inputs, sample_outputs
 
 ROWS = 16
 """Sampled outputs for each weight of a filter: layers with larger filters look at more positions of each image."""
@@ -56,11 +56,11 @@ class _Recorder(fx.Interpreter):
     def call_module(self, target, args, kwargs):
         result = super().call_module(target, args, kwargs)
         module = self.module.get_submodule(target)
-        if _is_dense(module):
+        if is_dense(module):
             if isinstance(module, nn.Conv2d):
                 wanted = math.ceil(ROWS * module.weight[0].numel() / len(result))
-                self.positions[target] = _places(target, *result.shape[2:], wanted)
-            self.targets[target] = _sample_outputs(result, self.positions.get(target))
+                self.positions[target] = places(target, *result.shape[2:], wanted)
+            self.targets[target] = sample_outputs(result, self.positions.get(target))
         return result
 
 
@@ -96,7 +96,7 @@ class _Refit(fx.Interpreter):
         y = self.fit.targets[name]
         if name in self.outputs:
             y = y[:, self.outputs[name]]
-        solve(module, _sample_inputs(module, x, self.fit.positions.get(name)), y, self.fit.ridge)
+        solve(module, sample_inputs(module, x, self.fit.positions.get(name)), y, self.fit.ridge)
 
 
 def _normalise(module: nn.Module, x: Tensor) -> Tensor:
@@ -127,37 +127,3 @@ def solve(module: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:
         module.weight.copy_(weight.view_as(module.weight))
         if module.bias is not None:
             module.bias.copy_(mean_y - weight @ mean_x)
-
-
-def _is_dense(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.Conv2d) and module.groups == 1 and not isinstance(module.padding, str)
-        and module.padding_mode == "zeros"
-    )  # fmt: skip
-
-
-def _places(name: str, height: int, width: int, count: int) -> list[tuple[int, int]]:
-    """Up to `count` output positions, always the same for a layer."""
-    generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-    order = torch.randperm(height * width, generator=generator)[:count].tolist()
-    return [divmod(i, width) for i in order]
-
-
-def _sample_outputs(y: Tensor, positions: list[tuple[int, int]] | None) -> Tensor:
-    """Rows `(n, outputs)` of float32: outputs at `positions` of every image, or all of them for a linear layer."""
-    if positions is None:
-        return y.reshape(-1, y.shape[-1]).float().clone()
-    return torch.cat([y[:, :, r, c] for r, c in positions]).float()
-
-
-def _sample_inputs(module: nn.Module, x: Tensor, positions: list[tuple[int, int]] | None) -> Tensor:
-    """Rows of inputs that belong to the rows of `_sample_outputs`: for convolutions, patches laid out like the weights."""
-    if positions is None:
-        return x.reshape(-1, x.shape[-1]).float()
-    (kh, kw), (sh, sw), (dh, dw), (ph, pw) = module.kernel_size, module.stride, module.dilation, module.padding
-    x = F.pad(x, (pw, pw, ph, ph))
-    patches = []
-    for r, c in positions:
-        top, left = r * sh, c * sw
-        patches.append(x[:, :, top : top + dh * (kh - 1) + 1 : dh, left : left + dw * (kw - 1) + 1 : dw].flatten(1))
-    return torch.cat(patches).float()

@@ -1,0 +1,75 @@
+"""Channels are kept for what they tell the layers behind them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress_env.datasets import load_data
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.selection import RIDGE, select_channels, selection_order
+from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
+
+
+def test_each_step_takes_the_channel_that_a_regression_gains_most_by():
+    rng = np.random.default_rng(0)
+    contributions = rng.normal(size=(400, 6)) @ rng.normal(size=(6, 6))
+    moments = contributions.T @ contributions
+    ridge = RIDGE * np.diag(moments).mean() * np.eye(6)
+    taken = []
+    for found in selection_order([moments]):
+
+        def explained(channels, m=moments):
+            covariance = m[channels].sum(1)
+            return covariance @ np.linalg.solve((m + ridge)[np.ix_(channels, channels)], covariance)
+
+        best = max(set(range(6)) - set(taken), key=lambda c: explained([*taken, c]))
+        assert found == best
+        taken.append(found)
+
+
+def test_of_two_channels_that_say_the_same_one_is_enough_and_silent_ones_go_first():
+    x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).numpy()
+    columns = np.stack([2 * x[:, 0], 2 * x[:, 0], x[:, 1], 0 * x[:, 2], x[:, 3]], 1)
+    order = selection_order([columns.T @ columns]).tolist()
+    assert order[0] in (0, 1) and set(order[1:3]) == {2, 4}
+    assert order[-1] == 3
+
+
+def test_consumers_count_alike_however_large_their_outputs_are():
+    loud, quiet = np.diag([1e6, 0.9e6, 0.0, 0.0]), np.diag([0.0, 0.0, 1.0, 0.1])
+    assert selection_order([loud, quiet]).tolist() == [2, 0, 1, 3]
+
+
+def test_a_channel_that_no_consumer_reads_goes_first_although_its_weights_are_large():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, 2, 1), nn.Flatten(), nn.Linear(45, 4)).eval()
+    with torch.no_grad():
+        teacher[2].weight[:, 3] = 0
+        teacher[0].weight[3] *= 100
+    images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = trace(teacher, images[:2])
+    assert graph.groups["0"].kept(5)[3]
+    select_channels(build_student(teacher, graph, StudentPlan()), graph, images)
+    assert not graph.groups["0"].kept(5)[3]
+    order = np.argsort(-graph.groups["2"].importance)
+    select_channels(build_student(teacher, graph, StudentPlan()), graph, images)
+    assert order.tolist() == np.argsort(-graph.groups["2"].importance).tolist()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.2])
+def test_students_of_the_digits_lie_nearer_to_the_teacher_than_with_the_largest_weights(share):
+    teacher, data = load_teacher("resnet8-digits").module, load_data("digits")
+    found = []
+    for by_images in (False, True):
+        graph = trace(teacher, data.calibration(2))
+        whole = build_student(teacher, graph, StudentPlan())
+        if by_images:
+            select_channels(whole, graph, data.calibration(512))
+        plan = StudentPlan.of((), {g.name: int(share * g.size) for g in graph.groups.values()})
+        found.append(Evaluator(whole, graph, data, EvaluatorSettings())(build_student(teacher, graph, plan), plan).likeness)
+    assert found[1] > found[0]
