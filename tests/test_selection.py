@@ -47,7 +47,9 @@ def test_consumers_count_alike_however_large_their_outputs_are():
 def test_a_channel_that_no_consumer_reads_goes_first_although_its_weights_are_large():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        teacher = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, 2, 1), nn.Flatten(), nn.Linear(45, 4)).eval()
+        teacher = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3, 2, 1), nn.Flatten(), nn.Linear(45, 4)
+        ).eval()
     with torch.no_grad():
         teacher[2].weight[:, 3] = 0
         teacher[0].weight[3] *= 100
@@ -71,5 +73,7 @@ def test_students_of_the_digits_lie_nearer_to_the_teacher_than_with_the_largest_
         if by_images:
             select_channels(whole, graph, data.calibration(512))
         plan = StudentPlan.of((), {g.name: int(share * g.size) for g in graph.groups.values()})
-        found.append(Evaluator(whole, graph, data, EvaluatorSettings())(build_student(teacher, graph, plan), plan).likeness)
+        found.append(
+            Evaluator(whole, graph, data, EvaluatorSettings())(build_student(teacher, graph, plan), plan).likeness
+        )
     assert found[1] > found[0]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from compress_env import cache
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.steps import Steps
@@ -79,7 +80,10 @@ class Evaluator:
         device = next(teacher.parameters()).device
         self.bfloat16 = bfloat16_pays(graph, device)
         with one_thread(), channels_last(teacher):
-            self.teacher_logits = predict(teacher, data, self.validation, bfloat16=self.bfloat16)
+            key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
+            self.teacher_logits = cache.tensors(
+                "logits", key, lambda: {"": predict(teacher, data, self.validation, bfloat16=self.bfloat16)}
+            )[""]
             self.teacher_accuracy = accuracy(self.teacher_logits, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
             inputs = inputs.contiguous(memory_format=memory_format(inputs))

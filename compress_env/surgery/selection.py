@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from compress_env import cache
 from compress_env.surgery.graph import Group, LayerGraph
 from compress_env.surgery.samples import is_dense, places, sample_inputs
 
+FORMAT = 1
+"""To be counted up when the same inputs give other orders: they are kept on disk."""
 NUMBERS = 2**24
 """Numbers in the sample of a layer at most: positions x outputs x channels."""
 OUTPUTS = 32
@@ -22,18 +24,30 @@ RIDGE = 0.1
 """Share of the mean variance of a channel's contribution that is added to each: few images make chance correlations."""
 
 
-@torch.no_grad()
 def select_channels(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> None:
     """Rank the channels of each group of `graph` by how well they explain what its consumers compute on `inputs` `(n, ...)`.
 
     A channel contributes to each output of a dense layer behind it its weights times its activations (ThiNet, Luo et al.,
     ICCV 2017). Channels are taken one by one, always the one with which the sum of all contributions is best
     regressed on those taken so far (orthogonal least squares, Chen et al. 1989), so that of two that say the same, one is enough.
-    Groups without such a layer behind them keep their importance. teacher: the module of the empty plan.
+    Groups without such a layer behind them keep their importance. teacher: the module of the empty plan. Orders that took more than
+    a second are kept in the user's cache folder.
     """
+    members = [
+        (g.name, m.layer, m.side, m.position.tolist(), m.channel.tolist())
+        for g in graph.groups.values()
+        for m in g.members
+    ]
+    key = cache.content_key(FORMAT, teacher, inputs, members, inputs.device.type)
+    orders = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
+    graph.rank({name: -np.argsort(order.numpy()) for name, order in orders.items()})
+
+
+@torch.no_grad()
+def _orders(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, Tensor]:
     sampler = _Sampler(teacher, graph)
     sampler.run(inputs)
-    graph.rank({name: -np.argsort(selection_order(moments)) for name, moments in sampler.moments.items()})
+    return {name: torch.from_numpy(selection_order(moments)) for name, moments in sampler.moments.items()}
 
 
 class _Sampler(fx.Interpreter):

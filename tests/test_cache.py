@@ -1,22 +1,29 @@
-"""Images decoded once: what is kept is what was read, and a file that changes is read again."""
+"""What is kept on disk: images decoded once, read again if a file changes; what a teacher says of the images."""
 
 from __future__ import annotations
 
+import copy
 import os
 
 import pytest
 import torch
 
 from compress_env import cache
-from compress_env.datasets import image_cache
+from compress_env.datasets import load_data
 from compress_env.datasets.image_cache import decoded
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
+from compress_env.surgery.build import build_student
+from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.selection import select_channels
+from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
 
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Three files, and where images are kept, however quickly they were read."""
     monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_cache, "WORTH", 0.0)
+    monkeypatch.setattr(cache, "WORTH", 0.0)
     paths = [str(tmp_path / f"{i}.png") for i in range(3)]
     for path in paths:
         with open(path, "wb") as file:
@@ -57,7 +64,7 @@ def test_what_is_damaged_is_read_again_and_what_is_quick_is_not_kept(kept, monke
     decoded(paths, None, read)
     assert read.calls == 2
     file.unlink()
-    monkeypatch.setattr(image_cache, "WORTH", 60.0)
+    monkeypatch.setattr(cache, "WORTH", 60.0)
     decoded(paths, None, read)
     assert read.calls == 3 and not any(where.iterdir())
 
@@ -78,3 +85,32 @@ def test_a_folder_that_cannot_be_written_costs_only_time(kept, tmp_path, monkeyp
     decoded(kept[0], None, read)
     decoded(kept[0], None, read)
     assert read.calls == 2
+
+
+def test_what_depends_on_the_teacher_alone_is_computed_once_and_again_for_other_weights_or_images(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "WORTH", 0.0)
+    teacher, data = load_teacher("resnet8-digits").module, load_data("digits")
+
+    def judge(teacher, data):
+        graph = trace(teacher, data.calibration(2))
+        whole = build_student(teacher, graph, StudentPlan())
+        select_channels(whole, graph, data.calibration(64))
+        evaluator = Evaluator(whole, graph, data, EvaluatorSettings(calibration_images=64))
+        return {g.name: g.importance.tolist() for g in graph.groups.values()}, evaluator.teacher_logits
+
+    def kept():
+        return [len(list((tmp_path / kind).iterdir())) for kind in ("channels", "logits")]
+
+    orders, logits = judge(teacher, data)
+    again, same = judge(teacher, data)
+    assert again == orders and torch.equal(same, logits) and kept() == [1, 1]
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        other.fc.weight *= -1
+    assert not torch.equal(judge(other, data)[1], logits) and kept() == [2, 2]
+    fewer = data.head(500)
+    judge(teacher, fewer)
+    assert kept() == [3, 2]
