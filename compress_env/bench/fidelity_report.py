@@ -71,13 +71,14 @@ def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(scale > 0, (x * y).sum(-1) / np.where(scale > 0, scale, 1), 0.0)
 
 
-def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float]]) -> str:
-    """Markdown, a line an evaluator and budget. rows: agreement, seconds a candidate, and their share of the distillation's."""
+def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float, float]]) -> str:
+    """Markdown, a line an evaluator and budget. rows: agreement, mean accuracy of the candidates in [0, 1], seconds a candidate, and
+    their share of the distillation's."""
     lines = [
-        "| evaluator | MACs | plans | Spearman | Kendall | Pearson | regret | seconds | of distillation |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| evaluator | MACs | plans | Spearman | Kendall | Pearson | regret | accuracy | seconds | of distillation |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (name, budget), (a, seconds, share) in rows.items():
+    for (name, budget), (a, accuracy, seconds, share) in rows.items():
         cells = [
             f"{value:.2f} ({low:.2f} to {high:.2f})"
             for value, (low, high) in (
@@ -85,7 +86,8 @@ def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float]]) -> s
             )
         ]  # fmt: skip
         lines.append(
-            f"| {name} | {budget:.0%} | {a.plans} | {' | '.join(cells)} | {100 * a.regret:.2f} | {seconds:.3f} | 1/{1 / share:.0f} |"
+            f"| {name} | {budget:.0%} | {a.plans} | {' | '.join(cells)} | {100 * a.regret:.2f} | {accuracy:.1%} | "
+            f"{seconds:.3f} | 1/{1 / share:.0f} |"
         )
     return "\n".join(lines)
 
@@ -135,11 +137,11 @@ def write(
     rows, points = {}, {}
     for (name, budget), found in series.items():
         y = [truth[s.budget, s.index] for s in found]
-        cost = float(np.mean([s.seconds for s in found]))
+        cost, mean = float(np.mean([s.seconds for s in found])), float(np.mean([s.accuracy for s in found]))
         score = [prospect(math.exp(-s.kl), size[s.budget, s.index]) for s in found]
         measures = {"": score, ", by KL": [-s.kl for s in found], ", by accuracy": [s.accuracy for s in found]}
         for label, x in measures.items():
-            rows[name + label, budget] = (agreement(x, y), cost, cost / seconds[budget])
+            rows[name + label, budget] = (agreement(x, y), mean, cost, cost / seconds[budget])
         points[name, budget] = (score, y)
     spread = ", ".join(
         f"{min(v):.3f} to {max(v):.3f} at {b:.0%} of the MACs ({s:.1f} s a plan)"
@@ -147,7 +149,8 @@ def write(
         for v in [[t.accuracy for t in truths if t.budget == b]]
     )
     text = f"""{teacher}: accuracy after distillation on validation images, {spread}.
-Intervals: 95 %, bootstrap over plans. Regret: points of accuracy below the best plan. Seconds: of processor time, one thread.
+Intervals: 95 %, bootstrap over plans. Regret: points of accuracy below the best plan. Accuracy: mean of the candidates before
+distillation. Seconds: of processor time, one thread.
 
 {table(rows)}
 
