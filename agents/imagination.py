@@ -58,6 +58,11 @@ class Imagination(gym.Wrapper):
         self.lessons: list[Student] = []
         self._episode: Episode | None = None
         self._actions: list[np.ndarray] = []
+        self._rehearsing = False
+
+    def rehearse(self) -> None:
+        """From now on nothing is played for real, and each episode has limits of its own."""
+        self._rehearsing, self.limits, self.round = True, None, []
 
     @property
     def lessons_a_round(self) -> int:
@@ -66,7 +71,7 @@ class Imagination(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         self._actions = []
-        if self.env.get_wrapper_attr("played") < self.real:
+        if not self._rehearsing and self.env.get_wrapper_attr("played") < self.real:
             self._episode = None
             return super().reset(seed=seed, options=options)
         if self.limits is None:
@@ -88,7 +93,9 @@ class Imagination(gym.Wrapper):
             return observation, 0.0, False, False, {}
         self.round += self._imagine([np.array(self._actions)], [episode])
         reward = self.round[-1].reward
-        if len(self.round) == self.imagined:
+        if self._rehearsing:
+            self.limits, self.round = None, []
+        elif len(self.round) == self.imagined:
             self._end_round()
         return observation, reward, True, False, {}
 

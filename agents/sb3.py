@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 import time
@@ -15,6 +16,7 @@ import sb3_contrib
 import stable_baselines3
 import torch
 from compress_env.agents.imagination import Imagination
+from compress_env.agents.saved import load_policy, save_policy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -131,6 +133,10 @@ class StableBaselinesAgent:
         """The actor without noise."""
         return lambda observation: self.model.predict(observation, deterministic=True)[0]
 
+    def save_policy(self, path: Path) -> None:
+        """Write the actor for `load_policy`."""
+        save_policy(self.model.policy, path)
+
 
 class OffPolicyAgent(StableBaselinesAgent):
     """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are imagined (`Imagination`).
@@ -140,6 +146,8 @@ class OffPolicyAgent(StableBaselinesAgent):
 
     imagined: episodes played against a model of the reward for each real one, once the random ones are over; 0 plays real ones only.
     varied: variations of the best students that the model judges for each real one.
+    start: a file of a policy that was learned before, whose proposal is the second student; or None. Needs imagined episodes.
+    rehearsed: episodes played against the model at the end, after the last real one, for a better final policy.
     warmup_share: share of the episodes that are random; 0.1 with imagined ones, which know sooner where to look, else 0.2.
     noise: standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that explore
     by themselves. actor_delay: updates of the critic for each of the actor; 4 with imagined episodes, else 30 (AMC's actor learns
@@ -155,24 +163,36 @@ class OffPolicyAgent(StableBaselinesAgent):
         *,
         imagined: int = 4,
         varied: int = 100,
+        start: str | None = None,
+        rehearsed: int = 0,
         warmup_share: float | None = None,
         noise: tuple[float, float] | None = (0.4, 0.1),
         actor_delay: int | None = None,
         **settings: Any,
     ):
-        for name, value in (("imagined", imagined), ("varied", varied)):
+        for name, value in (("imagined", imagined), ("varied", varied), ("rehearsed", rehearsed)):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
         steps = env.unwrapped.steps
         if warmup_share is None:
             warmup_share = 0.1 if imagined else 0.2
-        warmup = max(1, round(warmup_share * episodes))
+        if start and not imagined:
+            raise UserError(
+                "start needs imagined episodes, in which students like its proposal are tried; leave imagined=0 out"
+            )
+        if rehearsed and not imagined:
+            raise UserError("rehearsed episodes are imagined ones; leave imagined=0 out")
+        self.start, self.rehearsed = load_policy(start) if start else None, rehearsed
+        given = 2 if start else 1  # the uniform student, and the proposal
+        warmup = max(1, round(warmup_share * episodes) + 1 - given)
         played = stored = episodes
         self.imagination: Imagination | None = None
         if imagined:
-            env = self.imagination = Imagination(env, warmup + 1, imagined, varied, seed)
-            rounds = max(0, episodes - warmup - 1)
-            played, stored = (warmup + 1 + n * rounds for n in (imagined, imagined + self.imagination.lessons_a_round))
+            env = self.imagination = Imagination(env, warmup + given, imagined, varied, seed)
+            rounds = max(0, episodes - warmup - given)
+            played, stored = (
+                warmup + given + n * rounds for n in (imagined, imagined + self.imagination.lessons_a_round)
+            )
         decaying = DecayingNoise(2, *noise, warmup + 1, played) if noise else None
         defaults = dict(
             learning_rate=1e-3,
@@ -209,6 +229,9 @@ class OffPolicyAgent(StableBaselinesAgent):
         if begin:
             self.play_uniform()
             done = 1
+            if self.start and done < self.episodes:
+                self._play_start()
+                done = 2
         if done < self.episodes:
             try:
                 self.model.learn(
@@ -220,6 +243,23 @@ class OffPolicyAgent(StableBaselinesAgent):
                 pass
             if checkpoint:
                 self.save(checkpoint)
+        if self.rehearsed:
+            self._rehearse()
+
+    def _play_start(self) -> None:
+        """The student of the policy that the search goes on from; the agent learns from it like from an episode of its own."""
+        observation, _ = self.env.reset()
+        done = False
+        while not done:
+            observation, _, done, _, _ = self.env.step(self.start(observation))
+        self.imagination.lessons.append(self.imagination.students[-1])
+
+    def _rehearse(self) -> None:
+        """Learn on, from imagined episodes alone; not part of what is saved, so that it is the same after an interruption."""
+        self.imagination.rehearse()
+        self.relative.env.episodes = math.inf
+        self.model._last_obs = None  # begin an episode
+        self.model.learn(self.rehearsed * self.steps, reset_num_timesteps=False)
 
     def save(self, path: Path) -> None:
         """Write networks, optimisers, replay buffer and every random state in one file, whole or not at all."""
@@ -252,12 +292,14 @@ class OffPolicyAgent(StableBaselinesAgent):
         for name, value in state["counters"].items():
             setattr(self.model, name, value)
         self.model.replay_buffer = state["buffer"]
+        left = state["episodes"] < self.episodes
         if self.noise:
-            self.noise.episode = state["noise_episode"] - 1  # learn() begins with a reset
+            self.noise.episode = state["noise_episode"] - left  # learn() begins with a reset
         self.env.get_wrapper_attr("skip")(state["episodes"])
         if self.imagination:
             self.imagination.load(state["imagination"])
-        self.model._last_obs = self.model.env.reset()
+        if left:
+            self.model._last_obs = self.model.env.reset()
         self.env.unwrapped.np_random = state["env"]
         self.model.action_space._np_random = state["actions"]
         random.setstate(state["python"])

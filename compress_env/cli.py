@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
+from compress_env import options
 from compress_env.bench.commands import bench
 from compress_env.errors import UserError
 
@@ -51,122 +50,8 @@ def main() -> None:
         sys.path.insert(0, os.getcwd())  # so that `module:factory` finds modules in the current folder
 
 
-def _options(_context, _parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """`("tau=0.01", "n_top=2")` as a dict; what is not JSON stays text."""
-    options: dict[str, Any] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE, for example learning_rate=0.001")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
-    return options
-
-
-def _budget(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | float]:
-    """`("macs=0.5", "latency=2ms")` as a dict. What the values mean is for `parse_budget` to say."""
-    budget: dict[str, str | float] = {}
-    for value in values:
-        name, equals, amount = value.partition("=")
-        if not equals or not amount:
-            raise click.BadParameter(f"{value!r} is not RESOURCE=LIMIT, for example macs=0.5")
-        if name in budget:
-            raise click.BadParameter(f"{name} is given twice")
-        budget[name] = amount
-    return budget
-
-
-SCOPE = (
-    click.option(
-        "--keep",
-        multiple=True,
-        metavar="PATTERN",
-        help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.",
-    ),
-    click.option(
-        "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
-    ),
-    click.option(
-        "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
-    ),
-    click.option(
-        "--channel-multiple",
-        type=click.IntRange(1),
-        help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a latency budget, else 1.",
-    ),
-    click.option(
-        "--min-width",
-        type=click.FloatRange(0, 1),
-        default=0.1,
-        show_default=True,
-        help="Smallest share of a layer's channels.",
-    ),
-)
-"""What of a network a search may change, alike for every command that looks at it; the names are those of `trace`."""
-
-
-LATENCY = (
-    click.option(
-        "--runtime",
-        type=click.Choice(["eager", "compile", "onnxruntime"]),
-        default="eager",
-        show_default=True,
-        help="What will run the student: latency is measured in it.",
-    ),
-    click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Inputs at once."),
-    click.option(
-        "--latency-threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a pass."
-    ),
-)
-"""What latency is measured with."""
-
-
-def _with(options):
-    """A decorator that adds options which several commands have."""
-
-    def add(command):
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-def _patterns(scope: dict[str, Any]) -> dict[str, Any]:
-    """The options as `trace` takes them: no pattern for what may be removed or shrunk means everything."""
-    scope = {name: value for name, value in scope.items() if value is not None}
-    lists = {name: list(scope[name]) for name in ("keep", "removable", "shrinkable")}
-    return scope | {name: patterns or ([] if name == "keep" else ["*"]) for name, patterns in lists.items()}
-
-
-def _latency(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
-    return {"runtime": runtime, "batch": batch, "threads": threads}
-
-
 @main.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
-@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
-@click.option(
-    "--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict."
-)
-@click.option(
-    "--data",
-    help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.",
-)
-@click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
-@click.option("--mean", help="Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406.")
-@click.option("--std", help="Standard deviations a channel, likewise.")
-@click.option(
-    "--budget",
-    multiple=True,
-    callback=_budget,
-    metavar="RESOURCE=LIMIT",
-    default=("macs=0.5",),
-    show_default=True,
-    help="params, macs, memory or latency; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). "
-    "May be repeated.",
-)
+@options.with_options(options.NETWORK)
 @click.option(
     "--agent",
     default="ddpg",
@@ -176,7 +61,7 @@ def _latency(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
 @click.option(
     "--agent-option",
     multiple=True,
-    callback=_options,
+    callback=options.name_values,
     metavar="NAME=VALUE",
     help="Of the agent's own, e.g. learning_rate=0.001.",
 )
@@ -195,11 +80,11 @@ def _latency(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
     show_default=True,
     help="Batches of distillation before a student is judged.",
 )
-@_with(SCOPE)
+@options.with_options(options.SCOPE)
 @click.option(
     "--device", default="cpu", show_default=True, help="Torch device of evaluations, fine-tuning and latency."
 )
-@_with(LATENCY)
+@options.with_options(options.LATENCY)
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--finetune-epochs",
@@ -224,18 +109,21 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_o
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
     student.safetensors, student.onnx, student.pt2 and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
     """
+    _run(
+        out or f"runs/{Path(teacher.split(':')[0]).stem}-{agent.split(':')[-1]}-{seed}", finetune_epochs, teacher, data, budget, agent,
+        evaluations, seed, resume=resume, agent_options=agent_option, weights=weights, image_size=image_size,
+        normalization=options.normalization(mean, std), schedule=schedule, reward=reward, limits=limits,
+        evaluator={"distill_steps": distill_steps}, device=device,
+        latency=options.latency_setting(runtime, latency_batch, latency_threads), **options.patterns(scope),
+    )  # fmt: skip
+
+
+def _run(out: str, finetune_epochs: int, teacher, data, budget, agent, evaluations, seed, **settings) -> None:
+    """Search, distil the best student fully unless that is for later, and say what came out."""
     from compress_env.api import finish, run_search
 
-    out = out or f"runs/{Path(teacher.split(':')[0]).stem}-{agent.split(':')[-1]}-{seed}"
     command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
-    folder, env = run_search(
-        teacher, data, budget, agent, evaluations, seed, out,
-        resume=resume, command=command, agent_options=agent_option, weights=weights, image_size=image_size,
-        normalization=_normalization(mean, std),
-        schedule=schedule, reward=reward, limits=limits, evaluator={"distill_steps": distill_steps}, device=device,
-        latency=_latency(runtime, latency_batch, latency_threads),
-        **_patterns(scope),
-    )  # fmt: skip
+    folder, env = run_search(teacher, data, budget, agent, evaluations, seed, out, command=command, **settings)
     if finetune_epochs:
         _show(finish(folder, finetune_epochs, env=env))
     else:
@@ -246,13 +134,37 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_o
         click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
 
 
-def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | None:
-    """`"3,224,224"` as a tuple."""
-    if value is None:
-        return None
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in value.split(",")):
-        raise click.BadParameter(f"{value!r} is not a shape of one input without the batch, for example 3,224,224")
-    return tuple(int(part) for part in value.split(","))
+@main.group(short_help="Use what an agent has learned.")
+def policy() -> None:
+    """Use what an agent has learned: searches with one that learns leave policy.onnx in their run folder."""
+
+
+@policy.command("apply", short_help="The student that a saved policy proposes, without a search.")
+@click.argument("file", type=click.Path())
+@options.with_options((*options.NETWORK, *options.SCOPE))
+@click.option("--device", default="cpu", show_default=True, help="Torch device of evaluation and fine-tuning.")
+@options.with_options(options.LATENCY)
+@click.option(
+    "--finetune-epochs", type=click.IntRange(0), default=0, show_default=True, help="Full distillation of it."
+)
+@click.option("--out", type=click.Path(), required=True, help="Run folder to write.")
+def apply(file, teacher, weights, data, image_size, mean, std, budget, device, runtime, latency_batch, latency_threads,
+          finetune_epochs, out, **scope) -> None:  # fmt: skip
+    """Let the policy in FILE decide about a teacher within a budget, once: neither has to be what it was learned with.
+
+    Learned with a range of budgets (LOW..HIGH), a policy knows what to do at each. OUT is a run folder as of a search. To go on from
+    a policy instead, search with --agent-option start=FILE.
+
+    \b
+    compress-env search --budget macs=0.2..0.8 --evaluations 300 --finetune-epochs 0 --out runs/all
+    compress-env policy apply runs/all/policy.onnx --budget macs=0.35 --finetune-epochs 10 --out runs/a
+    compress-env search --budget macs=0.35 --agent-option start=runs/all/policy.onnx --out runs/b
+    """
+    _run(
+        out, finetune_epochs, teacher, data, budget, "policy", 1, 0, agent_options={"file": file}, weights=weights,
+        image_size=image_size, normalization=options.normalization(mean, std), device=device,
+        latency=options.latency_setting(runtime, latency_batch, latency_threads), **options.patterns(scope),
+    )  # fmt: skip
 
 
 @main.command(short_help="What can be removed from a teacher or shrunk, and what that saves.")
@@ -261,13 +173,13 @@ def _input_shape(_context, _parameter, value: str | None) -> tuple[int, ...] | N
     "--weights", type=click.Path(), help="Weights of a teacher given by factory; costs do not depend on them."
 )
 @click.option(
-    "--input-shape", callback=_input_shape, metavar="C,H,W", help="Of one input, for a teacher without --data."
+    "--input-shape", callback=options.shape, metavar="C,H,W", help="Of one input, for a teacher without --data."
 )
 @click.option("--data", help="As for search; only the shape of its inputs is used.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes.")
-@_with(SCOPE)
+@options.with_options(options.SCOPE)
 @click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
-@_with(LATENCY)
+@options.with_options(options.LATENCY)
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
 def inspect(teacher, weights, input_shape, data, image_size, latency, runtime, latency_batch, latency_threads, picture,
             **scope) -> None:  # fmt: skip
@@ -287,8 +199,8 @@ def inspect(teacher, weights, input_shape, data, image_size, latency, runtime, l
         check_place(picture)
     found = inspect(
         teacher, input_shape, data=data, weights=weights, image_size=image_size, progress=True,
-        latency=_latency(runtime, latency_batch, latency_threads) if latency else False,
-        **_patterns(scope),
+        latency=options.latency_setting(runtime, latency_batch, latency_threads) if latency else False,
+        **options.patterns(scope),
     )  # fmt: skip
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:
@@ -400,19 +312,6 @@ def list_() -> None:
     }  # fmt: skip
     for kind, names in rows.items():
         click.echo(f"{kind:10} {', '.join(names)}")
-
-
-def _normalization(mean: str | None, std: str | None):
-    """`(means, deviations)` from two comma-separated lists, or None."""
-    if mean is None and std is None:
-        return None
-    try:
-        values = tuple(tuple(float(v) for v in text.split(",")) for text in (mean or "", std or ""))
-    except ValueError:
-        raise click.BadParameter("--mean and --std have to be given together, as numbers with commas") from None
-    if len(values[0]) != len(values[1]) or min(values[1]) <= 0:
-        raise click.BadParameter("--mean and --std need one number a channel each, deviations above 0")
-    return values
 
 
 def _show(done) -> None:

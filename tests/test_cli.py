@@ -193,7 +193,7 @@ def test_a_search_without_finetuning_says_how_to_go_on(tmp_path):
     ("--schedule", "twostep", "no schedule 'twostep'; did you mean 'two-step'?"),
     ("--limits", "harder", "no kind of limits 'harder'; did you mean 'hard'?"),
     ("--budget", "param=0.5", "no resource 'param'; did you mean 'params'?"),
-    ("--agent", "qwxyz", "known: a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, ppo, random, sac, td3, tpe, tqc, uniform"),
+    ("--agent", "qwxyz", "known: a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, policy, ppo, random, sac, td3, tpe, tqc"),
 ])  # fmt: skip
 def test_an_unknown_name_suggests_the_nearest(tmp_path, option, value, near):
     assert near in search_refused(tmp_path, option, value)
@@ -311,7 +311,7 @@ def test_the_list_has_every_kind_of_name():
     assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR"
     assert (
         rows["agents"]
-        == "a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, ppo, random, sac, td3, tpe, tqc, uniform"
+        == "a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, policy, ppo, random, sac, td3, tpe, tqc, uniform"
     )
     assert rows["rewards"] == "amc_error, amc_flops, n2n, relative"
     assert rows["losses"] == "dist, dkd, hinton, labels, mimic, standardised"

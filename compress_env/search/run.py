@@ -23,7 +23,7 @@ from compress_env.threads import one_thread, own_random_state
 
 NAMES = (
     "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n",
-    "random", "uniform", "greedy", "evolution", "cma-es", "tpe",
+    "policy", "random", "uniform", "greedy", "evolution", "cma-es", "tpe",
 )  # fmt: skip
 AGENTS = {name: "compress_env.agents.{0}:{0}".format(name.replace("-", "_")) for name in NAMES}
 """Where the agents are, those that learn first; strings, so that a search with one does not load the others."""
@@ -38,7 +38,10 @@ class Agent(Protocol):
         """Play the episodes, going on from `checkpoint` if that file exists."""
 
     def policy(self) -> Policy | None:
-        """What was learned, as a deterministic function of the observation, or None for a search without a policy."""
+        """What was learned, as a deterministic function of the observation, or None for a search without a policy.
+
+        An agent may also have `save_policy(path)`, which writes it for others to use; it is called when the search is over.
+        """
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,8 @@ def search(
                 player = factory(recorder, evaluations, seed, **(settings or {}))
                 player.run(folder.path / "agent.checkpoint" if folder else None)
                 final = _final(player.policy(), env, seed)
+                if folder and hasattr(player, "save_policy"):
+                    player.save_policy(folder.path / "policy.onnx")
             except KeyboardInterrupt:
                 interrupted = True
     return SearchResult(recorder.trials, best_trial(recorder.trials), final, time.perf_counter() - start, interrupted)

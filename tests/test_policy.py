@@ -1,0 +1,104 @@
+"""Policies outlive their search: saved as ONNX, applied to other budgets and teachers, taken as a start, and rehearsed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import sb3_contrib
+import stable_baselines3
+from compress_env.agents.saved import load_policy, save_policy
+from test_cli import refused, works
+
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.errors import UserError
+from compress_env.search.run import search
+from compress_env.search.store import RunFolder
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """The run folder of a short search at all budgets."""
+    out = tmp_path_factory.mktemp("learned") / "run"
+    works("search", "--budget", "macs=0.2..0.8", "--evaluations", 12, "--finetune-epochs", 0, "--out", out)
+    return out
+
+
+def rollout(env, policy, budget: float) -> str:
+    observation, _ = env.reset(options={"budget": {"macs": budget}})
+    done = False
+    while not done:
+        observation, _, done, _, info = env.step(policy(observation))
+    return info["plan"]
+
+
+@pytest.mark.parametrize("algorithm", [
+    stable_baselines3.DDPG, stable_baselines3.SAC, stable_baselines3.PPO, sb3_contrib.TQC, sb3_contrib.CrossQ, sb3_contrib.ARS,
+])  # fmt: skip
+def test_a_saved_policy_acts_like_the_one_that_was_learned(algorithm, digits_env, tmp_path):
+    model = algorithm("MlpPolicy", digits_env, seed=1, device="cpu")
+    if algorithm is sb3_contrib.ARS:  # which starts with zeros
+        for weight in model.policy.parameters():
+            weight.data.normal_()
+    save_policy(model.policy, tmp_path / "policy.onnx")
+    policy = load_policy(tmp_path / "policy.onnx")
+    for seed in range(20):
+        digits_env.observation_space.seed(seed)
+        observation = digits_env.observation_space.sample()
+        expected = model.predict(observation, deterministic=True)[0]
+        np.testing.assert_allclose(policy(observation), expected, atol=1e-5)
+    assert str(tmp_path.parent).encode() not in (tmp_path / "policy.onnx").read_bytes()
+
+
+def test_files_that_are_no_policy_or_saw_something_else_are_refused(learned, tmp_path):
+    with pytest.raises(UserError, match="there is no policy"):
+        load_policy(tmp_path / "none.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"something else")
+    with pytest.raises(UserError, match="is no policy of this package"):
+        load_policy(tmp_path / "broken.onnx")
+    model = onnx.load(learned / "policy.onnx")
+    model.metadata_props[0].value = model.metadata_props[0].value.replace("budget latency", "budget patience")
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="budget latency, budget patience"):
+        load_policy(tmp_path / "other.onnx")
+    told = refused("policy", "apply", tmp_path / "none.onnx", "--out", tmp_path / "a")
+    assert "there is no policy" in told and not (tmp_path / "a" / "trials.jsonl").exists()
+
+
+def test_a_policy_decides_about_another_budget_and_a_teacher_that_it_has_never_seen(learned, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    layers = [nn.Conv2d(1, 8, 3, 1, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 10)]\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    given = ("--teacher", f"{tmp_path / 'net.py'}:make", "--data", "digits", "--budget", "macs=0.4")
+    works("policy", "apply", learned / "policy.onnx", *given, "--out", tmp_path / "a")
+    (trial,) = RunFolder(tmp_path / "a").trials()
+    assert trial.outcome.feasible and set(trial.outcome.budget) == {"macs"}
+    env = LayerRemovalEnv(teacher=given[1], data="digits")
+    assert trial.plan.to_json() == rollout(env, load_policy(learned / "policy.onnx"), 0.4)
+
+
+def test_a_search_that_goes_on_from_a_policy_begins_with_its_student(learned, tmp_path):
+    file = str(learned / "policy.onnx")
+    expected = rollout(LayerRemovalEnv(), load_policy(file), 0.5)
+    found = search(LayerRemovalEnv(), "ddpg", 8, 0, tmp_path / "a", progress=False, settings={"start": file})
+    assert found.trials[1].plan.to_json() == expected and len(found.trials) == 8
+    with pytest.raises(UserError, match="start needs imagined episodes"):
+        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"start": file, "imagined": 0})
+
+
+def test_rehearsed_episodes_change_the_policy_but_not_the_trials_and_again_after_an_interruption(tmp_path):
+    def play(rehearsed, evaluations, out):
+        return search(LayerRemovalEnv(), "ddpg", evaluations, 3, out, progress=False, settings={"rehearsed": rehearsed})
+
+    without = play(0, 10, tmp_path / "a")
+    found = play(30, 10, tmp_path / "b")
+    assert [t.plan for t in found.trials] == [t.plan for t in without.trials]
+    files = [(tmp_path / name / "policy.onnx").read_bytes() for name in "ab"]
+    assert files[0] != files[1]
+    again = play(30, 10, tmp_path / "b")
+    assert (tmp_path / "b" / "policy.onnx").read_bytes() == files[
+        1
+    ] and again.final_policy.plan == found.final_policy.plan
