@@ -29,7 +29,7 @@ EVALUATORS: dict[str, dict] = {
     DEFAULT: {},
     BY_WEIGHTS: {},
     "sliced": {"refit": False},
-    "refit on 128 images": {"calibration_images": 128},
+    "refit on 512 images, 1,000 judge": {"calibration_images": 512, "validation_images": 1000},
     "refit, 10 steps": {"distill_steps": 10},
 }
 """Settings of each way to judge; of each the score, the KL to the teacher and the accuracy are looked at. BY_WEIGHTS keeps the

@@ -173,7 +173,7 @@ def _truth(
 
 def refitter(env: LayerRemovalEnv) -> Evaluator:
     """The evaluator whose `prepare` gives the students that distillation starts from: refitted, not trained."""
-    return Evaluator(env.whole, env.graph, env.data, EvaluatorSettings(distill_steps=0))
+    return Evaluator(env.whole, env.graph, env.data, EvaluatorSettings(calibration_images=512))
 
 
 def _turns(counts: Mapping[float, int]) -> Iterator[tuple[float, int]]:

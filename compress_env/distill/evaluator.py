@@ -49,14 +49,14 @@ class EvaluatorSettings:
     every student; lr: Adam's rate. validation_images: how many images the student is judged on; None takes the whole split.
     """
 
-    calibration_images: int = 512
+    calibration_images: int = 256
     refit: bool = True
     distill_steps: int = 0
     batch_size: int = 64
     lr: float = 0.001
     loss: str = "hinton"
     temperature: float = 4.0
-    validation_images: int | None = 1000
+    validation_images: int | None = 1750
 
     def __post_init__(self):
         LOSSES.get(self.loss)

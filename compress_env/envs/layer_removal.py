@@ -29,6 +29,8 @@ from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
 from compress_env.threads import one_thread
 
+SELECTION_IMAGES = 512
+"""Training images that channels are ranked on, once; judging a student takes fewer, since it is done for each."""
 FAST_CHANNELS = 8
 """Kernels compute 8 or 16 channels at a time; MobileNetV2 with odd widths takes three times as long in ONNX Runtime."""
 
@@ -213,7 +215,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         if self.hard:
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
         with one_thread():
-            images = self.data.calibration(settings.calibration_images).to(self._device)
+            images = self.data.calibration(SELECTION_IMAGES).to(self._device)
             select_channels(self.whole, self.graph, images)
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
         self.embedding = Embedding(self.problem)
