@@ -45,7 +45,7 @@ def test_public_names_exist():
 
 def test_the_readme_names_only_options_and_files_that_exist():
     readme = (ROOT / "README.md").read_text()
-    for command, options in set(re.findall(r"compress-env ((?:bench )?\w+)([^\n`]*)", readme)):
+    for command, options in set(re.findall(r"compress-env ((?:bench |policy )?\w+)([^\n`]*)", readme)):
         call = [sys.executable, "-m", "compress_env.cli", *command.split(), "--help"]
         help_text = subprocess.check_output(call, text=True)
         for flag in re.findall(r"--[a-z-]+[a-z0-9]", options):
