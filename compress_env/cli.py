@@ -136,7 +136,11 @@ def _run(out: str, finetune_epochs: int, teacher, data, budget, agent, evaluatio
 
 @main.group(short_help="Use what an agent has learned.")
 def policy() -> None:
-    """Use what an agent has learned: searches with one that learns leave policy.onnx in their run folder."""
+    """Use what an agent has learned: searches with one that learns leave policy.onnx in their run folder.
+
+    \b
+    compress-env policy apply runs/all/policy.onnx --budget macs=0.35 --out runs/a
+    """
 
 
 @policy.command("apply", short_help="The student that a saved policy proposes, without a search.")

@@ -17,7 +17,7 @@ from torch import nn
 import compress_env
 from compress_env.cli import main
 
-COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "bench", "list")
+COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "policy", "bench", "list")
 FILES = {"run.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
 FILES |= {"student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"teacher", "student", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions", "command"}

@@ -80,6 +80,19 @@ def test_a_policy_decides_about_another_budget_and_a_teacher_that_it_has_never_s
     assert trial.plan.to_json() == rollout(env, load_policy(learned / "policy.onnx"), 0.4)
 
 
+def test_variations_follow_the_policys_own_student_and_repeat_with_the_seed(learned):
+    settings = {"file": str(learned / "policy.onnx")}
+
+    def play(seed):
+        return search(LayerRemovalEnv(), "policy", 5, seed, progress=False, settings=settings)
+
+    first = play(0)
+    plans = [t.plan for t in first.trials]
+    assert plans[0].to_json() == rollout(LayerRemovalEnv(), load_policy(settings["file"]), 0.5) and len(set(plans)) > 1
+    assert all(t.outcome.feasible for t in first.trials) and first.final_policy.plan == plans[0]
+    assert [t.plan for t in play(0).trials] == plans != [t.plan for t in play(1).trials]
+
+
 def test_a_search_that_goes_on_from_a_policy_begins_with_its_student(learned, tmp_path):
     file = str(learned / "policy.onnx")
     expected = rollout(LayerRemovalEnv(), load_policy(file), 0.5)

@@ -44,7 +44,7 @@ def trial(index=0, reward=0.5, used=0.4, failed="") -> Trial:
     return Trial(index, StudentPlan.of(["a"], {"b": 3}), outcome, reward, {"accuracy": reward}, False, 0, 1.5)
 
 
-@pytest.mark.parametrize("name", sorted(AGENTS))
+@pytest.mark.parametrize("name", sorted(set(AGENTS) - {"policy"}))  # which needs a file: test_policy.py
 def test_every_agent_searches_within_the_budget_and_repeats_exactly(name, tmp_path):
     first = search(make(), name, 6, seed=3, out=tmp_path / "a", progress=False)
     second = search(make(), name, 6, seed=3, progress=False)
