@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import time
+import warnings
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,12 @@ class StableBaselinesAgent:
         return lambda observation: self.model.predict(observation, deterministic=True)[0]
 
     def save_policy(self, path: Path) -> None:
-        """Write the actor for `load_policy`."""
-        save_policy(self.model.policy, path)
+        """Write the actor for `load_policy`; a warning if it is of a kind that cannot be traced, since the search is done by then."""
+        try:
+            save_policy(self.model.policy, path)
+        except Exception as error:  # noqa: BLE001 - a policy of the user's own may raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"the policy is not saved: {reason}; the trials are", stacklevel=2)
 
 
 class OffPolicyAgent(StableBaselinesAgent):

@@ -107,7 +107,8 @@ def search(teacher, weights, data, image_size, mean, std, budget, agent, agent_o
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, trials.jsonl, result.json, plan.json,
-    student.safetensors, student.onnx, student.pt2 and report.html. Ctrl-C keeps everything; the same command with --resume goes on.
+    student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
+    Ctrl-C keeps everything; the same command with --resume goes on.
     """
     _run(
         out or f"runs/{Path(teacher.split(':')[0]).stem}-{agent.split(':')[-1]}-{seed}", finetune_epochs, teacher, data, budget, agent,

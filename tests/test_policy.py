@@ -50,6 +50,18 @@ def test_a_saved_policy_acts_like_the_one_that_was_learned(algorithm, digits_env
     assert str(tmp_path.parent).encode() not in (tmp_path / "policy.onnx").read_bytes()
 
 
+def test_a_policy_that_cannot_be_traced_costs_the_file_and_not_the_search(tmp_path):
+    class Untraceable(stable_baselines3.td3.policies.TD3Policy):
+        def _predict(self, observation, deterministic=False):
+            if not observation.sum().item() > -1e9:
+                raise RuntimeError
+            return super()._predict(observation, deterministic)
+
+    with pytest.warns(UserWarning, match="the policy is not saved"):
+        found = search(LayerRemovalEnv(), "ddpg", 3, 0, tmp_path, progress=False, settings={"policy": Untraceable})
+    assert len(found.trials) == 3 and not (tmp_path / "policy.onnx").exists()
+
+
 def test_files_that_are_no_policy_or_saw_something_else_are_refused(learned, tmp_path):
     with pytest.raises(UserError, match="there is no policy"):
         load_policy(tmp_path / "none.onnx")
