@@ -11,30 +11,9 @@ import click
 
 from compress_env import options
 from compress_env.bench.commands import bench
-from compress_env.errors import UserError
 
 
-class _Failure(click.ClickException):
-    """Bad input: one line, exit code 2."""
-
-    exit_code = 2
-
-
-class _Group(click.Group):
-    def invoke(self, context: click.Context):
-        try:
-            return super().invoke(context)
-        except UserError as error:
-            raise _Failure(" ".join(str(error).split())) from error
-        except KeyboardInterrupt:
-            click.echo(
-                "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
-                err=True,
-            )
-            raise click.exceptions.Exit(130) from None
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=options.Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="compress-env")
 def main() -> None:
     """Compress a trained network: an agent searches for the student that keeps most of the accuracy within a budget.

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what their texts mean."""
+"""What commands share: options, what their texts mean, and how bad input ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,36 @@ import json
 from typing import Any
 
 import click
+
+from compress_env.errors import UserError
+
+
+class _Failure(click.ClickException):
+    """Bad input: one line, exit code 2."""
+
+    exit_code = 2
+
+
+class _Plain:
+    def invoke(self, context: click.Context):
+        try:
+            return super().invoke(context)
+        except UserError as error:
+            raise _Failure(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo(
+                "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
+                err=True,
+            )
+            raise click.exceptions.Exit(130) from None
+
+
+class Group(_Plain, click.Group):
+    """Commands in which bad input is one line, and Ctrl-C no traceback."""
+
+
+class Command(_Plain, click.Command):
+    """The same for a command of its own."""
 
 
 def name_values(_context, _parameter, values: tuple[str, ...]) -> dict[str, Any]:
