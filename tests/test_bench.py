@@ -20,6 +20,7 @@ from compress_env.bench.tasks import TASKS
 from compress_env.cli import main
 from compress_env.errors import UserError
 from compress_env.search.run import search
+from compress_env.search.store import alone_in
 
 
 def test_statistics_agree_with_their_definitions():
@@ -86,6 +87,14 @@ def test_every_combination_is_run_once_with_as_many_evaluations(results):
     before = (out / "results.jsonl").read_bytes()
     assert CliRunner().invoke(main, command).exit_code == 0
     assert (out / "results.jsonl").read_bytes() == before  # finished: nothing is run again
+
+
+def test_a_folder_in_which_a_benchmark_runs_is_refused(results, tmp_path):
+    _, command = results
+    with alone_in(tmp_path):
+        done = CliRunner().invoke(main, [*command[:-1], str(tmp_path)])
+    assert done.exit_code == 2 and "another process is working in" in done.output
+    assert not (tmp_path / "results.jsonl").exists()
 
 
 def test_a_torn_result_is_run_again_and_gives_the_same(results, tmp_path):

@@ -141,6 +141,8 @@ def test_a_killed_process_resumes_to_the_same_trials(tmp_path):
     while not (file.exists() and file.read_bytes().count(b"\n") >= 8):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
+    with pytest.raises(UserError, match="another process is working in .* choose another --out"):
+        search(make(), "random", 6, out=file.parent, progress=False)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = len(RunFolder(file.parent).trials())

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from compress_env.bench.tasks import TASKS
 from compress_env.errors import UserError
 from compress_env.search.run import find_agent, search
-from compress_env.search.store import RunFolder, cut_torn_line
+from compress_env.search.store import RunFolder, alone_in, cut_torn_line
 from compress_env.search.trial import Trial
 
 Table = dict[str, dict[str, list["Run"]]]
@@ -151,7 +151,13 @@ def run(
     for name in agents:
         find_agent(name)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "results.jsonl"
+    with alone_in(out):
+        return _run(
+            tasks, agents, seeds, evaluations, out / "results.jsonl", data, jobs or len(os.sched_getaffinity(0))
+        )
+
+
+def _run(tasks, agents, seeds, evaluations: int, path: Path, data: str | None, jobs: int) -> list[Run]:
     cut_torn_line(path)
     done = read(path)
     other = {r.evaluations for r in done} - {evaluations}
@@ -161,7 +167,6 @@ def run(
         )
     known = {(r.task, r.agent, r.seed) for r in done}
     todo = [(t, a, s) for s in seeds for t in tasks for a in agents if (t, a, s) not in known]
-    jobs = jobs or len(os.sched_getaffinity(0))
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which compete for the same cores otherwise
     try:
@@ -175,7 +180,7 @@ def run(
             tqdm(total=len(todo), unit="search", desc="bench") as bar,
         ):
             futures = {
-                pool.submit(one, t, a, s, evaluations, data, out / "runs" / t / a / str(s)): (t, a, s)
+                pool.submit(one, t, a, s, evaluations, data, path.parent / "runs" / t / a / str(s)): (t, a, s)
                 for t, a, s in todo
             }
             try:

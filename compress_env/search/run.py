@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 from compress_env.errors import UnknownName, UserError
 from compress_env.registry import load_attribute, unknown
 from compress_env.rewards import Outcome
-from compress_env.search.store import RunFolder
+from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread, own_random_state
@@ -141,10 +142,14 @@ def search(
     folder = out if isinstance(out, RunFolder) or out is None else RunFolder(out)
     if folder:
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.repair()
     start, interrupted, final = time.perf_counter(), False, None
     label = agent if isinstance(agent, str) else getattr(agent, "__name__", "search")
-    with tqdm(total=evaluations, desc=label, unit="student", disable=not progress) as bar:
+    with (
+        alone_in(folder.path) if folder else nullcontext(),
+        tqdm(total=evaluations, desc=label, unit="student", disable=not progress) as bar,
+    ):
+        if folder:
+            folder.repair()
         recorder = Recorder(env, evaluations, seed, folder, bar)
         with own_random_state(), one_thread():
             try:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from compress_env.errors import UserError
 from compress_env.search.trial import Trial
@@ -84,6 +88,22 @@ class RunFolder:
         if not path.is_file():
             raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
         return json.loads(path.read_text())
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within the block, no other process works in `folder`, which exists. Raises UserError if one already does."""
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process is working in {folder}; wait until it ends, or choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cut_torn_line(path: Path) -> None:
