@@ -228,7 +228,7 @@ def test_a_tutor_answers_about_every_view_once_and_its_answers_are_kept(monkeypa
     n = len(data.train)
     assert len(views.train) == len(logits) == 3 * n and not views.crop_padding and not views.flip
     assert torch.equal(views.train.labels, data.train.labels.repeat(3))
-    assert not torch.equal(views.train.inputs[:n], views.train.inputs[n : 2 * n])  # each view is another
+    assert not torch.equal(views.train.inputs[:n], views.train.inputs[2 * n :])  # each view is another
     with torch.no_grad():
         torch.testing.assert_close(
             logits, tutor(data.prepare(views.train.inputs)), atol=0.2, rtol=0.05
@@ -236,6 +236,15 @@ def test_a_tutor_answers_about_every_view_once_and_its_answers_are_kept(monkeypa
     kept = list((tmp_path / "tutor").iterdir())
     again = lessons(tutor, data, 3, torch.Generator().manual_seed(0), progress=False)
     assert torch.equal(again[1], logits) and list((tmp_path / "tutor").iterdir()) == kept and len(kept) == 3
+
+
+def test_every_second_view_is_blended_and_shows_most_of_its_own_image():
+    data = replace(load_data("digits"), crop_padding=0, flip=False)
+    views, _ = lessons(load_teacher("resnet8-digits").module, data, 2, torch.Generator().manual_seed(0), progress=False)
+    plain, blended = views.train.inputs.float().split(len(data.train))
+    assert torch.equal(plain, data.train.inputs.float())
+    apart = (plain.roll(1, 0) - plain).square().mean().sqrt()
+    assert 0.1 * apart < (blended - plain).square().mean().sqrt() < 0.5 * apart
 
 
 @pytest.mark.parametrize("tutored", [False, True])

