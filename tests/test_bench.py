@@ -89,6 +89,15 @@ def test_every_combination_is_run_once_with_as_many_evaluations(results):
     assert (out / "results.jsonl").read_bytes() == before  # finished: nothing is run again
 
 
+def test_an_agent_may_have_settings(tmp_path):
+    own = "evolution population=2"
+    runs = bench.run(["planted"], ["evolution", own], [0], 12, tmp_path, jobs=1)
+    assert [r.agent for r in runs] == ["evolution", own] and runs[0].best != runs[1].best
+    assert bench.with_options("ddpg imagined=0 'start=a b'") == ("ddpg", {"imagined": 0, "start": "a b"})
+    with pytest.raises(UserError, match="no_such"):
+        bench.run(["planted"], ["evolution no_such=1"], [0], 12, tmp_path, jobs=1)
+
+
 def test_a_folder_in_which_a_benchmark_runs_is_refused(results, tmp_path):
     _, command = results
     with alone_in(tmp_path):

@@ -24,7 +24,13 @@ def bench() -> None:
     "--task", "tasks", multiple=True, default=("digits-25",), show_default=True, help="May be repeated; see --list."
 )
 @click.option(
-    "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, help="May be repeated."
+    "--agent",
+    "agents",
+    multiple=True,
+    default=("ddpg", "random"),
+    show_default=True,
+    metavar="AGENT",
+    help='May be repeated; with settings of its own as in "ddpg imagined=0".',
 )
 @click.option("--evaluations", type=click.IntRange(1), default=200, show_default=True, help="Students a search.")
 @click.option(
@@ -41,7 +47,7 @@ def run(tasks, agents, evaluations, seeds, data, jobs, out) -> None:
     """Search with every agent on every task, once a seed, at an equal number of evaluations; what is finished is skipped.
 
     \b
-    compress-env bench run --task digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench
+    compress-env bench run --task digits-25 --agent "ddpg imagined=0" --agent random --evaluations 100 --seeds 5 --out runs/bench
     compress-env bench report --out runs/bench
     """
     from compress_env.bench.run import run as play

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import threading
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from tqdm.auto import tqdm
 
 from compress_env.bench.tasks import TASKS
 from compress_env.errors import UserError
+from compress_env.options import name_values
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in, cut_torn_line
 from compress_env.search.trial import Trial
@@ -107,10 +109,19 @@ def load(path: Path) -> Table:
 
 def one(task: str, agent: str, seed: int, evaluations: int, data: str | None, folder: Path) -> Run:
     """A search of its own, which goes on from its folder if it was interrupted. Called in worker processes."""
-    found = search(environment(task, data), agent, evaluations, seed, RunFolder(folder), progress=False)
+    name, settings = with_options(agent)
+    found = search(
+        environment(task, data), name, evaluations, seed, RunFolder(folder), progress=False, settings=settings
+    )
     if found.interrupted:
         raise KeyboardInterrupt
     return summarise(task, agent, seed, evaluations, found.trials, found.final_policy)
+
+
+def with_options(agent: str) -> tuple[str, dict[str, Any]]:
+    """`"ddpg imagined=0 tau=0.02"` as the agent and its settings."""
+    name, *given = shlex.split(agent) or [""]
+    return name, name_values(None, None, tuple(given))
 
 
 def _end_with(parent: int) -> None:
@@ -143,13 +154,14 @@ def run(
 ) -> list[Run]:
     """All combinations that `out/results.jsonl` does not have yet, in parallel, each appended when it is done; returns all.
 
+    agents: names, with settings of their own after them if need be (`"ddpg imagined=0"`).
     data: for tasks on CIFAR-10, for example `imagefolder:DIR`; torchvision's own if None. jobs: processes, the cores if None.
     Raises UserError for unknown names before anything is run.
     """
     for name in tasks:
         TASKS.get(name)
-    for name in agents:
-        find_agent(name)
+    for agent in agents:
+        find_agent(*with_options(agent))
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
         return _run(
