@@ -73,6 +73,9 @@ def test_truths_resume_where_they_were_cut_off_and_leave_the_teacher_alone(digit
     assert fidelity.truths(digits_env, path, progress=False)[1] == again
     with pytest.raises(UserError, match="was made with passes 1, not 2"):
         fidelity.truths(digits_env, path, passes=2, progress=False)
+    path.write_text(path.read_text().replace(settings["weights"], "0" * 16))
+    with pytest.raises(UserError, match="was made with weights '0+', not '[0-9a-f]+'"):
+        fidelity.truths(digits_env, path, progress=False)  # of a teacher that was trained again
     assert all(torch.equal(v, digits_env.whole.state_dict()[k]) for k, v in before.items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
@@ -106,8 +107,16 @@ def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) 
     return {
         "teacher": env.teacher.name, "training_images": len(env.data.train), "validation_images": len(env.data.validation),
         "labels": int(env.data.validation.labels[:64].sum()), "loss": "hinton", "temperature": 4.0, "seed": seed,
-        "passes": passes, "recipe": asdict(recipe), "channels": SELECTION,
+        "passes": passes, "recipe": asdict(recipe), "channels": SELECTION, "weights": fingerprint(env.teacher.module),
     }  # fmt: skip
+
+
+def fingerprint(module: nn.Module) -> str:
+    """The same for the same weights, on every machine."""
+    digest = hashlib.sha256()
+    for value in module.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def read_truths(path: Path) -> tuple[dict, list[Truth]]:
