@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -127,3 +129,35 @@ def test_rehearsed_episodes_change_the_policy_but_not_the_trials_and_again_after
     assert (tmp_path / "b" / "policy.onnx").read_bytes() == files[
         1
     ] and again.final_policy.plan == found.final_policy.plan
+
+
+def test_a_policy_is_put_beside_the_uniform_student_and_a_search_at_each_budget(learned, digits_env, tmp_path):
+    command = (
+        "bench",
+        "policy",
+        learned / "policy.onnx",
+        "--budget",
+        0.5,
+        "--budget",
+        0.25,
+        "--evaluations",
+        5,
+        "--out",
+        tmp_path,
+    )
+    said = works(*command)
+    lines = [line for line in said.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines] == ["MACs", "25%", "50%", "mean"]
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()[1:]]
+    assert [(r["budget"], r["kind"]) for r in rows] == [
+        (b, k) for b in (0.5, 0.25) for k in ("uniform", "policy", "search")
+    ]
+    mine = {r["kind"]: r for r in rows if r["budget"] == 0.25}
+    env = LayerRemovalEnv(budget={"macs": 0.25})
+    assert (
+        mine["search"]["reward"] == search(env, "ddpg", 5, 0, progress=False).best.reward >= mine["uniform"]["reward"]
+    )
+    zero_shot = search(env, "policy", 1, progress=False, settings={"file": str(learned / "policy.onnx")}).best
+    assert (mine["policy"]["accuracy"], mine["policy"]["reward"]) == (zero_shot.outcome.accuracy, zero_shot.reward)
+    assert works(*command) == said and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 7
+    assert "no policy" in refused("bench", "policy", tmp_path / "none.onnx", "--out", tmp_path / "b")

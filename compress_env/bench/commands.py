@@ -300,3 +300,40 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, se
     command = "compress-env " + shlex.join(sys.argv[1:])
     (out / "peers.md").write_text(f"{text}\n\nMade by\n\n    {command}\n", encoding="utf-8")
     click.echo(f"{text}\n\n{out / 'peers.jsonl'}, {out / 'peers.md'}")
+
+
+@bench.command(short_help="Saved policies at ten budgets, beside the uniform students and searches.")
+@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="POLICY.onnx...")
+@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@click.option("--weights", help="Weights file of a teacher given by factory.")
+@click.option("--data", help="As for search; the shipped teacher's own if absent.")
+@click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True),
+              help="Share of the MACs; ten from 0.2 to 0.8 if absent. May be repeated.")  # fmt: skip
+@click.option("--agent", default="ddpg", show_default=True, help="Of the searches.")
+@click.option(
+    "--evaluations", type=click.IntRange(0), default=200, show_default=True, help="Of each search; 0: no searches."
+)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Searches at each budget.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+def policy(files, teacher, weights, data, budgets, agent, evaluations, seeds, out) -> None:
+    """Let saved policies decide about a teacher at several budgets, without a search, and put their students beside the uniform ones
+    and the best of a search at each budget. Of several policies, such as those of other seeds, the table has the mean.
+
+    \b
+    compress-env search --budget macs=0.2..0.8 --agent-option rehearsed=4000 --finetune-epochs 0 --out runs/all
+    compress-env bench policy runs/all/policy.onnx --out runs/zero-shot
+    """
+    from compress_env.bench import zero_shot
+
+    rows = zero_shot.compare(
+        files,
+        budgets or zero_shot.BUDGETS,
+        agent,
+        evaluations,
+        range(seeds),
+        out,
+        teacher=teacher,
+        weights=weights,
+        data=data,
+    )
+    click.echo(zero_shot.table(rows))

@@ -1,0 +1,112 @@
+"""Saved policies at several budgets: their students, made without a search, beside the uniform ones and those of a search at each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.errors import UserError
+from compress_env.registry import load_attribute
+from compress_env.search.run import find_agent, search
+from compress_env.search.store import alone_in, cut_torn_line
+
+BUDGETS = tuple(round(0.2 + 0.6 * i / 9, 3) for i in range(10))
+"""Ten shares of the MACs, from 20 to 80 %."""
+UNIFORM, POLICY, SEARCH = "uniform", "policy", "search"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A student: of the uniform policy, of a saved one, or the best of a search with an agent.
+
+    which: file of the policy, or agent, evaluations and seed of the search. Accuracy and reward are of validation images, right after
+    the refit; accuracies in [0, 1].
+    """
+
+    budget: float
+    kind: str
+    which: str
+    accuracy: float
+    reward: float
+    teacher_accuracy: float
+
+
+def compare(
+    files: Sequence[str], budgets: Sequence[float], agent: str, evaluations: int, seeds: Sequence[int], out: Path,
+    *, progress: bool = True, **environment: Any,
+) -> list[Row]:  # fmt: skip
+    """A row for each policy and search at each budget (share of the MACs); what `out/rows.jsonl` has is not made again.
+
+    evaluations: of each search; 0 leaves searches out. environment: arguments of `LayerRemoval-v0`. Raises UserError for files
+    that are no policies, and for rows of other settings.
+    """
+    load_policy = load_attribute("compress_env.agents.saved:load_policy", "policy")
+    policies = {str(file): load_policy(file) for file in files}
+    find_agent(agent)
+    searches = [(f"{agent}, {evaluations} evaluations, seed {s}", s) for s in seeds] if evaluations else []
+    out.mkdir(parents=True, exist_ok=True)
+    with alone_in(out):
+        settings, path = {k: str(v) for k, v in environment.items()}, out / "rows.jsonl"
+        cut_torn_line(path)
+        first, *rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [settings]
+        if first != settings:
+            raise UserError(f"{path} was made with {first}, not {settings}; choose another --out")
+        if not path.exists():
+            path.write_text(json.dumps(settings) + "\n")
+        rows = [Row(**row) for row in rows]
+        known = {(r.budget, r.kind, r.which) for r in rows}
+        wanted = [(UNIFORM, "", None), *((POLICY, f, None) for f in policies), *((SEARCH, w, s) for w, s in searches)]
+        todo = [(b, *w) for b in budgets for w in wanted if (b, *w[:2]) not in known]
+        env, at = None, None
+        for budget, kind, which, seed in tqdm(todo, desc="budgets", unit="student", disable=not progress):
+            if budget != at:
+                env, at = LayerRemovalEnv(**environment, budget={"macs": budget}), budget
+            if kind == SEARCH:
+                best = search(env, agent, evaluations, seed, out / "runs" / f"{budget:g} {which}", progress=False).best
+                accuracy, reward = best.outcome.accuracy, best.reward
+            else:
+                accuracy, reward = _play(env, policies.get(which, lambda _: np.zeros(2, np.float32)))
+            row = Row(budget, kind, which, accuracy, reward, env.evaluator.teacher_accuracy)
+            with path.open("a") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+            rows.append(row)
+    chosen = {w[:2] for w in wanted}
+    return [r for r in rows if r.budget in budgets and (r.kind, r.which) in chosen]
+
+
+def _play(env: LayerRemovalEnv, policy: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Accuracy and reward of the student that `policy` proposes."""
+    observation, _ = env.reset(seed=0)
+    done = False
+    while not done:
+        observation, reward, done, _, info = env.step(policy(observation))
+    return info["accuracy"], reward
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown, a line a budget and one of their means: accuracy and reward, averaged over policies and over searches."""
+    lines = [
+        "| MACs | uniform | policy | search | policy against search | reward: uniform | policy | search |",
+        "|---" * 8 + "|",
+    ]
+    cells: list[list[float]] = []
+    for budget in sorted({r.budget for r in rows}):
+        own = [[r for r in rows if r.budget == budget and r.kind == kind] for kind in (UNIFORM, POLICY, SEARCH)]
+        accuracy = [float(np.mean([r.accuracy for r in of])) if of else np.nan for of in own]
+        reward = [float(np.mean([r.reward for r in of])) if of else np.nan for of in own]
+        cells.append([*accuracy, 100 * (accuracy[1] - accuracy[2]), *reward])
+        lines.append(_line(f"{budget:.0%}", cells[-1]))
+    lines.append(_line("mean", np.mean(cells, 0).tolist()))
+    return "\n".join(lines).replace("nan%", "-").replace("+nan", "-").replace("nan", "-")
+
+
+def _line(name: str, cells: Sequence[float]) -> str:
+    accuracy = " | ".join(f"{c:.1%}" for c in cells[:3])
+    return f"| {name} | {accuracy} | {cells[3]:+.1f} | {' | '.join(f'{c:.3f}' for c in cells[4:])} |"
