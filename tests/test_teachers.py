@@ -15,14 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress_env import cache
 from compress_env.datasets import load_data
 from compress_env.distill.train import Recipe, accuracy, predict
 from compress_env.errors import UnknownName, UserError
 from compress_env.teachers import TEACHERS, load_teacher, load_weights
-from compress_env.teachers.train import VIEWS
 from compress_env.teachers.train import main as train
-from compress_env.teachers.tutor import lessons
 
 COUNTS = {"resnet20-cifar10": ((3, 32, 32), 272_474, 40_813_184), "resnet8-digits": ((1, 8, 8), 77_754, 763_520)}
 
@@ -215,58 +212,22 @@ def quick(monkeypatch):
     """The digits' teacher with a recipe of seconds."""
     shipped = TEACHERS.get("resnet8-digits")
     monkeypatch.setitem(
-        TEACHERS._entries, shipped.name, replace(shipped, recipe=Recipe(epochs=VIEWS, batch_size=64, lr=0.05))
+        TEACHERS._entries, shipped.name, replace(shipped, recipe=Recipe(epochs=12, batch_size=64, lr=0.1))
     )
     return shipped
 
 
-def test_a_tutor_answers_about_every_view_once_and_its_answers_are_kept(monkeypatch, tmp_path):
-    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path))
-    monkeypatch.setattr(cache, "WORTH", 0.0)
-    tutor, data = load_teacher("resnet8-digits").module, replace(load_data("digits"), crop_padding=1)
-    views, logits = lessons(tutor, data, 3, torch.Generator().manual_seed(0), progress=False)
-    n = len(data.train)
-    assert len(views.train) == len(logits) == 3 * n and not views.crop_padding and not views.flip
-    assert torch.equal(views.train.labels, data.train.labels.repeat(3))
-    assert not torch.equal(views.train.inputs[:n], views.train.inputs[2 * n :])  # each view is another
-    with torch.no_grad():
-        torch.testing.assert_close(
-            logits, tutor(data.prepare(views.train.inputs)), atol=0.2, rtol=0.05
-        )  # bfloat16 where it is fast
-    kept = list((tmp_path / "tutor").iterdir())
-    again = lessons(tutor, data, 3, torch.Generator().manual_seed(0), progress=False)
-    assert torch.equal(again[1], logits) and list((tmp_path / "tutor").iterdir()) == kept and len(kept) == 3
-
-
-def test_every_second_view_is_blended_and_shows_most_of_its_own_image():
-    data = replace(load_data("digits"), crop_padding=0, flip=False)
-    views, _ = lessons(load_teacher("resnet8-digits").module, data, 2, torch.Generator().manual_seed(0), progress=False)
-    plain, blended = views.train.inputs.float().split(len(data.train))
-    assert torch.equal(plain, data.train.inputs.float())
-    apart = (plain.roll(1, 0) - plain).square().mean().sqrt()
-    assert 0.1 * apart < (blended - plain).square().mean().sqrt() < 0.5 * apart
-
-
-@pytest.mark.parametrize("tutored", [False, True])
-def test_a_shipped_teacher_can_be_trained_again(quick, monkeypatch, tmp_path, tutored):
-    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path / "cache"))
+def test_a_shipped_teacher_can_be_trained_again(quick, tmp_path):
     out = tmp_path / "w.safetensors"
-    arguments = [quick.name, "--out", str(out)]
-    if tutored:
-        # This tutor takes odd for even, so that a teacher of these answers could not have learnt from the labels.
-        state = load_teacher(quick.name).module.state_dict()
-        state["fc.weight"], state["fc.bias"] = state["fc.weight"].roll(1, 0), state["fc.bias"].roll(1, 0)
-        save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "tutor.safetensors")
-        factory = "compress_env.teachers.resnet:resnet8_digits"
-        arguments += ["--tutor", factory, "--tutor-weights", str(tmp_path / "tutor.safetensors")]
-    done = CliRunner().invoke(train, arguments)
+    done = CliRunner().invoke(train, [quick.name, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    data, module = load_data("digits"), load_teacher(quick.name, out).module
-    logits = predict(module, data, data.test)
-    assert accuracy(logits.roll(-1, 1) if tutored else logits, data.test.labels) > 0.9
-    assert not out.with_suffix(".checkpoint").exists()
+    data = load_data("digits")
+    assert accuracy(predict(load_teacher(quick.name, out).module, data, data.test), data.test.labels) > 0.9
+    assert list(tmp_path.iterdir()) == [out]  # the checkpoint is gone
 
 
-def test_what_a_tutor_lacks_is_said_in_one_line(quick, tmp_path):
-    done = CliRunner().invoke(train, [quick.name, "--out", str(tmp_path / "w"), "--tutor", str(tmp_path / "no.py:net")])
-    assert done.exit_code == 2 and "no.py" in done.output and "Traceback" not in done.output
+def test_data_that_is_not_there_is_said_in_one_line(quick, tmp_path):
+    done = CliRunner().invoke(
+        train, [quick.name, "--out", str(tmp_path / "w"), "--data", f"imagefolder:{tmp_path / 'no'}"]
+    )
+    assert done.exit_code == 2 and "no" in done.output and "Traceback" not in done.output

@@ -44,7 +44,7 @@ for _teacher in (
         resnet20_cifar10,
         "cifar10",
         (3, 32, 32),
-        Recipe(epochs=108, batch_size=128, lr=0.1, precision="bfloat16"),
+        Recipe(epochs=64, batch_size=128, lr=0.2, precision="bfloat16"),
         ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     ),
 ):

@@ -2,13 +2,11 @@
 
 On several cores: `torchrun --nproc-per-node=2 -m compress_env.teachers.train ...`; the cores share every batch.
 The search's validation split is held out from the training. A run that is interrupted goes on from its checkpoint.
-With a tutor (compress_env/teachers/tutor.py) the teacher learns from its answers instead of from the labels alone.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,24 +17,17 @@ from torch.nn.functional import cross_entropy
 
 from compress_env import options
 from compress_env.datasets import load_data
-from compress_env.distill.losses import hinton
 from compress_env.distill.train import accuracy, channels_last, fit, predict
-from compress_env.teachers import TEACHERS, load_teacher
-from compress_env.teachers.tutor import lessons
+from compress_env.teachers import TEACHERS
 from compress_env.threads import one_thread
-
-VIEWS = 12
-"""Of every training image, for a tutor: the teacher sees each of them again and again."""
 
 
 @click.command(cls=options.Command, help=__doc__)
 @click.argument("name", type=click.Choice(TEACHERS.names()))
 @click.option("--data", help="Data set; the teacher's own if not given.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Weights file to write (.safetensors).")
-@click.option("--tutor", help="A better network to learn from: module:factory or FILE.py:factory.")
-@click.option("--tutor-weights", type=click.Path(path_type=Path), help="The tutor's weights (.safetensors).")
 @click.option("--seed", default=0, show_default=True)
-def main(name: str, data: str | None, out: Path, tutor: str | None, tutor_weights: Path | None, seed: int) -> None:
+def main(name: str, data: str | None, out: Path, seed: int) -> None:
     teacher = TEACHERS.get(name)
     if "RANK" in os.environ:  # set by torchrun
         distributed.init_process_group("gloo")
@@ -50,24 +41,13 @@ def main(name: str, data: str | None, out: Path, tutor: str | None, tutor_weight
         return f"validation {accuracy(predict(model, images, images.validation), images.validation.labels):.4f}"
 
     checkpoint = out.with_suffix(".checkpoint")
-    generator = torch.Generator().manual_seed(seed)
-    lectures, recipe = images, teacher.recipe
     with one_thread():
-        if tutor:
-            lectures, answers = lessons(
-                load_teacher(tutor, tutor_weights).module, images, VIEWS, generator, progress=first
-            )
-            recipe = replace(recipe, epochs=recipe.epochs // VIEWS)
-
-        def objective(logits, labels, _inputs, rows):
-            return hinton(logits, answers[rows], labels, temperature=4.0) if tutor else cross_entropy(logits, labels)
-
         fit(
             model,
-            lectures,
-            recipe,
-            objective,
-            generator,
+            images,
+            teacher.recipe,
+            lambda logits, labels, *_: cross_entropy(logits, labels),
+            torch.Generator().manual_seed(seed),
             on_epoch=report,
             checkpoint=checkpoint,
             progress=name,
