@@ -152,7 +152,7 @@ def apply(file, teacher, weights, data, image_size, mean, std, budget, device, r
 
 
 @main.command(short_help="What can be removed from a teacher or shrunk, and what that saves.")
-@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
+@options.TEACHER
 @click.option(
     "--weights", type=click.Path(), help="Weights of a teacher given by factory; costs do not depend on them."
 )

@@ -65,17 +65,21 @@ def limits(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | lis
     return budget
 
 
+TEACHER = click.option(
+    "--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory."
+)
+WEIGHTS = click.option(
+    "--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict."
+)
+DATA = click.option(
+    "--data",
+    help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.",
+)
+
 NETWORK = (
-    click.option(
-        "--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory."
-    ),
-    click.option(
-        "--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict."
-    ),
-    click.option(
-        "--data",
-        help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.",
-    ),
+    TEACHER,
+    WEIGHTS,
+    DATA,
     click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes."),
     click.option("--mean", help="Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406."),
     click.option("--std", help="Standard deviations a channel, likewise."),
