@@ -93,7 +93,8 @@ class RunFolder:
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Within the block, no other process works in `folder`, which exists. Raises UserError if one already does."""
-    lock = FileLock(folder / ".lock")
+    file = folder / ".lock"
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -103,6 +104,7 @@ def alone_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        file.unlink(missing_ok=True)
         lock.release()
 
 
