@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from compress_env.surgery.graph import Channels, LayerGraph
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.parts import Channels
 
 
 class Plain:

@@ -27,7 +27,7 @@ from compress_env.resources import macs, params
 from compress_env.resources.budget import parse_limit
 from compress_env.search.store import RunFolder, cut_torn_line
 from compress_env.search.trial import best_trial
-from compress_env.surgery.dependencies import DENSE
+from compress_env.surgery.kinds import DENSE
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread
 

@@ -16,7 +16,8 @@ from scipy.optimize import nnls
 from sklearn.isotonic import isotonic_regression
 
 from compress_env.surgery.build import build_student
-from compress_env.surgery.graph import Channels, LayerGraph, Reduced
+from compress_env.surgery.graph import LayerGraph, Reduced
+from compress_env.surgery.parts import Channels
 
 MULTIPLES = (16, 8, 4)
 GRADES = len(MULTIPLES) + 1

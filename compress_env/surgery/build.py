@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.dependencies import BATCH_NORMS
 from compress_env.surgery.graph import LayerGraph, Reduced
+from compress_env.surgery.kinds import BATCH_NORMS
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.slicing import sliced

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from compress_env.surgery.graph import LayerGraph, Term
+    from compress_env.surgery.graph import LayerGraph
+    from compress_env.surgery.parts import Term
 
 Spread = tuple[np.ndarray, np.ndarray] | None
 """What the groups' widths have become with units removed, as `matrix @ widths + constant`; None if all are their own."""

@@ -9,8 +9,9 @@ from math import prod
 import numpy as np
 from torch import fx, nn
 
-from compress_env.surgery.dependencies import CONVOLUTIONS, DENSE, NORMS, Dependencies
-from compress_env.surgery.graph import Channels, Layer, Op, Term
+from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.kinds import CONVOLUTIONS, DENSE, NORMS
+from compress_env.surgery.parts import Channels, Layer, Op, Term
 from compress_env.surgery.width import Grouping
 
 

@@ -9,7 +9,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress_env.surgery.dependencies import BATCH_NORMS, CONVOLUTIONS, DENSE
+from compress_env.surgery.kinds import BATCH_NORMS, CONVOLUTIONS, DENSE
 from compress_env.surgery.labels import Ties
 
 Sides = dict[tuple[str, str], np.ndarray]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from compress_env.surgery.dependencies import DENSE
+from compress_env.surgery.kinds import DENSE
 
 
 def channel_importance(modules: dict[str, nn.Module], members, size: int) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.dependencies import ACTIVATIONS, BATCH_NORMS, CONVOLUTIONS, DENSE, DROPOUTS, NORMS, POOLS
-from compress_env.surgery.graph import Channels, Layer, Source, Unit
+from compress_env.surgery.kinds import ACTIVATIONS, BATCH_NORMS, CONVOLUTIONS, DENSE, DROPOUTS, NORMS, POOLS
+from compress_env.surgery.parts import Channels, Layer, Source, Unit
 from compress_env.surgery.width import Grouping
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from compress_env.surgery.dependencies import SIZED, Dependencies
-from compress_env.surgery.graph import Channels, LayerGraph, Resize
+from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.kinds import SIZED
+from compress_env.surgery.parts import Channels, Resize
 
 
 def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: LayerGraph) -> bool:

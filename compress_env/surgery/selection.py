@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env import cache
-from compress_env.surgery.graph import Group, LayerGraph
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.parts import Group
 from compress_env.surgery.samples import is_dense, places, sample_inputs
 
 FORMAT = 1

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from compress_env.errors import UserError
-from compress_env.surgery.dependencies import DENSE, NORMS, Dependencies
+from compress_env.surgery.dependencies import Dependencies
 from compress_env.surgery.describe import describe
 from compress_env.surgery.fallback import inner_macs, inner_sides
-from compress_env.surgery.graph import LayerGraph, Resize
+from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.guard import guard
+from compress_env.surgery.kinds import DENSE, NORMS
 from compress_env.surgery.measure import measure, shared_copy
+from compress_env.surgery.parts import Resize
 from compress_env.surgery.removal import Finder, ancestors
 from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.tracer import trace_modules

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
-from compress_env.surgery.dependencies import CONVOLUTIONS, NORMS
 from compress_env.surgery.graph import WHOLE
+from compress_env.surgery.kinds import CONVOLUTIONS, NORMS
 
 LEAVES = (*CONVOLUTIONS, nn.Linear, *NORMS, nn.MultiheadAttention, nn.RNNBase)
 

@@ -7,9 +7,10 @@ import math
 import numpy as np
 from torch import nn
 
-from compress_env.surgery.dependencies import DENSE, Dependencies
-from compress_env.surgery.graph import Channels, Group, Member
+from compress_env.surgery.dependencies import Dependencies
 from compress_env.surgery.importance import channel_importance
+from compress_env.surgery.kinds import DENSE
+from compress_env.surgery.parts import Channels, Group, Member
 
 
 class Grouping:
