@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,8 +16,11 @@ from compress_env.surgery.plan import StudentPlan
 OPTIMISM = (0.5, 1.0, 2.0, 4.0)
 """Standard deviations added to a prediction (upper confidence bound, Auer 2002), in turns: the small ones use what is known, the
 large ones find out what else there is."""
-PARENTS, CHANGED, DEVIATION = 5, 2.0, 1.0
-"""Varied are the best so many students; on average so many decisions of one, widths by normal deviates of up to this size."""
+PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
+"""Varied are the best so many students; one decision of each and on average so many others, widths by normal
+deviates of up to this size."""
+GENERATIONS, SURVIVORS = 3, 10
+"""The most promising so many variations are varied again, and so on, so many times in all."""
 
 
 class Student(NamedTuple):
@@ -40,8 +44,8 @@ class Imagined(NamedTuple):
 class Imagination(gym.Wrapper):
     """After `real` episodes, an agent sees imagined ones: decisions and limits are the environment's own, the reward is a prediction.
 
-    A round is `imagined` episodes of the agent and `varied` variations of the best students so far. The most promising one is then
-    played on the environment, and the model learns from it (Dyna, Sutton 1991). `lessons` are the episodes of a round
+    A round is `imagined` episodes of the agent and `varied` variations of the best students so far, in generations. The most promising
+    one is then played on the environment, and the model learns from it (Dyna, Sutton 1991). `lessons` are the episodes of a round
     that the agent did not play itself: the best variations, and the real one.
     """
 
@@ -131,15 +135,23 @@ class Imagination(gym.Wrapper):
         return [s.actions for s in best[:PARENTS] + list(different.values())[:PARENTS]]
 
     def _variations(self) -> list[Imagined]:
+        """Variations of the best students, and of the most promising of these: the model is climbed, not only sampled."""
+        parents, found = self._parents(), []
+        for size in np.diff(np.linspace(0, self.varied, GENERATIONS + 1).astype(int)):
+            found += self._vary(parents, size)
+            parents = [i.actions for i in heapq.nlargest(SURVIVORS, found, key=lambda i: i.promise)]
+        return found
+
+    def _vary(self, parents: list[np.ndarray], count: int) -> list[Imagined]:
         """A few decisions of a parent changed: the other choice for a unit, more or less for a group."""
-        parents, steps = self._parents(), self.env.unwrapped.steps
+        steps = self.env.unwrapped.steps
         varied, episodes = [], []
-        for _ in range(self.varied):
+        for _ in range(count):
             actions = parents[self.rng.integers(len(parents))]
             changed = self.rng.random(steps) < CHANGED / steps
             changed[self.rng.integers(steps)] = True
             noise = self.rng.normal(0, self.rng.uniform(0, DEVIATION), steps)
-            other = np.stack([-actions[:, 0], np.clip(actions[:, 1] + noise, -1, 1)], 1)
+            other = np.stack([np.where(actions[:, 0] >= 0, -0.5, 0.5), np.clip(actions[:, 1] + noise, -1, 1)], 1)
             actions = np.where(changed[:, None], other, actions).astype(np.float32)
             episode = self._begin(self.limits)
             for action in actions:

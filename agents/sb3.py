@@ -149,11 +149,12 @@ class OffPolicyAgent(StableBaselinesAgent):
     After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
     over the whole episode (`n_steps`), since only its end is rewarded.
 
-    imagined: episodes played against a model of the reward for each real one, once the random ones are over; 0 plays real ones only.
+    imagined: episodes played against a model of the reward for each real one; 0 plays real ones only.
     varied: variations of the best students that the model judges for each real one.
     start: a file of a policy that was learned before, whose proposal is the second student; or None. Needs imagined episodes.
     rehearsed: episodes played against the model at the end, after the last real one, for a better final policy.
-    warmup_share: share of the episodes that are random; 0.1 with imagined ones, which know sooner where to look, else 0.2.
+    warmup_share: share of the agent's episodes that are random; 0.02 with imagined ones, whose model learns most from students
+    near the uniform one, else 0.2.
     noise: standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that explore
     by themselves. actor_delay: updates of the critic for each of the actor; 4 with imagined episodes, else 30 (AMC's actor learns
     ten times slower, and Stable-Baselines3 has one learning rate; faster ones run into a corner before the critic knows anything).
@@ -167,7 +168,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         seed: int,
         *,
         imagined: int = 4,
-        varied: int = 100,
+        varied: int = 300,
         start: str | None = None,
         rehearsed: int = 0,
         warmup_share: float | None = None,
@@ -180,7 +181,7 @@ class OffPolicyAgent(StableBaselinesAgent):
                 raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
         steps = env.unwrapped.steps
         if warmup_share is None:
-            warmup_share = 0.1 if imagined else 0.2
+            warmup_share = 0.02 if imagined else 0.2
         if start and not imagined:
             raise UserError(
                 "start needs imagined episodes, in which students like its proposal are tried; leave imagined=0 out"
@@ -189,15 +190,13 @@ class OffPolicyAgent(StableBaselinesAgent):
             raise UserError("rehearsed episodes are imagined ones; leave imagined=0 out")
         self.start, self.rehearsed = load_policy(start) if start else None, rehearsed
         given = 2 if start else 1  # the uniform student, and the proposal
-        warmup = max(1, round(warmup_share * episodes) + 1 - given)
         played = stored = episodes
         self.imagination: Imagination | None = None
         if imagined:
-            env = self.imagination = Imagination(env, warmup + given, imagined, varied, seed)
-            rounds = max(0, episodes - warmup - given)
-            played, stored = (
-                warmup + given + n * rounds for n in (imagined, imagined + self.imagination.lessons_a_round)
-            )
+            env = self.imagination = Imagination(env, given, imagined, varied, seed)
+            rounds = max(0, episodes - given)
+            played, stored = (given + n * rounds for n in (imagined, imagined + self.imagination.lessons_a_round))
+        warmup = max(1, round(warmup_share * (played - given)))
         decaying = DecayingNoise(2, *noise, warmup + 1, played) if noise else None
         defaults = dict(
             learning_rate=1e-3,

@@ -88,3 +88,19 @@ def test_learning_in_imagination_finds_more_than_playing_real_episodes_only_and_
         best[name] = max(t.reward for t in found.trials)
         assert sum(t.seconds for t in found.trials) > 0.7 * found.seconds
     assert best["imagined"] > 0.98 > best["real"]
+
+
+def test_variations_climb_the_model_from_the_uniform_student_and_flip_its_units():
+    env = Imagination(
+        Recorder(make(budget={"macs": 0.4}), 20, 0, None, tqdm(disable=True)), real=1, imagined=1, varied=90, seed=0
+    )
+    env.model = Sum()
+    env.reset(seed=0)
+    for _ in range(env.unwrapped.steps):
+        env.step(np.zeros(2, np.float32))
+    env.limits = dict(env.students[0].limits)
+    found = env._variations()
+    first, second, third = (np.mean([i.reward for i in found[k : k + 30]]) for k in (0, 30, 60))
+    assert len(found) == 90 and first < second < third
+    units = len(env.problem.graph.units)
+    assert {bool((i.actions[:units, 0] < 0).any()) for i in found[:30]} == {True, False}
