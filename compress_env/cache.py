@@ -13,7 +13,7 @@ import platformdirs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 WORTH = 1.0
 """Seconds below which what was computed is not kept."""
@@ -49,16 +49,22 @@ def content_key(*parts: object) -> str:
     digest = hashlib.sha256(torch.__version__.encode())
     for part in parts:
         if isinstance(part, fx.GraphModule):
-            digest.update(f"{part.code}{part}".encode())
-            for name, value in part.state_dict().items():
-                digest.update(name.encode())
-                digest.update(_bytes(value))
+            digest.update(f"{part.code}{part}{fingerprint(part)}".encode())
         elif isinstance(part, Tensor | np.ndarray):
             digest.update(repr((part.dtype, tuple(part.shape))).encode())
             digest.update(_bytes(torch.as_tensor(part)))
         else:
             digest.update(repr(part).encode())
     return digest.hexdigest()[:32]
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A name for the weights and buffers of a module, the same on every machine and in every version."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()[:16]
 
 
 def make_room(where: Path, limit: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
+from compress_env.cache import fingerprint
 from compress_env.datasets.data import Data, Split
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings, divergence
 from compress_env.distill.losses import LOSSES
@@ -109,14 +109,6 @@ def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) 
         "labels": int(env.data.validation.labels[:64].sum()), "loss": "hinton", "temperature": 4.0, "seed": seed,
         "passes": passes, "recipe": asdict(recipe), "channels": SELECTION, "weights": fingerprint(env.teacher.module),
     }  # fmt: skip
-
-
-def fingerprint(module: nn.Module) -> str:
-    """The same for the same weights, on every machine."""
-    digest = hashlib.sha256()
-    for value in module.state_dict().values():
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def read_truths(path: Path) -> tuple[dict, list[Truth]]:

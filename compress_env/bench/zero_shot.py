@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +47,14 @@ def compare(
     evaluations: of each search; 0 leaves searches out. environment: arguments of `LayerRemoval-v0`. Raises UserError for files
     that are no policies, and for rows of other settings.
     """
-    load_policy = load_attribute("compress_env.agents.saved:load_policy", "policy")
-    policies = {str(file): load_policy(file) for file in files}
+    players = [(UNIFORM, "", ("uniform", 1, 0, None, None))]
+    for file in map(str, files):
+        load_attribute("compress_env.agents.saved:load_policy", "policy")(file)  # refuse before the teacher is loaded
+        players.append((POLICY, file, ("policy", 1, 0, None, {"file": file})))
     find_agent(agent)
-    searches = [(f"{agent}, {evaluations} evaluations, seed {s}", s) for s in seeds] if evaluations else []
+    for seed in seeds if evaluations else ():
+        which = f"{agent}, {evaluations} evaluations, seed {seed}"
+        players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
         settings, path = {k: str(v) for k, v in environment.items()}, out / "rows.jsonl"
@@ -62,32 +66,21 @@ def compare(
             path.write_text(json.dumps(settings) + "\n")
         rows = [Row(**row) for row in rows]
         known = {(r.budget, r.kind, r.which) for r in rows}
-        wanted = [(UNIFORM, "", None), *((POLICY, f, None) for f in policies), *((SEARCH, w, s) for w, s in searches)]
-        todo = [(b, *w) for b in budgets for w in wanted if (b, *w[:2]) not in known]
+        todo = [(b, *player) for b in budgets for player in players if (b, *player[:2]) not in known]
         env, at = None, None
-        for budget, kind, which, seed in tqdm(todo, desc="budgets", unit="student", disable=not progress):
+        for budget, kind, which, (name, episodes, seed, folder, own) in tqdm(
+            todo, desc="budgets", unit="student", disable=not progress
+        ):
             if budget != at:
                 env, at = LayerRemovalEnv(**environment, budget={"macs": budget}), budget
-            if kind == SEARCH:
-                best = search(env, agent, evaluations, seed, out / "runs" / f"{budget:g} {which}", progress=False).best
-                accuracy, reward = best.outcome.accuracy, best.reward
-            else:
-                accuracy, reward = _play(env, policies.get(which, lambda _: np.zeros(2, np.float32)))
-            row = Row(budget, kind, which, accuracy, reward, env.evaluator.teacher_accuracy)
+            where = folder and folder / f"{budget:g}"
+            best = search(env, name, episodes, seed, where, progress=False, settings=own).best
+            row = Row(budget, kind, which, best.outcome.accuracy, best.reward, best.outcome.teacher_accuracy)
             with path.open("a") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
             rows.append(row)
-    chosen = {w[:2] for w in wanted}
+    chosen = {player[:2] for player in players}
     return [r for r in rows if r.budget in budgets and (r.kind, r.which) in chosen]
-
-
-def _play(env: LayerRemovalEnv, policy: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
-    """Accuracy and reward of the student that `policy` proposes."""
-    observation, _ = env.reset(seed=0)
-    done = False
-    while not done:
-        observation, reward, done, _, info = env.step(policy(observation))
-    return info["accuracy"], reward
 
 
 def table(rows: Sequence[Row]) -> str:

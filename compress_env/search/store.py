@@ -43,8 +43,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
-        if not self.trials():
-            self.write("run.json", settings)
+        with alone_in(self.path):
+            if not self.trials():
+                self.write("run.json", settings)
 
     @property
     def trials_path(self) -> Path:
