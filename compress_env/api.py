@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress_env import devices
 from compress_env.distill.finetune import Finetuned, finetune
-from compress_env.distill.train import Recipe, accuracy, channels_last, has_bfloat16, predict
+from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
 from compress_env.export import export_all, save_student
@@ -23,14 +24,13 @@ from compress_env.rewards import Outcome
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
-from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread
 
 DEFAULTS: dict[str, Any] = {
     "teacher": "resnet8-digits", "weights": None, "data": None, "budget": {"macs": 0.5}, "schedule": "two-step",
     "reward": "relative", "limits": "hard", "evaluator": {}, "keep": [], "removable": ["*"], "shrinkable": ["*"],
-    "channel_multiple": None, "min_width": 0.1, "image_size": None, "normalization": None, "device": "cpu", "latency": None,
+    "channel_multiple": None, "min_width": 0.1, "image_size": None, "normalization": None, "device": "auto", "latency": None,
 }  # fmt: skip
 """Arguments of the environment that a run records, so that it can be made again."""
 
@@ -153,12 +153,11 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     if env is None:
         env = environment_of(folder, progress)
     plan, data, teacher = best.plan, env.data, env.whole
-    device = next(teacher.parameters()).device
-    student = build_student(env.teacher.module, env.graph, plan).to(device)
+    student = env.student(plan)
     env.evaluator.prepare(student, plan)
     checkpoint = folder.path / f"finetune-{plan.key}-{epochs}.checkpoint"
     done = finetune(
-        student, teacher, data, finetuning_recipe(len(data.train), epochs, device), seed=settings["seed"], checkpoint=checkpoint,
+        student, teacher, data, finetuning_recipe(len(data.train), epochs, env.device), seed=settings["seed"], checkpoint=checkpoint,
         progress=progress,
     )  # fmt: skip
     student = student.cpu()
@@ -229,7 +228,7 @@ def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
     steps = epochs * max(1, images // batch)
     return Recipe(
         epochs=epochs, batch_size=batch, lr=round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
-        precision="float32" if small or not has_bfloat16(device) else "bfloat16",
+        precision="float32" if small or not devices.has_bfloat16(device) else "bfloat16",
     )  # fmt: skip
 
 

@@ -61,7 +61,10 @@ def main() -> None:
 )
 @options.with_options(options.SCOPE)
 @click.option(
-    "--device", default="cpu", show_default=True, help="Torch device of evaluations, fine-tuning and latency."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Torch device of evaluations and fine-tuning; if given, of latency, too. auto: a GPU if there is one.",
 )
 @options.with_options(options.LATENCY)
 @click.option("--seed", default=0, show_default=True)
@@ -126,7 +129,7 @@ def policy() -> None:
 @policy.command("apply", short_help="The student that a saved policy proposes, without a search.")
 @click.argument("file", type=click.Path())
 @options.with_options((*options.NETWORK, *options.SCOPE))
-@click.option("--device", default="cpu", show_default=True, help="Torch device of evaluation and fine-tuning.")
+@click.option("--device", default="auto", show_default=True, help="Torch device of evaluation and fine-tuning.")
 @options.with_options(options.LATENCY)
 @click.option(
     "--finetune-epochs", type=click.IntRange(0), default=0, show_default=True, help="Full distillation of it."

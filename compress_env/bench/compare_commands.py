@@ -126,7 +126,7 @@ def redistil(results, data, epochs, seeds, tasks, agents) -> None:
 @click.option("--lr", type=click.FloatRange(0, min_open=True),
               help="Peak rate; that of full distillation if absent, which is low for few epochs.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
-@click.option("--device", default="cpu", show_default=True, help="Torch device of the fine-tuning.")
+@click.option("--device", default="auto", show_default=True, help="Torch device of the fine-tuning.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, seeds, device, out) -> None:
     """Bring torch-pruning's pruners to the MACs of a budget, put the uniform student and those of searches beside them,

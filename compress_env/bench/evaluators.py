@@ -71,7 +71,7 @@ def score(
             current = name
             graph = _by_weights(env) if name == BY_WEIGHTS else env.graph
             evaluator = Evaluator(env.whole, graph, env.data, EvaluatorSettings(**evaluators[name]))
-        student = build_student(env.teacher.module, graph, plans[budget, index])
+        student = build_student(env.teacher.module, graph, plans[budget, index]).to(env.device)
         found = _score(evaluator, student, name, budget, index, plans[budget, index])
         with path.open("a") as file:
             file.write(json.dumps(asdict(found)) + "\n")
@@ -125,12 +125,12 @@ def distillation_seconds(
             chosen = [t for t in truths if t.budget == budget][:TIMED]
             seconds = []
             for truth in chosen:
-                student = build_student(env.teacher.module, env.graph, StudentPlan.from_json(truth.plan))
+                student = env.student(StudentPlan.from_json(truth.plan))
                 stamps = []
 
                 def objective(logits, labels, _inputs, rows, stamps=stamps):
                     stamps.append(time.process_time())
-                    return function(logits, views.logits[rows], labels, settings["temperature"])
+                    return function(logits, views.logits[rows].to(logits.device), labels, settings["temperature"])
 
                 fit(student, views.data, views.recipe, objective, torch.Generator().manual_seed(0))
                 seconds.append((stamps[-1] - stamps[1]) / (len(stamps) - 2) * truth.steps)
@@ -153,11 +153,11 @@ def training_free(
     for name, graph, settings in (("refit", env.graph, {}), ("magnitude", _by_weights(env), {"refit": False})):
         evaluator = Evaluator(whole, graph, data, EvaluatorSettings(**settings))
         scored = [
-            (evaluator(build_student(env.teacher.module, graph, p), p).accuracy, p)
+            (evaluator(build_student(env.teacher.module, graph, p).to(env.device), p).accuracy, p)
             for p in tqdm(plans, desc=name, leave=False)
         ]
         plan = max(scored, key=lambda pair: pair[0])[1]
-        student = build_student(env.teacher.module, graph, plan)
+        student = build_student(env.teacher.module, graph, plan).to(env.device)
         evaluator.prepare(student, plan)
         with one_thread(), channels_last(student):
             found[name] = _accuracies(student, data)

@@ -22,7 +22,6 @@ from compress_env.distill.train import Recipe, accuracy, channels_last, fit, pre
 from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread
 
@@ -86,8 +85,8 @@ class Views:
         generator = torch.Generator().manual_seed(seed)
         parts = [data.augment(x, generator) for _ in range(passes) for x in data.train.inputs.split(1000)]
         self.data = replace(data, train=Split(torch.cat(parts), data.train.labels.repeat(passes)), _cache={})
-        with channels_last(teacher), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            self.logits = predict(teacher, self.data, self.data.train)
+        with channels_last(teacher):
+            self.logits = predict(teacher, self.data, self.data.train, bfloat16=recipe.precision == "bfloat16")
         self.recipe = replace(recipe, epochs=1, augment=False)
 
 
@@ -96,13 +95,14 @@ def distil(student, views: Views, seed: int, loss: str = "hinton", temperature: 
     function, logits = LOSSES.get(loss), views.logits
     generator = torch.Generator().manual_seed(seed)
     fit(
-        student, views.data, views.recipe, lambda z, labels, _, rows: function(z, logits[rows], labels, temperature), generator
+        student, views.data, views.recipe,
+        lambda z, labels, _, rows: function(z, logits[rows].to(z.device), labels, temperature), generator,
     )  # fmt: skip
 
 
 def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) -> dict:
     """What has to be equal for truths to be comparable; the first line of their file."""
-    recipe = finetuning_recipe(len(env.data.train), passes, next(env.whole.parameters()).device)
+    recipe = finetuning_recipe(len(env.data.train), passes, env.device)
     recipe = recipe if lr is None else replace(recipe, lr=lr)
     return {
         "teacher": env.teacher.name, "training_images": len(env.data.train), "validation_images": len(env.data.validation),
@@ -158,7 +158,7 @@ def truths(
 def _truth(
     env, budget: float, index: int, plan: StudentPlan, refit: Evaluator, views: Views, target: Tensor, seed: int
 ) -> Truth:
-    student = build_student(env.teacher.module, env.graph, plan)
+    student = env.student(plan)
     refit.prepare(student, plan)
     labels = env.data.validation.labels
     start = accuracy(predict(student, env.data, env.data.validation), labels)

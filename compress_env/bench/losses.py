@@ -17,7 +17,6 @@ from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.surgery.build import build_student
 from compress_env.threads import one_thread
 
 
@@ -45,14 +44,14 @@ def compare(
     todo = [(loss, lr, *key) for key in plans for loss in losses for lr in rates if (loss, lr, *key) not in done]
     if not todo:
         return rows
-    recipe = replace(finetuning_recipe(len(env.data.train), 1, next(env.whole.parameters()).device), steps=steps)
+    recipe = replace(finetuning_recipe(len(env.data.train), 1, env.device), steps=steps)
     with one_thread(), channels_last(env.whole):
         few = env.data.head(steps * recipe.batch_size)
         views = Views(env.whole, few, -(-steps * recipe.batch_size // len(few.train)), recipe, seed)
         target, refit = predict(env.whole, env.data, env.data.validation), refitter(env)
         for loss, lr, budget, index in tqdm(todo, desc="distilling", unit="student", disable=not progress):
             plan = plans[budget, index]
-            student = build_student(env.teacher.module, env.graph, plan)
+            student = env.student(plan)
             refit.prepare(student, plan)
             views.recipe = replace(views.recipe, lr=lr)
             distil(student, views, seed, loss)

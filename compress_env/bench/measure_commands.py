@@ -77,7 +77,7 @@ def speed(teacher, weights, data, seconds, agent, evaluations, seed, out) -> Non
     from compress_env.progress import announced
 
     with announced("loading teacher and data"):
-        env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, progress=True)
+        env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, device="cpu", progress=True)
     result = measure(env, seconds, seed)
     for line in table(result):
         click.echo(line)

@@ -11,7 +11,6 @@ from compress_env.api import finetuning_recipe
 from compress_env.distill.finetune import finetune
 from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
 from compress_env.threads import one_thread
 
@@ -30,7 +29,7 @@ class Trained:
 
 def recipe_of(env: LayerRemovalEnv, epochs: int, lr: float | None = None) -> Recipe:
     """The recipe of every full distillation here, with another peak rate if `lr` is given."""
-    recipe = finetuning_recipe(len(env.data.train), epochs, next(env.whole.parameters()).device)
+    recipe = finetuning_recipe(len(env.data.train), epochs, env.device)
     return recipe if lr is None else replace(recipe, lr=lr)
 
 
@@ -41,7 +40,7 @@ def train(
 
     seed: of the order of the images and their augmentation. Raises Diverged.
     """
-    student = student.to(next(env.whole.parameters()).device)
+    student = student.to(env.device)
     test = env.data.test
     with one_thread(), channels_last(student):
         start = accuracy(predict(student, env.data, test), test.labels)
@@ -51,6 +50,6 @@ def train(
 
 def built(env: LayerRemovalEnv, plan: StudentPlan) -> fx.GraphModule:
     """The student of a plan as it is before fine-tuning: with the teacher's weights, refitted as the search saw it."""
-    student = build_student(env.teacher.module, env.graph, plan).to(next(env.whole.parameters()).device)
+    student = env.student(plan)
     env.evaluator.prepare(student, plan)
     return student

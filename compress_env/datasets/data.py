@@ -59,12 +59,15 @@ class Data:
             return inputs
         x = inputs.float().div_(255)
         if self.normalization:
-            mean, std = (torch.tensor(v).view(-1, 1, 1) for v in self.normalization)
+            mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in self.normalization)
             x = x.sub_(mean).div_(std)
         return x
 
     def augment(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
-        """The batch with a random crop and flip of its own for every image. Floats that are no images pass unchanged."""
+        """The batch with a random crop and flip of its own for every image, on its device. Floats that are no images pass unchanged.
+
+        The generator is the CPU's, so that a seed means the same images everywhere.
+        """
         if inputs.dim() != 4 or not (self.crop_padding or self.flip):
             return inputs
         n, _, height, width = inputs.shape
@@ -78,8 +81,8 @@ class Data:
             inputs = torch.nn.functional.pad(inputs, (pad,) * 4)
             rows = rows + torch.randint(2 * pad + 1, (n, 1), generator=generator)
             columns = columns + torch.randint(2 * pad + 1, (n, 1), generator=generator)
-        images = torch.arange(n).view(n, 1, 1)
-        return inputs.permute(0, 2, 3, 1)[images, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+        place = (torch.arange(n).view(n, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1))
+        return inputs.permute(0, 2, 3, 1)[tuple(i.to(inputs.device) for i in place)].permute(0, 3, 1, 2)
 
     def calibration(self, images: int, seed: int = 0) -> Tensor:
         """Prepared, not augmented training inputs, `images` of them at most, always the same for a seed."""

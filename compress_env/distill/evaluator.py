@@ -12,18 +12,18 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from compress_env import cache
+from compress_env import cache, devices
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.steps import Steps
-from compress_env.distill.train import Diverged, accuracy, channels_last, has_bfloat16, memory_format, predict
+from compress_env.distill.train import Diverged, accuracy, channels_last, memory_format, predict
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
 from compress_env.surgery.reconstruct import Reconstruction
 from compress_env.threads import one_thread
 
 SMALL = 5_000_000
-"""MACs of a teacher below which converting to bfloat16 costs more than it saves."""
+"""MACs of a teacher below which converting to bfloat16, or a GPU, costs more than it saves."""
 
 
 class EvaluationFailed(RuntimeError):
@@ -130,6 +130,12 @@ def _failures() -> Iterator[None]:
         raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
+def fastest_device(graph: LayerGraph) -> torch.device:
+    """CUDA if there is one, but the CPU for very small networks, of which a GPU waits for the next instruction most of the time."""
+    large = graph.reduce(frozenset()).macs(graph.full) >= SMALL
+    return devices.fastest() if large else torch.device("cpu")
+
+
 def bfloat16_pays(graph: LayerGraph, device: torch.device) -> bool:
     """Whether mixed precision is faster: on processors that have it, for all but very small networks."""
-    return has_bfloat16(device) and bool(graph.reduce(frozenset()).macs(graph.full) >= SMALL)
+    return devices.has_bfloat16(device) and bool(graph.reduce(frozenset()).macs(graph.full) >= SMALL)

@@ -11,6 +11,7 @@ from torch import nn
 
 from compress_env.datasets.data import Data
 from compress_env.distill.losses import LOSSES
+from compress_env.distill.replay import answering
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
 from compress_env.threads import one_thread
 
@@ -90,10 +91,9 @@ def finetune(
 def distillation(teacher: nn.Module, loss: str, temperature: float, precision: str) -> Callable:
     """An objective for `fit` that asks the teacher about each batch as it was augmented. The teacher is in evaluation mode."""
     function = LOSSES.get(loss)
+    answer = answering(teacher, precision == "bfloat16")
 
     def objective(logits, labels, inputs, _rows):
-        with torch.no_grad(), torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            target = teacher(inputs).float()
-        return function(logits, target, labels, temperature)
+        return function(logits, answer(inputs), labels, temperature)
 
     return objective

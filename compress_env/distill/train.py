@@ -11,6 +11,8 @@ from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
 from compress_env.datasets.data import Data, Split, batches
+from compress_env.devices import repeatable
+from compress_env.distill.replay import replayed_training
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`(logits, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
@@ -89,17 +91,20 @@ def fit(
         generator.set_state(state["generator"])
         step, epoch = state["step"], state["epoch"]
     bar = tqdm(total=total, initial=step, desc=progress, unit="step", leave=False, disable=progress is None or rank > 0)
-    with bar, channels_last(model):
+    mine, bfloat16 = slice(rank, None, world), recipe.precision == "bfloat16"
+    model.train()
+    example = data.prepare(data.train.inputs[: recipe.batch_size][mine].to(device))
+    example = example.to(memory_format=memory_format(example))
+    with bar, channels_last(model), repeatable(device), replayed_training(model, example, bfloat16):
         while step < total:
             model.train()
             for indices in batches(data.train, recipe.batch_size, generator):
-                raw = data.train.inputs[indices]
+                raw = data.train.inputs[indices].to(device)
                 if recipe.augment:
                     raw = data.augment(raw, generator)
-                mine = slice(rank, None, world)
-                inputs = data.prepare(raw[mine]).to(device, memory_format=memory_format(raw))
+                inputs = data.prepare(raw[mine]).to(memory_format=memory_format(raw))
                 labels = data.train.labels[indices[mine]].to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     logits = model(inputs)
                 loss = objective(logits.float(), labels, inputs, indices[mine])
                 if not torch.isfinite(loss):
@@ -129,10 +134,10 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, b
     device = next(model.parameters()).device
     parts = []
     for indices in batches(split, batch_size):
-        raw = split.inputs[indices]
+        inputs = data.prepare(split.inputs[indices].to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            parts.append(model(data.prepare(raw).to(device, memory_format=memory_format(raw))).float().cpu())
-    return torch.cat(parts)
+            parts.append(model(inputs.to(memory_format=memory_format(inputs))).float())
+    return torch.cat(parts).cpu()
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -156,13 +161,6 @@ class channels_last:
 def memory_format(inputs: Tensor) -> torch.memory_format:
     """Channels last for images, which convolutions on CPUs prefer."""
     return torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 faster than in float32."""
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported()
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _average_gradients(model: nn.Module, world: int) -> None:

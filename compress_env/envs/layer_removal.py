@@ -13,7 +13,8 @@ from gymnasium.utils import EzPickle
 
 from compress_env import rewards
 from compress_env.datasets import load_data
-from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings
+from compress_env.devices import usable
+from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings, fastest_device
 from compress_env.envs import render
 from compress_env.envs.episode import Episode, Problem
 from compress_env.envs.observation import Embedding
@@ -123,7 +124,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | min_width | 0.1 | smallest share of a group's channels |
     | image_size | None | pixels, for `imagefolder:DIR` with images of different sizes |
     | normalization | None | (means, deviations) that the teacher was trained with, if not the data's own |
-    | device | "cpu" | torch device of the evaluation |
+    | device | "auto" | torch device of the evaluation; "auto": a GPU if there is one and the teacher is not very small |
     | latency | None | what it is measured with; None: {"runtime": "eager" (or "compile", "onnxruntime"), "batch": 1, "threads": 1} |
 
     >>> import gymnasium as gym, compress_env
@@ -155,7 +156,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         min_width: float = 0.1,
         image_size: int | None = None,
         normalization: Any = None,
-        device: str = "cpu",
+        device: str = "auto",
         latency: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
         progress: bool = False,
@@ -194,16 +195,16 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             "keep": keep, "removable": removable, "shrinkable": shrinkable, "channel_multiple": channel_multiple,
             "min_width": min_width,
         }  # fmt: skip
-        self._device = _device_of(device)
+        self.device = usable("cpu" if device == "auto" else device)
         self.latency = Setting.of(latency, device)
-        _device_of(self.latency.device)
-        self._build(scope, schedule, settings, progress)
+        usable(self.latency.device)
+        self._build(scope, schedule, settings, device, progress)
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gym.spaces.Box(self.embedding.low, self.embedding.high, dtype=np.float32)
         self._episode: Episode | None = None
         self._outcomes: dict[str, Outcome] = {}
 
-    def _build(self, scope, schedule, settings, progress) -> None:
+    def _build(self, scope, schedule, settings, device, progress) -> None:
         example = self.data.calibration(2)
         with one_thread():
             module = self.teacher.module
@@ -211,17 +212,23 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             self.graph = trace(module, example, **scope)
             self.meter = Meter(module, self.graph, example, "latency" in self._budget, self.latency, progress)
             self.problem = Problem(module, self.graph, self.meter, schedule)
-            self.whole = build_student(module, self.graph, StudentPlan()).to(self._device)
+            if device == "auto":
+                self.device = fastest_device(self.graph)
+            self.whole = self.student(StudentPlan())
         if self.hard:
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
         with one_thread():
-            images = self.data.calibration(SELECTION_IMAGES).to(self._device)
+            images = self.data.calibration(SELECTION_IMAGES).to(self.device)
             select_channels(self.whole, self.graph, images)
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
         self.embedding = Embedding(self.problem)
 
     def _absolute(self, limits: Mapping[str, Any]) -> dict[str, float]:
         return {name: float(limit.absolute(self.meter.teacher[name])) for name, limit in limits.items()}
+
+    def student(self, plan: StudentPlan) -> torch.fx.GraphModule:
+        """The student of a plan with the teacher's weights, not refitted, on the device of the evaluation."""
+        return build_student(self.teacher.module, self.graph, plan).to(self.device)
 
     @property
     def steps(self) -> int:
@@ -277,7 +284,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             accuracy, likeness, failed = known.accuracy, known.likeness, known.failed
         else:
             try:
-                (accuracy, likeness), failed = self.evaluator(student.to(self._device), plan), ""
+                (accuracy, likeness), failed = self.evaluator(student.to(self.device), plan), ""
             except EvaluationFailed as error:
                 accuracy, likeness, failed = 0.0, 0.0, str(error)
         outcome = Outcome(
@@ -353,16 +360,6 @@ def network_rows(
             }
         )  # fmt: skip
     return rows
-
-
-def _device_of(name: str) -> torch.device:
-    """Raises UserError if this machine does not have it."""
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _check_classes(module: torch.nn.Module, example: torch.Tensor, data, name: str) -> None:

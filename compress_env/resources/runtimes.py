@@ -53,7 +53,7 @@ class Setting:
         """From `{"runtime": "onnxruntime", "batch": 1, "threads": 1}`, what is absent as in the class. Raises UserError."""
         if isinstance(given, Setting):
             return given
-        given = {"device": str(device)} | dict(given or {})
+        given = {"device": "cpu" if device == "auto" else str(device)} | dict(given or {})
         known = [f.name for f in fields(cls)]
         for name in given:
             if name not in known:

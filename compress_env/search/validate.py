@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from compress_env.distill.evaluator import EvaluationFailed
 from compress_env.search.trial import Trial
-from compress_env.surgery.build import build_student
 
 
 def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
@@ -16,7 +15,7 @@ def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
     chosen = sorted(distinct, key=lambda t: -t.reward)[:count]
     wrong = []
     for trial in chosen:
-        student = build_student(env.teacher.module, env.graph, trial.plan)
+        student = env.student(trial.plan)
         usage = env.meter.count(student, trial.plan)
         try:
             accuracy = env.evaluator(student, trial.plan).accuracy

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from compress_env import options
+from compress_env import devices, options
 from compress_env.datasets import load_data
 from compress_env.distill.train import accuracy, channels_last, fit, predict
 from compress_env.teachers import TEACHERS
@@ -27,7 +27,8 @@ from compress_env.threads import one_thread
 @click.option("--data", help="Data set; the teacher's own if not given.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Weights file to write (.safetensors).")
 @click.option("--seed", default=0, show_default=True)
-def main(name: str, data: str | None, out: Path, seed: int) -> None:
+@click.option("--device", default="auto", show_default=True, help="Torch device; auto: a GPU if there is one.")
+def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None:
     teacher = TEACHERS.get(name)
     if "RANK" in os.environ:  # set by torchrun
         distributed.init_process_group("gloo")
@@ -36,6 +37,7 @@ def main(name: str, data: str | None, out: Path, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = teacher.factory()
+    model.to(devices.fastest() if device == "auto" else devices.usable(device))
 
     def report(epoch: int) -> str:
         return f"validation {accuracy(predict(model, images, images.validation), images.validation.labels):.4f}"
@@ -53,7 +55,7 @@ def main(name: str, data: str | None, out: Path, seed: int) -> None:
             progress=name,
         )
         if first:
-            save_file(model.state_dict(), out)
+            save_file({k: v.cpu() for k, v in model.state_dict().items()}, out)
             with channels_last(model):
                 for split in ("validation", "test"):
                     examples = getattr(images, split)

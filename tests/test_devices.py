@@ -1,0 +1,103 @@
+"""CUDA against the CPU, where there is one; and what is chosen where there is none."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import compress_env
+from compress_env.datasets import load_data
+from compress_env.distill import train
+from compress_env.distill.evaluator import fastest_device
+from compress_env.distill.finetune import finetune
+from compress_env.distill.replay import answering
+from compress_env.distill.train import Recipe, channels_last, fit
+from compress_env.errors import UserError
+from compress_env.teachers.resnet import resnet20_cifar10
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+def small() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Linear(8, 10),
+        )  # fmt: skip
+
+
+def trained(device: str, precision: str = "float32") -> torch.Tensor:
+    """All weights and buffers after 30 steps."""
+    model, data = small().to(device), load_data("digits")
+    recipe = Recipe(steps=30, batch_size=64, precision=precision)
+    fit(model, data, recipe, lambda z, y, *_: cross_entropy(z, y), torch.Generator().manual_seed(1))
+    assert "forward" not in vars(model) and not model.training
+    return torch.cat([v.flatten().float() for v in model.state_dict().values()]).cpu()
+
+
+def test_a_very_small_teacher_stays_on_the_cpu_and_larger_ones_go_to_a_gpu(digits_env, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert digits_env.device.type == "cpu" and fastest_device(digits_env.graph).type == "cpu"
+    graph = compress_env.trace(resnet20_cifar10().eval(), torch.zeros(2, 3, 32, 32))
+    assert fastest_device(graph).type == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert fastest_device(graph).type == "cpu"
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work():
+    with pytest.raises(UserError, match="the device 'gpu' cannot be used"):
+        compress_env.compress(device="gpu", evaluations=1)
+
+
+def test_answers_are_the_models_own():
+    model, x = small().eval(), torch.randn(5, 1, 8, 8)
+    assert torch.equal(answering(model, bfloat16=False)(x), model(x).detach())
+
+
+@cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_recorded_training_is_that_of_python_and_the_same_each_time(precision, monkeypatch):
+    first, second = trained("cuda", precision), trained("cuda", precision)
+    monkeypatch.setattr(train, "replayed_training", lambda *a: channels_last(nn.Identity()))
+    assert torch.equal(first, second) and torch.equal(first, trained("cuda", precision))
+
+
+@cuda
+def test_cuda_trains_like_the_cpu():
+    torch.testing.assert_close(trained("cuda"), trained("cpu"), rtol=0.02, atol=0.02)
+
+
+@cuda
+def test_a_recorded_teacher_answers_batches_of_every_size():
+    model, x = small().eval().cuda(), torch.randn(70, 1, 8, 8, device="cuda")
+    answer = answering(model, bfloat16=False)
+    for batch in (x[:64], x[6:], x[64:]):
+        torch.testing.assert_close(answer(batch).clone(), model(batch).detach())
+
+
+@cuda
+def test_students_are_judged_and_finetuned_on_cuda_as_on_the_cpu():
+    rewards = []
+    for device in ("cuda", "cpu"):
+        env = gym.make("LayerRemoval-v0", budget={"macs": 0.5}, device=device).unwrapped
+        env.reset(seed=0)
+        for _ in range(env.steps):
+            _, reward, _, _, info = env.step(np.zeros(2, np.float32))
+        rewards.append((reward, info["accuracy"]))
+        student = env.student(compress_env.StudentPlan.from_json(info["plan"]))
+        done = finetune(student, env.whole, env.data, Recipe(epochs=2, batch_size=64, lr=0.02), progress=False)
+        assert done.best_validation > 0.95 and next(student.parameters()).device.type == device
+    np.testing.assert_allclose(*rewards, atol=0.02)
+
+
+@cuda
+def test_a_whole_run_on_cuda_ends_with_files_for_every_machine(tmp_path):
+    made = compress_env.compress(
+        device="cuda", agent="uniform", evaluations=1, finetune_epochs=1, out=tmp_path, progress=False
+    )
+    assert next(made.student.parameters()).device.type == "cpu" and (tmp_path / "student.onnx").exists()
