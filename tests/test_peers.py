@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -151,3 +152,11 @@ def test_the_command_takes_the_students_of_searches(tmp_path):
     ):
         failed = call(*command, *arguments)
         assert failed.exit_code == 2 and told in failed.output, failed.output
+
+
+def test_a_file_of_results_is_shown_without_training(tmp_path):
+    file = Path(__file__).parent.parent / "benchmarks/peers/resnet20-50.jsonl"
+    shown = CliRunner().invoke(main, ["bench", "peers", "--show", str(file)])
+    assert shown.exit_code == 0 and shown.output.count("\n| ") == 8 and "the best peer on test images" in shown.output
+    missing = CliRunner().invoke(main, ["bench", "peers", "--show", str(tmp_path / "none.jsonl")])
+    assert missing.exit_code == 2 and "there are no results in" in missing.output

@@ -21,7 +21,12 @@ from compress_env.errors import UnknownName, UserError
 from compress_env.teachers import TEACHERS, load_teacher, load_weights
 from compress_env.teachers.train import main as train
 
-COUNTS = {"resnet20-cifar10": ((3, 32, 32), 272_474, 40_813_184), "resnet8-digits": ((1, 8, 8), 77_754, 763_520)}
+COUNTS = {
+    "resnet20-cifar10": ((3, 32, 32), 272_474, 40_813_184),
+    "resnet8-digits": ((1, 8, 8), 77_754, 763_520),
+    "vgg16-cifar10": ((3, 32, 32), 923_130, 19_907_840),
+    "mobilenetv2-cifar10": ((3, 32, 32), 590_410, 26_324_224),
+}
 
 
 @pytest.mark.parametrize("name", TEACHERS.names())
@@ -110,7 +115,9 @@ def test_what_gives_no_module_is_refused(own, attribute, message):
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownName, match="no teacher 'resnet8-digit'; did you mean 'resnet8-digits'"):
         load_teacher("resnet8-digit")
-    with pytest.raises(UnknownName, match="known: resnet20-cifar10, resnet8-digits"):
+    with pytest.raises(
+        UnknownName, match="known: mobilenetv2-cifar10, resnet20-cifar10, resnet8-digits, vgg16-cifar10"
+    ):
         load_teacher("transformer")
 
 

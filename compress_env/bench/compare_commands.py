@@ -127,6 +127,8 @@ def redistil(results, data, epochs, seeds, tasks, agents) -> None:
               help="Peak rate; that of full distillation if absent, which is low for few epochs.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
 @click.option("--device", default="auto", show_default=True, help="Torch device of the fine-tuning.")
+@click.option("--show", type=click.Path(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
+              metavar="FILE.jsonl", callback=lambda *a: _show_peers(*a), help="Print a table of results and stop.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, seeds, device, out) -> None:
     """Bring torch-pruning's pruners to the MACs of a budget, put the uniform student and those of searches beside them,
@@ -135,6 +137,7 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, se
     \b
     compress-env search --budget macs=0.5 --finetune-epochs 0 --out runs/a
     compress-env bench peers --budget macs=0.5 --run runs/a --finetune-epochs 20 --out runs/peers
+    compress-env bench peers --show benchmarks/peers/resnet20-50.jsonl
 
     The default peak rate suits students that are refitted; those of torch-pruning start from less, and may do better in few
     epochs with a higher one. Interrupted, the same command goes on. OUT then has peers.jsonl and peers.md.
@@ -152,6 +155,20 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, se
     command = "compress-env " + shlex.join(sys.argv[1:])
     (out / "peers.md").write_text(f"{text}\n\nMade by\n\n    {command}\n", encoding="utf-8")
     click.echo(f"{text}\n\n{out / 'peers.jsonl'}, {out / 'peers.md'}")
+
+
+def _show_peers(context, _parameter, value) -> None:
+    if value:
+        from compress_env.bench import peers as measure
+        from compress_env.errors import UserError
+
+        settings, rows = measure.read(value)
+        if not rows:
+            raise UserError(
+                f"there are no results in {value}; `compress-env bench peers --out DIR` makes DIR/peers.jsonl"
+            )
+        click.echo(measure.table(settings, rows))
+        context.exit()
 
 
 @click.command(short_help="Saved policies at ten budgets, beside the uniform students and searches.")

@@ -24,6 +24,7 @@ from compress_env.options import name_values
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in, cut_torn_line
 from compress_env.search.trial import Trial
+from compress_env.teachers import TEACHERS
 
 Table = dict[str, dict[str, list["Run"]]]
 """Task -> agent -> runs by seed; all agents of a task have the same seeds."""
@@ -138,7 +139,8 @@ def _end_with(parent: int) -> None:
 def environment(task: str, data: str | None) -> gym.Env:
     """The environment of a task; `data` is for those on CIFAR-10."""
     entry = TASKS.get(task)
-    needs_data = entry.arguments["teacher"] == "resnet20-cifar10"
+    teacher = entry.arguments["teacher"]
+    needs_data = teacher in TEACHERS.names() and TEACHERS.get(teacher).data == "cifar10"
     return gym.make(entry.env_id, **dict(entry.arguments) | ({"data": data} if data and needs_data else {}))
 
 

@@ -10,6 +10,8 @@ from compress_env.registry import Registry
 
 DIGITS = {"teacher": "resnet8-digits"}
 RESNET20 = {"teacher": "resnet20-cifar10"}
+VGG16 = {"teacher": "vgg16-cifar10"}
+MOBILENETV2 = {"teacher": "mobilenetv2-cifar10"}
 
 
 @dataclass(frozen=True)
@@ -35,5 +37,8 @@ for _name, _task in {
     "digits-latency": Task("half of the measured latency", DIGITS | {"budget": {"latency": 0.5}}),
     "resnet20-50": Task("ResNet-20 on CIFAR-10, half of the MACs", RESNET20 | {"budget": {"macs": 0.5}}),
     "resnet20-25": Task("ResNet-20 on CIFAR-10, a quarter of the MACs", RESNET20 | {"budget": {"macs": 0.25}}),
+    "vgg16-50": Task("VGG-16 on CIFAR-10, half of the MACs", VGG16 | {"budget": {"macs": 0.5}}),
+    "vgg16-25": Task("VGG-16 on CIFAR-10, a quarter of the MACs", VGG16 | {"budget": {"macs": 0.25}}),
+    "mobilenetv2-50": Task("MobileNetV2 on CIFAR-10, half of the MACs", MOBILENETV2 | {"budget": {"macs": 0.5}}),
 }.items():
     TASKS.register(_name)(_task)

@@ -15,7 +15,9 @@ from compress_env.datasets.data import Normalization
 from compress_env.distill.train import Recipe
 from compress_env.errors import UserError
 from compress_env.registry import Registry
+from compress_env.teachers.mobilenet import mobilenetv2_cifar10
 from compress_env.teachers.resnet import resnet8_digits, resnet20_cifar10
+from compress_env.teachers.vgg import vgg16_cifar10
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -36,6 +38,8 @@ class ShippedTeacher:
         return WEIGHTS / f"{self.name}.safetensors"
 
 
+CIFAR10: Normalization = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
 TEACHERS = Registry("teacher")
 for _teacher in (
     ShippedTeacher("resnet8-digits", resnet8_digits, "digits", (1, 8, 8), Recipe(epochs=60, batch_size=64, lr=0.1)),
@@ -45,7 +49,23 @@ for _teacher in (
         "cifar10",
         (3, 32, 32),
         Recipe(epochs=64, batch_size=128, lr=0.2, precision="bfloat16"),
-        ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        CIFAR10,
+    ),
+    ShippedTeacher(
+        "vgg16-cifar10",
+        vgg16_cifar10,
+        "cifar10",
+        (3, 32, 32),
+        Recipe(epochs=100, batch_size=128, lr=0.1, precision="bfloat16"),
+        CIFAR10,
+    ),
+    ShippedTeacher(
+        "mobilenetv2-cifar10",
+        mobilenetv2_cifar10,
+        "cifar10",
+        (3, 32, 32),
+        Recipe(epochs=100, batch_size=128, lr=0.1, precision="bfloat16"),
+        CIFAR10,
     ),
 ):
     TEACHERS.register(_teacher.name)(_teacher)

@@ -1,0 +1,62 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018) for small images: inverted residuals, and half of the resolution three times."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+"""Expansion, channels, blocks and stride of each stage, as in the paper's table 2 but for the strides before 32x32."""
+
+
+def _normalised(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+    padding = kernel // 2
+    return [
+        nn.Conv2d(channels_in, channels_out, kernel, stride, padding, groups=groups, bias=False),
+        nn.BatchNorm2d(channels_out),
+    ]
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, 3x3 depthwise, 1x1 projection without a nonlinearity; a shortcut where the shape stays."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int):
+        super().__init__()
+        hidden = channels_in * expansion
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers += [*_normalised(channels_in, hidden, 1), nn.ReLU6()]
+        layers += [*_normalised(hidden, hidden, 3, stride, hidden), nn.ReLU6(), *_normalised(hidden, channels_out, 1)]
+        self.layers = nn.Sequential(*layers)
+        self.residual = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x)
+        return x + y if self.residual else y
+
+
+def mobilenetv2(width: float, classes: int) -> nn.Sequential:
+    """width: of every layer, as a share of the paper's."""
+
+    def scaled(channels: int) -> int:
+        return max(8, int(channels * width + 4) // 8 * 8)
+
+    before = scaled(32)
+    layers: list[nn.Module] = [*_normalised(3, before, 3), nn.ReLU6()]
+    for expansion, channels, blocks, stride in STAGES:
+        for block in range(blocks):
+            layers.append(InvertedResidual(before, scaled(channels), stride if block == 0 else 1, expansion))
+            before = scaled(channels)
+    last = scaled(1280)
+    layers += [
+        *_normalised(before, last, 1),
+        nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(last, classes),
+    ]
+    return nn.Sequential(*layers)
+
+
+def mobilenetv2_cifar10() -> nn.Sequential:
+    """MobileNetV2 at half of its widths for 32x32 RGB images: 0.59 M parameters, 26 MMACs."""
+    return mobilenetv2(0.5, classes=10)
