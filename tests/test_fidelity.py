@@ -113,12 +113,12 @@ def test_losses_are_compared_on_the_same_students(digits_env, tmp_path):
     path = tmp_path / "losses.jsonl"
     arguments = ({0.5: 2}, ["hinton", "mimic"], [0.01], 6, path)
     rows = losses.compare(digits_env, *arguments, progress=False)
-    assert [(r["loss"], r["index"]) for r in rows] == [("hinton", 0), ("mimic", 0), ("hinton", 1), ("mimic", 1)]
+    assert [(r.loss, r.index) for r in rows] == [("hinton", 0), ("mimic", 0), ("hinton", 1), ("mimic", 1)]
     text = path.read_text()
     path.write_text(text[: text.rindex("{")])
     again = losses.compare(digits_env, *arguments, progress=False)
     assert again == rows and path.read_text() == text
-    means = {n: np.mean([r["accuracy"] for r in rows if r["loss"] == n]) for n in ("hinton", "mimic")}
+    means = {n: np.mean([r.accuracy for r in rows if r.loss == n]) for n in ("hinton", "mimic")}
     table = losses.table(rows)
     gap = 100 * (means["mimic"] - means["hinton"])
     assert f"| mimic | 0.01 | 2 | {means['mimic']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
+from compress_env.bench.results import Results, read
 from compress_env.cache import fingerprint
 from compress_env.datasets.data import Data, Split
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings, divergence
@@ -111,12 +111,6 @@ def settings_of(env: LayerRemovalEnv, passes: int, lr: float | None, seed: int) 
     }  # fmt: skip
 
 
-def read_truths(path: Path) -> tuple[dict, list[Truth]]:
-    """Settings and truths of a file; a last line that was cut off is left out."""
-    lines = path.read_text().split("\n")[:-1]
-    return json.loads(lines[0]), [Truth(**json.loads(line)) for line in lines[1:]]
-
-
 def truths(
     env: LayerRemovalEnv, path: Path, counts: Mapping[float, int] | None = None, *, passes: int | None = None,
     lr: float | None = None, seed: int | None = None, progress: bool = True,
@@ -126,33 +120,24 @@ def truths(
     What is None is as in the file, if there is one: then without `counts`, nothing is distilled. Budgets take turns, so that a file
     that is not finished is balanced. Returns the settings and truths. Raises UserError if the file was made with other settings.
     """
-    found, known = read_truths(path) if path.exists() and path.stat().st_size else ({}, [])
+    found, _ = read(path, Truth)
     if seed is None:
         seed = found.get("seed", 0)
     if lr is None and found:
         lr = found["recipe"]["lr"]
     settings = settings_of(env, passes or found.get("passes", 1), lr, seed)
-    if differ := [k for k in settings if found and settings[k] != found.get(k)]:
-        k = differ[0]
-        raise UserError(f"{path} was made with {k} {found.get(k)!r}, not {settings[k]!r}; give another file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        "".join(json.dumps(row) + "\n" for row in (settings, *map(asdict, known)))
-    )  # without a line cut off
+    results = Results(path, Truth, settings)
     counts = counts or ({} if found else COUNTS)
     plans = {b: draw(env, b, n, seed) for b, n in counts.items()}
-    done = {(t.budget, t.index) for t in known}
+    done = {(t.budget, t.index) for t in results.rows}
     todo = [(b, i) for b, i in _turns(counts) if (b, i) not in done]
     if todo:
         with one_thread(), channels_last(env.whole):
             views = Views(env.whole, env.data, settings["passes"], Recipe(**settings["recipe"]), seed)
             target, refit = predict(env.whole, env.data, env.data.validation), refitter(env)
             for budget, index in tqdm(todo, desc="distilling", unit="plan", disable=not progress):
-                truth = _truth(env, budget, index, plans[budget][index], refit, views, target, seed)
-                with path.open("a") as file:
-                    file.write(json.dumps(asdict(truth)) + "\n")
-                known.append(truth)
-    return settings, known
+                results.append(_truth(env, budget, index, plans[budget][index], refit, views, target, seed))
+    return settings, results.rows
 
 
 def _truth(

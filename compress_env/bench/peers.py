@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
+from compress_env.bench.results import Results
 from compress_env.bench.statistics import mean_interval, percent
 from compress_env.bench.trained import built, recipe_of, train
 from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, predict
@@ -25,7 +25,7 @@ from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.registry import unknown
 from compress_env.resources import macs, params
 from compress_env.resources.budget import parse_limit
-from compress_env.search.store import RunFolder, cut_torn_line
+from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
 from compress_env.surgery.kinds import DENSE
 from compress_env.surgery.plan import StudentPlan
@@ -202,12 +202,6 @@ def limit_of(budget: Mapping[str, object], teacher: float) -> float:
     return parse_limit(budget["macs"]).absolute(teacher)
 
 
-def read(path: Path) -> tuple[dict, list[Row]]:
-    """Settings and rows of a results file; a last line that was cut off is left out."""
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return (json.loads(lines[0]) if lines else {}), [Row(**json.loads(line)) for line in lines[1:]]
-
-
 def compare(
     env: LayerRemovalEnv, contestants: Sequence[Contestant], limit: float, epochs: int, seeds: int, out: Path,
     lr: float | None = None, progress: bool = True,
@@ -217,34 +211,24 @@ def compare(
     lr: the peak rate, if not that of full distillation. Returns settings and rows. Raises UserError if the file was made with other
     settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "peers.jsonl"
-    cut_torn_line(path)
-    found, rows = read(path)
     recipe = recipe_of(env, epochs, lr)
     settings = {
         "teacher": env.teacher.name, "data": env.data.name, "training_images": len(env.data.train), "limit": limit,
         "share": limit / env.meter.teacher["macs"], "epochs": epochs, "loss": "hinton", "steps": STEPS,
         "recipe": asdict(recipe), **_teacher(env),
     }  # fmt: skip
-    if differ := [k for k in settings if found and settings[k] != found.get(k)]:
-        k = differ[0]
-        raise UserError(f"{path} was made with {k} {found.get(k)!r}, not {settings[k]!r}; choose another --out")
-    if not found:
-        path.write_text(json.dumps(settings) + "\n")
-    done = {(r.student, r.seed) for r in rows}
-    hopeless = {r.student for r in rows if r.failed}
+    results = Results(out / "peers.jsonl", Row, settings)
+    done = {(r.student, r.seed) for r in results.rows}
+    hopeless = {r.student for r in results.rows if r.failed}
     with tqdm(total=len(contestants) * seeds, desc="peers", unit="student", disable=not progress) as bar:
         for contestant in contestants:
             todo = [s for s in range(seeds) if (contestant.name, s) not in done and contestant.name not in hopeless]
             bar.set_postfix_str(contestant.name)
             bar.update(seeds - len(todo))
             for row in _rows(env, contestant, recipe, todo, out, progress):
-                with path.open("a") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
-                rows.append(row)
+                results.append(row)
                 bar.update()
-    return settings, rows
+    return settings, results.rows
 
 
 def _rows(env, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out: Path, progress: bool):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from compress_env.bench.results import Results
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.errors import UserError
 from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
-from compress_env.search.store import alone_in, cut_torn_line
+from compress_env.search.store import alone_in
 
 BUDGETS = tuple(round(0.2 + 0.6 * i / 9, 3) for i in range(10))
 """Ten shares of the MACs, from 20 to 80 %."""
@@ -57,15 +56,8 @@ def compare(
         players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
-        settings, path = {k: str(v) for k, v in environment.items()}, out / "rows.jsonl"
-        cut_torn_line(path)
-        first, *rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else [settings]
-        if first != settings:
-            raise UserError(f"{path} was made with {first}, not {settings}; choose another --out")
-        if not path.exists():
-            path.write_text(json.dumps(settings) + "\n")
-        rows = [Row(**row) for row in rows]
-        known = {(r.budget, r.kind, r.which) for r in rows}
+        results = Results(out / "rows.jsonl", Row, {k: str(v) for k, v in environment.items()})
+        known = {(r.budget, r.kind, r.which) for r in results.rows}
         todo = [(b, *player) for b in budgets for player in players if (b, *player[:2]) not in known]
         env, at = None, None
         for budget, kind, which, (name, episodes, seed, folder, own) in tqdm(
@@ -75,12 +67,9 @@ def compare(
                 env, at = LayerRemovalEnv(**environment, budget={"macs": budget}), budget
             where = folder and folder / f"{budget:g}"
             best = search(env, name, episodes, seed, where, progress=False, settings=own).best
-            row = Row(budget, kind, which, best.outcome.accuracy, best.reward, best.outcome.teacher_accuracy)
-            with path.open("a") as file:
-                file.write(json.dumps(asdict(row)) + "\n")
-            rows.append(row)
+            results.append(Row(budget, kind, which, best.outcome.accuracy, best.reward, best.outcome.teacher_accuracy))
     chosen = {player[:2] for player in players}
-    return [r for r in rows if r.budget in budgets and (r.kind, r.which) in chosen]
+    return [r for r in results.rows if r.budget in budgets and (r.kind, r.which) in chosen]
 
 
 def table(rows: Sequence[Row]) -> str:
