@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -68,6 +68,10 @@ class Imagination(gym.Wrapper):
         """From now on nothing is played for real, and each episode has limits of its own."""
         self._rehearsing, self.limits, self.round = True, None, []
 
+    def begins_a_round(self, episodes: int) -> bool:
+        """Whether a round begins with the next episode; of rehearsed ones, after `episodes`, there are as many in a round."""
+        return episodes % self.imagined == 0 if self._rehearsing else not self.round
+
     @property
     def lessons_a_round(self) -> int:
         """As many variations as the agent played episodes, and the real one."""
@@ -121,6 +125,16 @@ class Imagination(gym.Wrapper):
         promise = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
         plans = [self.problem.graph.canonical(e.removed, e.widths).key for e in episodes]
         return [Imagined(*entry) for entry in zip(mean.tolist(), promise.tolist(), plans, actions)]
+
+    def plans_of(self, policy: Callable[[np.ndarray], np.ndarray], budgets: Sequence[dict[str, float]]) -> np.ndarray:
+        """Features `(budgets, d)`, as the model takes them, of the plans that a policy decides on."""
+        found = []
+        for limits in budgets:
+            episode = self._begin(limits)
+            while not episode.done:
+                episode.step(*np.clip(policy(self.env.unwrapped.embedding(episode)), -1, 1).tolist())
+            found.append(self._features(episode.removed, episode.widths))
+        return np.array(found)
 
     def _parents(self) -> list[np.ndarray]:
         """Actions of the best students, and of the best with other units removed; those with near limits, if they differ."""

@@ -18,6 +18,7 @@ import stable_baselines3
 import torch
 from compress_env.agents.imagination import Imagination
 from compress_env.agents.saved import load_policy, save_policy
+from compress_env.agents.trusted import TrustedActor
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -210,6 +211,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             policy_kwargs=dict(net_arch=[128, 128]),
         )
         super().__init__(algorithm, env, episodes, seed, **{"action_noise": decaying, **defaults, **settings})
+        self.trusted = TrustedActor(self.imagination) if imagined else None
         self.timesteps = played * steps
         self.model: OffPolicyAlgorithm
         self.noise: DecayingNoise | None = self.model.action_noise
@@ -249,6 +251,8 @@ class OffPolicyAgent(StableBaselinesAgent):
                 self.save(checkpoint)
         if self.rehearsed:
             self._rehearse()
+        if self.trusted:
+            self.trusted.give(self.model.actor)
 
     def _play_start(self) -> None:
         """The student of the policy that the search goes on from; the agent learns from it like from an episode of its own."""
@@ -263,7 +267,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         self.imagination.rehearse()
         self.relative.env.episodes = math.inf
         self.model._last_obs = None  # begin an episode
-        self.model.learn(self.rehearsed * self.steps, reset_num_timesteps=False)
+        self.model.learn(self.rehearsed * self.steps, _BetweenEpisodes(self, None), reset_num_timesteps=False)
 
     def save(self, path: Path) -> None:
         """Write networks, optimisers, replay buffer and every random state in one file, whole or not at all."""
@@ -275,6 +279,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             "buffer": self.model.replay_buffer,
             "noise_episode": self.noise.episode if self.noise else 0,
             "imagination": self.imagination.state() if self.imagination else None,
+            "actors": self.trusted.actors if self.trusted else [],
             "python": random.getstate(),
             "numpy": np.random.get_state(),
             "torch": torch.get_rng_state(),
@@ -302,6 +307,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         self.env.get_wrapper_attr("skip")(state["episodes"])
         if self.imagination:
             self.imagination.load(state["imagination"])
+            self.trusted.actors = state.get("actors", [])
         if left:
             self.model._last_obs = self.model.env.reset()
         self.env.unwrapped.np_random = state["env"]
@@ -313,11 +319,12 @@ class OffPolicyAgent(StableBaselinesAgent):
 
 
 class _BetweenEpisodes(BaseCallback):
-    """Adds what was imagined to the replay buffer; saves after updates of a roll-out have been made, when the next one begins."""
+    """Adds what was imagined to the replay buffer; looks at the actor once a round, and saves, after the updates of a roll-out, when
+    the next one begins."""
 
     def __init__(self, agent: OffPolicyAgent, path: Path | None):
         super().__init__()
-        self.agent, self.path, self.saved = agent, path, time.monotonic()
+        self.agent, self.path, self.saved, self.episodes = agent, path, time.monotonic(), 0
 
     def _on_rollout_end(self) -> None:
         if self.agent.imagination:
@@ -327,6 +334,9 @@ class _BetweenEpisodes(BaseCallback):
                 self.model.replay_buffer.add(before[None], after[None], action[None], reward, np.array([done]), [{}])
 
     def _on_rollout_start(self) -> None:
+        self.episodes += 1
+        if self.agent.trusted and self.agent.imagination.begins_a_round(self.episodes):
+            self.agent.trusted.look(self.model.actor, self.agent.policy())
         if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
             self.agent.save(self.path)
             self.saved = time.monotonic()

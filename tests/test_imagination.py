@@ -5,8 +5,10 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from compress_env.agents.imagination import Imagination
 from compress_env.agents.score_model import ScoreModel
+from compress_env.agents.trusted import TrustedActor
 from tqdm import tqdm
 
 import compress_env  # noqa: F401
@@ -104,3 +106,30 @@ def test_variations_climb_the_model_from_the_uniform_student_and_flip_its_units(
     assert len(found) == 90 and first < second < third
     units = len(env.problem.graph.units)
     assert {bool((i.actions[:units, 0] < 0).any()) for i in found[:30]} == {True, False}
+
+
+def test_of_the_policies_on_the_way_the_one_that_the_model_trusts_most_is_left():
+    env = Imagination(Recorder(make(budget={"macs": (0.3, 0.8)}), 20, 0, None, tqdm(disable=True)), 1, 1, 0, 0)
+    env.model, trusted, actor = Sum(), TrustedActor(env), torch.nn.Linear(1, 1)
+    sums = {}
+    for weight in (3, 1, 6, 5, 4, 2, 7, 0, 6):
+        sparsity = min(1.0, abs(weight - 5) / 4)
+
+        def policy(observation, sparsity=sparsity):
+            return np.array([1.0, sparsity], np.float32)
+
+        torch.nn.init.constant_(actor.weight, weight)
+        trusted.look(actor, policy)
+        sums[weight] = env.plans_of(policy, env.unwrapped.budgets(5)).sum(1).mean()
+    assert len(trusted.actors) == 5
+    assert [a.weights["weight"].item() for a in trusted.actors][0] == max(sums, key=sums.get)
+    trusted.give(actor)
+    assert actor.weight.item() == max(sums, key=sums.get)
+    limits = [b["macs"] / env.unwrapped.meter.teacher["macs"] for b in env.unwrapped.budgets(5)]
+    np.testing.assert_allclose(limits, np.linspace(0.3, 0.8, 5))
+    assert len(make(budget={"macs": 0.5}).unwrapped.budgets(5)) == 1
+
+
+def test_what_a_search_leaves_is_no_worse_than_the_uniform_student():
+    found = [search(make(budget={"macs": 0.3}), "ddpg", 25, seed, progress=False) for seed in range(3)]
+    assert all(f.final_policy.reward >= f.trials[0].reward for f in found)

@@ -251,17 +251,26 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         for name in options:
             if name != "budget":
                 raise UserError(unknown("reset option", name, ["budget"]))
-        budget = parse_budget(options["budget"]) if "budget" in options else self._budget
+        lows, highs = self._range(parse_budget(options["budget"]) if "budget" in options else self._budget)
+        return {
+            name: float(self.np_random.uniform(lows[name], highs[name])) if highs[name] > lows[name] else lows[name]
+            for name in lows
+        }
+
+    def budgets(self, count: int) -> list[dict[str, float]]:
+        """`count` limits evenly spread over the environment's budget, the smallest first; one if it is no range."""
+        lows, highs = self._range(self._budget)
+        shares = np.linspace(0, 1, count) if lows != highs else [0.0]
+        return [{name: float(lows[name] + share * (highs[name] - lows[name])) for name in lows} for share in shares]
+
+    def _range(self, budget: Mapping[str, tuple]) -> tuple[dict[str, float], dict[str, float]]:
+        """The smallest and largest limits, in each resource's unit."""
         if "latency" in budget and "latency" not in self.meter.names:
             raise UserError(
                 "a latency budget has to be among those of the environment, which then measures the teacher"
             )
         lows = self._absolute({name: low for name, (low, _) in budget.items()})
-        highs = self._absolute({name: high for name, (_, high) in budget.items()})
-        return {
-            name: float(self.np_random.uniform(lows[name], highs[name])) if highs[name] > lows[name] else lows[name]
-            for name in lows
-        }
+        return lows, self._absolute({name: high for name, (_, high) in budget.items()})
 
     def step(self, action):
         episode = self._episode
