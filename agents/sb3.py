@@ -148,7 +148,8 @@ class OffPolicyAgent(StableBaselinesAgent):
     """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are imagined (`Imagination`).
 
     After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
-    over the whole episode (`n_steps`), since only its end is rewarded.
+    over the whole episode (`n_steps`), since only its end is rewarded. With imagined episodes, the policy that is left is the one that
+    the model of the reward trusts most of those on the way (`TrustedActor`).
 
     imagined: episodes played against a model of the reward for each real one; 0 plays real ones only.
     varied: variations of the best students that the model judges for each real one.
