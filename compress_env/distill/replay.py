@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from compress_env.threads import quiet
+
 WARMUP = 3
 """Passes before a recording, in which libraries choose their algorithms."""
 
@@ -25,7 +27,7 @@ def replayed_training(model: nn.Module, example: Tensor, bfloat16: bool) -> Iter
         yield
         return
     buffers = [b.detach().clone() for b in model.buffers()]
-    with torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+    with quiet(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
         torch.cuda.make_graphed_callables(model, (example,), num_warmup_iters=WARMUP, allow_unused_input=True)
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers):
