@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import compress_env
+from compress_env.api import environment_of
 from compress_env.datasets import load_data
 from compress_env.distill import train
 from compress_env.distill.evaluator import fastest_device
@@ -17,6 +18,8 @@ from compress_env.distill.finetune import finetune
 from compress_env.distill.replay import answering
 from compress_env.distill.train import Recipe, channels_last, fit
 from compress_env.errors import UserError
+from compress_env.search.store import RunFolder
+from compress_env.search.validate import differences
 from compress_env.teachers.resnet import resnet20_cifar10
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -101,3 +104,4 @@ def test_a_whole_run_on_cuda_ends_with_files_for_every_machine(tmp_path):
         device="cuda", agent="uniform", evaluations=1, finetune_epochs=1, out=tmp_path, progress=False
     )
     assert next(made.student.parameters()).device.type == "cpu" and (tmp_path / "student.onnx").exists()
+    assert differences(environment_of(RunFolder(tmp_path)), made.trials, 1) == (1, [])

@@ -46,7 +46,7 @@ def _step(env: LayerRemovalEnv, shipped, seed: int) -> float:
         stamps.append(thread_time())
         return cross_entropy(logits, labels)
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = shipped.factory()
     fit(model, env.data, replace(shipped.recipe, steps=STEPS + 2), objective, torch.Generator().manual_seed(seed))

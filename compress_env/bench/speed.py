@@ -271,7 +271,7 @@ def trained_anew(env: LayerRemovalEnv, plan: StudentPlan, seconds: float, progre
     objective = LOSSES.get("labels")
     for epochs in (1, N2N_EPOCHS):
         student = build_student(env.teacher.module, env.graph, plan)
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(0)
             for module in student.modules():
                 if hasattr(module, "reset_parameters"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compress_env.distill.evaluator import EvaluationFailed
 from compress_env.search.trial import Trial
+from compress_env.surgery.build import build_student
 
 
 def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
@@ -15,10 +16,10 @@ def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
     chosen = sorted(distinct, key=lambda t: -t.reward)[:count]
     wrong = []
     for trial in chosen:
-        student = env.student(trial.plan)
+        student = build_student(env.teacher.module, env.graph, trial.plan)  # counted where the teacher is
         usage = env.meter.count(student, trial.plan)
         try:
-            accuracy = env.evaluator(student, trial.plan).accuracy
+            accuracy = env.evaluator(student.to(env.device), trial.plan).accuracy
         except EvaluationFailed:
             accuracy = 0.0
         found = {"accuracy": accuracy} | {n: v for n, v in usage.items() if n != "latency"}

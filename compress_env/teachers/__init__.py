@@ -40,33 +40,18 @@ class ShippedTeacher:
 
 CIFAR10: Normalization = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
+
+def _cifar10(name: str, factory: Callable[[], nn.Module], epochs: int, lr: float) -> ShippedTeacher:
+    recipe = Recipe(epochs=epochs, batch_size=128, lr=lr, precision="bfloat16")
+    return ShippedTeacher(name, factory, "cifar10", (3, 32, 32), recipe, CIFAR10)
+
+
 TEACHERS = Registry("teacher")
 for _teacher in (
     ShippedTeacher("resnet8-digits", resnet8_digits, "digits", (1, 8, 8), Recipe(epochs=60, batch_size=64, lr=0.1)),
-    ShippedTeacher(
-        "resnet20-cifar10",
-        resnet20_cifar10,
-        "cifar10",
-        (3, 32, 32),
-        Recipe(epochs=64, batch_size=128, lr=0.2, precision="bfloat16"),
-        CIFAR10,
-    ),
-    ShippedTeacher(
-        "vgg16-cifar10",
-        vgg16_cifar10,
-        "cifar10",
-        (3, 32, 32),
-        Recipe(epochs=100, batch_size=128, lr=0.1, precision="bfloat16"),
-        CIFAR10,
-    ),
-    ShippedTeacher(
-        "mobilenetv2-cifar10",
-        mobilenetv2_cifar10,
-        "cifar10",
-        (3, 32, 32),
-        Recipe(epochs=100, batch_size=128, lr=0.1, precision="bfloat16"),
-        CIFAR10,
-    ),
+    _cifar10("resnet20-cifar10", resnet20_cifar10, epochs=64, lr=0.2),
+    _cifar10("vgg16-cifar10", vgg16_cifar10, epochs=100, lr=0.1),
+    _cifar10("mobilenetv2-cifar10", mobilenetv2_cifar10, epochs=100, lr=0.1),
 ):
     TEACHERS.register(_teacher.name)(_teacher)
 
