@@ -64,7 +64,7 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
     place = {name: i for i, (name, _, _) in enumerate(entries())}
     for schedule in SCHEDULES:
         problem = Problem(teacher, graph, meter, schedule)
-        embedding = Embedding(problem)
+        embedding = Embedding(problem, {"remove": {}, "shrink": {}})
         for _ in range(episodes):
             names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
             limits = {

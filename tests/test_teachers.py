@@ -24,6 +24,8 @@ from compress_env.teachers.train import main as train
 COUNTS = {
     "resnet20-cifar10": ((3, 32, 32), 272_474, 40_813_184),
     "resnet8-digits": ((1, 8, 8), 77_754, 763_520),
+    "vgg7-digits": ((1, 8, 8), 72_666, 599_680),
+    "mobilenetv2-digits": ((1, 8, 8), 75_818, 868_736),
     "vgg16-cifar10": ((3, 32, 32), 923_130, 19_907_840),
     "mobilenetv2-cifar10": ((3, 32, 32), 590_410, 26_324_224),
 }
@@ -46,8 +48,9 @@ def test_resnet20_has_twenty_layers_with_weights_beside_its_two_projections():
     assert len([name for name in layers if "shortcut" not in name]) == 20 and len(layers) == 22
 
 
-def test_the_shipped_weights_know_the_digits():
-    teacher = load_teacher("resnet8-digits")
+@pytest.mark.parametrize("name", [name for name in TEACHERS.names() if TEACHERS.get(name).data == "digits"])
+def test_the_shipped_weights_know_the_digits(name):
+    teacher = load_teacher(name)
     assert not teacher.module.training and teacher.data == "digits"
     data = load_data("digits")
     assert accuracy(predict(teacher.module, data, data.test), data.test.labels) >= 0.98
@@ -115,9 +118,7 @@ def test_what_gives_no_module_is_refused(own, attribute, message):
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownName, match="no teacher 'resnet8-digit'; did you mean 'resnet8-digits'"):
         load_teacher("resnet8-digit")
-    with pytest.raises(
-        UnknownName, match="known: mobilenetv2-cifar10, resnet20-cifar10, resnet8-digits, vgg16-cifar10"
-    ):
+    with pytest.raises(UnknownName, match="known: mobilenetv2-cifar10, mobilenetv2-digits, resnet20-cifar10, resnet8-"):
         load_teacher("transformer")
 
 

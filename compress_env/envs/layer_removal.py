@@ -25,6 +25,7 @@ from compress_env.resources.runtimes import Setting
 from compress_env.rewards import REWARDS, Outcome
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.redundancy import bypassed
 from compress_env.surgery.selection import select_channels
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
@@ -53,7 +54,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 1   | sparsity | keep all channels | the share that, for all open groups alike, meets the budget | `min_width` of the channels |
 
     ## Observation Space
-    `Box(0, 1, (29,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource that
+    `Box(0, 1, (31,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource that
     is registered. `compress_env.envs.observation.entries()` gives name, minimum and meaning of each.
 
     | Num | Observation | Min | Max | Meaning |
@@ -64,29 +65,31 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 3 | convolution | 0 | 1 | share of the target's layers that are dense convolutions |
     | 4 | depthwise | 0 | 1 | share that are depthwise or grouped convolutions |
     | 5 | linear | 0 | 1 | share that are linear layers |
-    | 6 | index | 0 | 1 | position of the target's first layer in the network |
-    | 7 | channels in | 0 | 1 | log2(1 + channels into the first layer) / 12 |
-    | 8 | channels out | 0 | 1 | log2(1 + channels out of the last layer) / 12 |
-    | 9 | kernel | 0 | 1 | largest kernel size / 7, at most 1 |
-    | 10 | stride | 0 | 1 | log2 of the largest stride / 3, at most 1 |
-    | 11 | groups | 0 | 1 | log2(groups) / 12 of the layer with most |
-    | 12 | spatial size in | 0 | 1 | log2(1 + positions per channel into the first layer) / 20 |
-    | 13 | spatial size out | 0 | 1 | log2(1 + positions per channel out of the last layer) / 20 |
-    | 14 | share of MACs | 0 | 1 | the target's MACs / the teacher's |
-    | 15 | share of params | 0 | 1 | the target's parameters / the teacher's |
-    | 16 | removed so far | 0 | 1 | share of the teacher's MACs saved by the decisions taken |
-    | 17 | left to decide | 0 | 1 | share of the teacher's MACs in layers that are still undecided |
-    | 18 | even share | 0 | 1 | share of channels that all undecided groups could keep together; sparsity 0 gives it |
-    | 19 | previous keep | -1 | 1 | the last removal as executed: -1 removed, 1 kept, 0 if the last step was none |
-    | 20 | previous sparsity | -1 | 1 | the last sparsity as executed, after the clamp |
-    | 21 | budget latency | 0 | 1 | limit on latency as a share of the teacher's, at most 1; 1 if there is none |
-    | 22 | budget macs | 0 | 1 | limit on macs as a share of the teacher's, at most 1; 1 if there is none |
-    | 23 | budget memory | 0 | 1 | limit on memory as a share of the teacher's, at most 1; 1 if there is none |
-    | 24 | budget params | 0 | 1 | limit on params as a share of the teacher's, at most 1; 1 if there is none |
-    | 25 | spent latency | 0 | 1 | latency if undecided layers stay whole / 4 times the limit; 0 if there is none |
-    | 26 | spent macs | 0 | 1 | macs if undecided layers stay whole / 4 times the limit; 0 if there is none |
-    | 27 | spent memory | 0 | 1 | memory if undecided layers stay whole / 4 times the limit; 0 if there is none |
-    | 28 | spent params | 0 | 1 | params if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 6 | branch | 0 | 1 | 1 if the target is a residual branch, or lies within one; 0 if all that comes after depends on it |
+    | 7 | explained | 0 | 1 | of what a unit puts out, the share that is known without it; of a group, what half of its channels tell |
+    | 8 | index | 0 | 1 | position of the target's first layer in the network |
+    | 9 | channels in | 0 | 1 | log2(1 + channels into the first layer) / 12 |
+    | 10 | channels out | 0 | 1 | log2(1 + channels out of the last layer) / 12 |
+    | 11 | kernel | 0 | 1 | largest kernel size / 7, at most 1 |
+    | 12 | stride | 0 | 1 | log2 of the largest stride / 3, at most 1 |
+    | 13 | groups | 0 | 1 | log2(groups) / 12 of the layer with most |
+    | 14 | spatial size in | 0 | 1 | log2(1 + positions per channel into the first layer) / 20 |
+    | 15 | spatial size out | 0 | 1 | log2(1 + positions per channel out of the last layer) / 20 |
+    | 16 | share of MACs | 0 | 1 | the target's MACs / the teacher's |
+    | 17 | share of params | 0 | 1 | the target's parameters / the teacher's |
+    | 18 | removed so far | 0 | 1 | share of the teacher's MACs saved by the decisions taken |
+    | 19 | left to decide | 0 | 1 | share of the teacher's MACs in layers that are still undecided |
+    | 20 | even share | 0 | 1 | share of channels that all undecided groups could keep together; sparsity 0 gives it |
+    | 21 | previous keep | -1 | 1 | the last removal as executed: -1 removed, 1 kept, 0 if the last step was none |
+    | 22 | previous sparsity | -1 | 1 | the last sparsity as executed, after the clamp |
+    | 23 | budget latency | 0 | 1 | limit on latency as a share of the teacher's, at most 1; 1 if there is none |
+    | 24 | budget macs | 0 | 1 | limit on macs as a share of the teacher's, at most 1; 1 if there is none |
+    | 25 | budget memory | 0 | 1 | limit on memory as a share of the teacher's, at most 1; 1 if there is none |
+    | 26 | budget params | 0 | 1 | limit on params as a share of the teacher's, at most 1; 1 if there is none |
+    | 27 | spent latency | 0 | 1 | latency if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 28 | spent macs | 0 | 1 | macs if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 29 | spent memory | 0 | 1 | memory if undecided layers stay whole / 4 times the limit; 0 if there is none |
+    | 30 | spent params | 0 | 1 | params if undecided layers stay whole / 4 times the limit; 0 if there is none |
 
     ## Rewards
     0 until the last step, then `reward(outcome)`, by default `relative`: 1 / (1 + KL / p^0.3), in [0, 1], with the KL divergence of
@@ -219,9 +222,12 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
         with one_thread():
             images = self.data.calibration(SELECTION_IMAGES).to(self.device)
-            select_channels(self.whole, self.graph, images)
+            explained = {
+                "shrink": select_channels(self.whole, self.graph, images),
+                "remove": bypassed(self.whole, self.graph, images),
+            }
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
-        self.embedding = Embedding(self.problem)
+        self.embedding = Embedding(self.problem, explained)
 
     def _absolute(self, limits: Mapping[str, Any]) -> dict[str, float]:
         return {name: float(limit.absolute(self.meter.teacher[name])) for name, limit in limits.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -16,6 +17,12 @@ LAYER: tuple[tuple[str, float, str], ...] = (
     ("convolution", 0, "share of the target's layers that are dense convolutions"),
     ("depthwise", 0, "share that are depthwise or grouped convolutions"),
     ("linear", 0, "share that are linear layers"),
+    ("branch", 0, "1 if the target is a residual branch, or lies within one; 0 if all that comes after depends on it"),
+    (
+        "explained",
+        0,
+        "of what a unit puts out, the share that is known without it; of a group, what half of its channels tell",
+    ),
     ("index", 0, "position of the target's first layer in the network"),
     ("channels in", 0, "log2(1 + channels into the first layer) / 12"),
     ("channels out", 0, "log2(1 + channels out of the last layer) / 12"),
@@ -54,8 +61,9 @@ def entries() -> tuple[tuple[str, float, str], ...]:
 class Embedding:
     """Observations for one problem; what does not change over an episode is computed once."""
 
-    def __init__(self, problem):
-        self.problem = problem
+    def __init__(self, problem, explained: Mapping[str, Mapping[str, float]]):
+        """explained: the entry of that name for units ("remove") and groups ("shrink"), 0 for those that it lacks."""
+        self.problem, self._explained = problem, explained
         self.low = np.array([low for _, low, _ in entries()], np.float32)
         self.high = np.ones(len(self.low), np.float32)
         self._resources = RESOURCES.names()
@@ -78,6 +86,14 @@ class Embedding:
         layers = {graph.layer_of(n).name: graph.layer_of(n) for n in names}
         return [x for x in layers.values() if x.kind not in ("norm", "parameter")]
 
+    def _branched(self, decision: Decision) -> bool:
+        """Whether the network has a way round the target."""
+        units = self.problem.graph.units
+        if decision.kind == "remove":
+            return units[decision.target].kind == "branch"
+        own = {layer.name for layer in self._layers[decision]}
+        return any(unit.kind == "branch" and own <= set(unit.layers) for unit in units.values())
+
     def _describe(self, decision: Decision, params: float) -> list[float]:
         layers = self._layers[decision]
         first, last = layers[0], layers[-1]
@@ -85,6 +101,8 @@ class Embedding:
                  (("conv",), ("depthwise", "grouped"), ("linear",))]  # fmt: skip
         return [
             *share,
+            float(self._branched(decision)),
+            self._explained[decision.kind].get(decision.target, 0.0),
             self._position[first.name],
             math.log2(1 + first.channels_in) / 12,
             math.log2(1 + last.channels_out) / 12,

@@ -11,10 +11,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels of a tensor or of one side of a layer: `parts` of groups, each channel `repeats` times, and `fixed` others.
-
-    `size(widths)` is their number when the groups have those widths.
-    """
+    """The channels of a tensor or of one side of a layer: `parts` of groups, each channel `repeats` times, and `fixed` others."""
 
     parts: tuple[tuple[str, int], ...] = ()
     fixed: int = 0

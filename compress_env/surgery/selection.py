@@ -13,7 +13,7 @@ from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.parts import Group
 from compress_env.surgery.samples import is_dense, places, sample_inputs
 
-FORMAT = 1
+FORMAT = 2
 """To be counted up when the same inputs give other orders: they are kept on disk."""
 NUMBERS = 2**24
 """Numbers in the sample of a layer at most: positions x outputs x channels."""
@@ -25,14 +25,15 @@ RIDGE = 0.1
 """Share of the mean variance of a channel's contribution that is added to each: few images make chance correlations."""
 
 
-def select_channels(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> None:
+def select_channels(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, float]:
     """Rank the channels of each group of `graph` by how well they explain what its consumers compute on `inputs` `(n, ...)`.
 
     A channel contributes to each output of a dense layer behind it its weights times its activations (ThiNet, Luo et al.,
     ICCV 2017). Channels are taken one by one, always the one with which the sum of all contributions is best
     regressed on those taken so far (orthogonal least squares, Chen et al. 1989), so that of two that say the same, one is enough.
-    Groups without such a layer behind them keep their importance. teacher: the module of the empty plan. Orders that took more than
-    a second are kept in the user's cache folder.
+    Groups without such a layer behind them keep their importance. Returns for the others the share of what their consumers compute
+    that the first half of their channels explains, in [0, 1]. teacher: the module of the empty plan. What took more than a second
+    is kept in the user's cache folder.
     """
     members = [
         (g.name, m.layer, m.side, m.position.tolist(), m.channel.tolist())
@@ -40,15 +41,16 @@ def select_channels(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) 
         for m in g.members
     ]
     key = cache.content_key(FORMAT, teacher, inputs, members, inputs.device.type)
-    orders = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
-    graph.rank({name: -np.argsort(order.numpy()) for name, order in orders.items()})
+    found = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
+    graph.rank({name: -np.argsort(order.numpy()) for name, (order, _) in found.items()})
+    return {name: float(explained[(len(explained) - 1) // 2]) for name, (_, explained) in found.items()}
 
 
 @torch.no_grad()
 def _orders(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, Tensor]:
     sampler = _Sampler(teacher, graph)
     sampler.run(inputs)
-    return {name: torch.from_numpy(selection_order(moments)) for name, moments in sampler.moments.items()}
+    return {name: torch.from_numpy(np.stack(selection_order(m))) for name, m in sampler.moments.items()}
 
 
 class _Sampler(fx.Interpreter):
@@ -97,18 +99,22 @@ def _gather(x: Tensor, position: np.ndarray, channel: np.ndarray, size: int) -> 
     return x.new_zeros(len(x), size).index_add_(1, index, x[:, torch.from_numpy(position).to(x.device)])
 
 
-def selection_order(moments: list[np.ndarray]) -> np.ndarray:
-    """Channels `(n,)`, the first to be taken first. moments: matrices `(n, n)` of contributions, one a consumer, which count alike."""
+def selection_order(moments: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Channels `(n,)`, the first to be taken first, and which share of everything those up to each explain `(n,)`.
+
+    moments: matrices `(n, n)` of contributions, one a consumer, which count alike.
+    """
     fits = [_Fit(m / m.sum()) for m in moments if m.sum() > 0]
     size = len(moments[0])
-    open_, order = np.ones(size, bool), np.empty(size, int)
+    open_, order, gains = np.ones(size, bool), np.empty(size, int), np.empty(size)
     for step in range(size):
         gain = sum((fit.gains for fit in fits), np.zeros(size))
         order[step] = np.argmax(np.where(open_, gain, -1))
+        gains[step] = gain[order[step]]
         open_[order[step]] = False
         for fit in fits:
             fit.take(order[step])
-    return order
+    return order, np.clip(gains.cumsum() / max(1, len(fits)), 0, 1)
 
 
 class _Fit:

@@ -15,9 +15,9 @@ from compress_env.datasets.data import Normalization
 from compress_env.distill.train import Recipe
 from compress_env.errors import UserError
 from compress_env.registry import Registry
-from compress_env.teachers.mobilenet import mobilenetv2_cifar10
+from compress_env.teachers.mobilenet import mobilenetv2_cifar10, mobilenetv2_digits
 from compress_env.teachers.resnet import resnet8_digits, resnet20_cifar10
-from compress_env.teachers.vgg import vgg16_cifar10
+from compress_env.teachers.vgg import vgg7_digits, vgg16_cifar10
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -41,6 +41,10 @@ class ShippedTeacher:
 CIFAR10: Normalization = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
+def _digits(name: str, factory: Callable[[], nn.Module]) -> ShippedTeacher:
+    return ShippedTeacher(name, factory, "digits", (1, 8, 8), Recipe(epochs=60, batch_size=64, lr=0.1))
+
+
 def _cifar10(name: str, factory: Callable[[], nn.Module], epochs: int, lr: float) -> ShippedTeacher:
     recipe = Recipe(epochs=epochs, batch_size=128, lr=lr, precision="bfloat16")
     return ShippedTeacher(name, factory, "cifar10", (3, 32, 32), recipe, CIFAR10)
@@ -48,7 +52,9 @@ def _cifar10(name: str, factory: Callable[[], nn.Module], epochs: int, lr: float
 
 TEACHERS = Registry("teacher")
 for _teacher in (
-    ShippedTeacher("resnet8-digits", resnet8_digits, "digits", (1, 8, 8), Recipe(epochs=60, batch_size=64, lr=0.1)),
+    _digits("resnet8-digits", resnet8_digits),
+    _digits("vgg7-digits", vgg7_digits),
+    _digits("mobilenetv2-digits", mobilenetv2_digits),
     _cifar10("resnet20-cifar10", resnet20_cifar10, epochs=64, lr=0.2),
     _cifar10("vgg16-cifar10", vgg16_cifar10, epochs=100, lr=0.1),
     _cifar10("mobilenetv2-cifar10", mobilenetv2_cifar10, epochs=100, lr=0.1),

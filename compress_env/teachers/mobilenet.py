@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-"""Expansion, channels, blocks and stride of each stage, as in the paper's table 2 but for the strides before 32x32."""
+Stage = tuple[int, int, int, int]
+"""Expansion, channels, blocks and stride."""
+
+STAGES: tuple[Stage, ...] = (
+    (1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
+"""As in the paper's table 2 but for the strides before 32x32."""
 
 
 def _normalised(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -34,19 +41,21 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-def mobilenetv2(width: float, classes: int) -> nn.Sequential:
-    """width: of every layer, as a share of the paper's."""
+def mobilenetv2(
+    channels_in: int, width: float, classes: int, stages: Sequence[Stage] = STAGES, features: int = 1280
+) -> nn.Sequential:
+    """width: of every layer, as a share of the paper's. features: of the last convolution, in the paper's widths."""
 
     def scaled(channels: int) -> int:
         return max(8, int(channels * width + 4) // 8 * 8)
 
     before = scaled(32)
-    layers: list[nn.Module] = [*_normalised(3, before, 3), nn.ReLU6()]
-    for expansion, channels, blocks, stride in STAGES:
+    layers: list[nn.Module] = [*_normalised(channels_in, before, 3), nn.ReLU6()]
+    for expansion, channels, blocks, stride in stages:
         for block in range(blocks):
             layers.append(InvertedResidual(before, scaled(channels), stride if block == 0 else 1, expansion))
             before = scaled(channels)
-    last = scaled(1280)
+    last = scaled(features)
     layers += [
         *_normalised(before, last, 1),
         nn.ReLU6(),
@@ -59,4 +68,9 @@ def mobilenetv2(width: float, classes: int) -> nn.Sequential:
 
 def mobilenetv2_cifar10() -> nn.Sequential:
     """MobileNetV2 at half of its widths for 32x32 RGB images: 0.59 M parameters, 26 MMACs."""
-    return mobilenetv2(0.5, classes=10)
+    return mobilenetv2(3, 0.5, classes=10)
+
+
+def mobilenetv2_digits() -> nn.Sequential:
+    """The first four stages, at half of their widths, for 8x8 grey images of digits."""
+    return mobilenetv2(1, 0.5, classes=10, stages=STAGES[:4], features=256)
