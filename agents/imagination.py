@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from compress_env.agents.score_model import ScoreModel
+from compress_env.agents.score_model import ScoreModel, features
 
 from compress_env.envs.episode import Episode
 from compress_env.surgery.plan import StudentPlan
@@ -21,6 +21,9 @@ PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
 deviates of up to this size."""
 GENERATIONS, SURVIVORS = 3, 10
 """The most promising so many variations are varied again, and so on, so many times in all."""
+
+BUDGETS = 5
+"""At which a policy is looked at, if the environment's budget is a range."""
 
 
 class Student(NamedTuple):
@@ -62,15 +65,10 @@ class Imagination(gym.Wrapper):
         self.lessons: list[Student] = []
         self._episode: Episode | None = None
         self._actions: list[np.ndarray] = []
-        self._rehearsing = False
-
-    def rehearse(self) -> None:
-        """From now on nothing is played for real, and each episode has limits of its own."""
-        self._rehearsing, self.limits, self.round = True, None, []
 
     def begins_a_round(self, episodes: int) -> bool:
-        """Whether a round begins with the next episode; of rehearsed ones, after `episodes`, there are as many in a round."""
-        return episodes % self.imagined == 0 if self._rehearsing else not self.round
+        """Whether a round begins with the next episode, whatever the number of those before."""
+        return not self.round
 
     @property
     def lessons_a_round(self) -> int:
@@ -79,7 +77,7 @@ class Imagination(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         self._actions = []
-        if not self._rehearsing and self.env.get_wrapper_attr("played") < self.real:
+        if self.env.get_wrapper_attr("played") < self.real:
             self._episode = None
             return super().reset(seed=seed, options=options)
         if self.limits is None:
@@ -101,40 +99,33 @@ class Imagination(gym.Wrapper):
             return observation, 0.0, False, False, {}
         self.round += self._imagine([np.array(self._actions)], [episode])
         reward = self.round[-1].reward
-        if self._rehearsing:
-            self.limits, self.round = None, []
-        elif len(self.round) == self.imagined:
+        if len(self.round) == self.imagined:
             self._end_round()
         return observation, reward, True, False, {}
 
     def _begin(self, limits: dict[str, float]) -> Episode:
         return Episode(self.problem, limits, self.env.unwrapped.hard)
 
-    def _features(self, removed: frozenset[str], widths: np.ndarray) -> np.ndarray:
-        """Which units are kept, and the share of its channels that each group keeps, 0 if it has gone: `(units + groups,)`.
-
-        Shares, not actions: the same plan is the same point whatever the budget and the way to it, so that everything evaluated helps.
-        """
-        graph = self.problem.graph
-        network = graph.reduce(removed)
-        kept = [float(network.has(unit.node)) for unit in graph.units.values()]
-        return np.concatenate([kept, np.where(network.alive, widths / graph.full, 0.0)])
-
     def _imagine(self, actions: list[np.ndarray], episodes: list[Episode]) -> list[Imagined]:
-        mean, deviation = self.model(np.array([self._features(e.removed, e.widths) for e in episodes]))
+        mean, deviation = self.model(np.array([features(self.problem.graph, e.removed, e.widths) for e in episodes]))
         promise = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
         plans = [self.problem.graph.canonical(e.removed, e.widths).key for e in episodes]
         return [Imagined(*entry) for entry in zip(mean.tolist(), promise.tolist(), plans, actions)]
 
-    def plans_of(self, policy: Callable[[np.ndarray], np.ndarray], budgets: Sequence[dict[str, float]]) -> np.ndarray:
-        """Features `(budgets, d)`, as the model takes them, of the plans that a policy decides on."""
+    def plans_of(self, policy: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Features `(budgets, d)` of the plans that a policy decides on, for budgets evenly spread over what is drawn from."""
         found = []
-        for limits in budgets:
+        for limits in self.env.unwrapped.budgets(BUDGETS):
             episode = self._begin(limits)
             while not episode.done:
                 episode.step(*np.clip(policy(self.env.unwrapped.embedding(episode)), -1, 1).tolist())
-            found.append(self._features(episode.removed, episode.widths))
+            found.append(features(self.problem.graph, episode.removed, episode.widths))
         return np.array(found)
+
+    def trust(self, plans: np.ndarray) -> float:
+        """The reward that plans with these features are likely to reach, the mean of prediction less one standard deviation."""
+        mean, deviation = self.model(plans)
+        return float((mean - deviation).mean())
 
     def _parents(self) -> list[np.ndarray]:
         """Actions of the best students, and of the best with other units removed; those with near limits, if they differ."""
@@ -195,9 +186,10 @@ class Imagination(gym.Wrapper):
         if plan.key in self.known:
             return
         self.known.add(plan.key)
+        graph = self.problem.graph
         if info["failed"]:  # as bad as the worst that worked, or the scale of the others is lost
             reward = min(self.model.rewards, default=reward)
-        self.model.observe(self._features(frozenset(plan.removed), self.problem.graph.widths(plan)), reward)
+        self.model.observe(features(graph, frozenset(plan.removed), graph.widths(plan)), reward)
 
     def transitions(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, float, bool]]:
         """Observation, next observation, action, reward and end of each step of the lessons, which are then over."""

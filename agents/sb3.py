@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 import random
 import time
@@ -18,7 +17,7 @@ import stable_baselines3
 import torch
 from compress_env.agents.imagination import Imagination
 from compress_env.agents.saved import load_policy, save_policy
-from compress_env.agents.trusted import TrustedActor
+from compress_env.agents.trusted import TrustedActor, rehearses
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -120,8 +119,9 @@ class StableBaselinesAgent:
     def play_uniform(self) -> None:
         """The first episode; its reward is what later ones are relative to."""
         self.env.reset(seed=self.seed)
-        for _ in range(self.steps):
-            _, self.relative.baseline, *_ = self.env.step(np.zeros(2, np.float32))
+        done = False
+        while not done:
+            _, self.relative.baseline, done, *_ = self.env.step(np.zeros(2, np.float32))
 
     def run(self, checkpoint: Path | None) -> None:
         """Play all episodes."""
@@ -149,12 +149,11 @@ class OffPolicyAgent(StableBaselinesAgent):
 
     After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
     over the whole episode (`n_steps`), since only its end is rewarded. With imagined episodes, the policy that is left is the one that
-    the model of the reward trusts most of those on the way (`TrustedActor`).
+    the model of the reward trusts most of those on the way (`TrustedActor`). Where all are imagined (`Rehearsal`), none is added.
 
     imagined: episodes played against a model of the reward for each real one; 0 plays real ones only.
     varied: variations of the best students that the model judges for each real one.
     start: a file of a policy that was learned before, whose proposal is the second student; or None. Needs imagined episodes.
-    rehearsed: episodes played against the model at the end, after the last real one, for a better final policy.
     warmup_share: share of the agent's episodes that are random; 0.02 with imagined ones, whose model learns most from students
     near the uniform one, else 0.2.
     noise: standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that explore
@@ -172,25 +171,25 @@ class OffPolicyAgent(StableBaselinesAgent):
         imagined: int = 4,
         varied: int = 300,
         start: str | None = None,
-        rehearsed: int = 0,
         warmup_share: float | None = None,
         noise: tuple[float, float] | None = (0.4, 0.1),
         actor_delay: int | None = None,
         **settings: Any,
     ):
-        for name, value in (("imagined", imagined), ("varied", varied), ("rehearsed", rehearsed)):
+        for name, value in (("imagined", imagined), ("varied", varied)):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
         steps = env.unwrapped.steps
+        rehearsing = rehearses(env)
+        if rehearsing:
+            imagined = 0
         if warmup_share is None:
-            warmup_share = 0.02 if imagined else 0.2
+            warmup_share = 0.02 if imagined or rehearsing else 0.2
         if start and not imagined:
             raise UserError(
                 "start needs imagined episodes, in which students like its proposal are tried; leave imagined=0 out"
             )
-        if rehearsed and not imagined:
-            raise UserError("rehearsed episodes are imagined ones; leave imagined=0 out")
-        self.start, self.rehearsed = load_policy(start) if start else None, rehearsed
+        self.start = load_policy(start) if start else None
         given = 2 if start else 1  # the uniform student, and the proposal
         played = stored = episodes
         self.imagination: Imagination | None = None
@@ -212,12 +211,13 @@ class OffPolicyAgent(StableBaselinesAgent):
             policy_kwargs=dict(net_arch=[128, 128]),
         )
         super().__init__(algorithm, env, episodes, seed, **{"action_noise": decaying, **defaults, **settings})
-        self.trusted = TrustedActor(self.imagination) if imagined else None
+        judge = env.unwrapped if rehearsing else self.imagination
+        self.trusted = TrustedActor(judge) if judge else None
         self.timesteps = played * steps
         self.model: OffPolicyAlgorithm
         self.noise: DecayingNoise | None = self.model.action_noise
         if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
-            self.model.policy_delay = (4 if imagined else 30) if actor_delay is None else actor_delay
+            self.model.policy_delay = (4 if judge else 30) if actor_delay is None else actor_delay
             self._start_at_zero()
 
     def _start_at_zero(self) -> None:
@@ -250,8 +250,6 @@ class OffPolicyAgent(StableBaselinesAgent):
                 pass
             if checkpoint:
                 self.save(checkpoint)
-        if self.rehearsed:
-            self._rehearse()
         if self.trusted:
             self.trusted.give(self.model.actor)
 
@@ -262,13 +260,6 @@ class OffPolicyAgent(StableBaselinesAgent):
         while not done:
             observation, _, done, _, _ = self.env.step(self.start(observation))
         self.imagination.lessons.append(self.imagination.students[-1])
-
-    def _rehearse(self) -> None:
-        """Learn on, from imagined episodes alone; not part of what is saved, so that it is the same after an interruption."""
-        self.imagination.rehearse()
-        self.relative.env.episodes = math.inf
-        self.model._last_obs = None  # begin an episode
-        self.model.learn(self.rehearsed * self.steps, _BetweenEpisodes(self, None), reset_num_timesteps=False)
 
     def save(self, path: Path) -> None:
         """Write networks, optimisers, replay buffer and every random state in one file, whole or not at all."""
@@ -336,7 +327,7 @@ class _BetweenEpisodes(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self.episodes += 1
-        if self.agent.trusted and self.agent.imagination.begins_a_round(self.episodes):
+        if self.agent.trusted and self.agent.trusted.judge.begins_a_round(self.episodes):
             self.agent.trusted.look(self.model.actor, self.agent.policy())
         if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
             self.agent.save(self.path)

@@ -9,14 +9,26 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from compress_env.surgery.graph import LayerGraph
+
 GROWTH = 1.15
 """Length scales are fitted again when there are this many times the observations; in between only the observations change."""
 LENGTHS = (0.1, 3.0)
 """Over which a decision changes the reward. Longer ones would say, after a few students, that a decision does not matter at all."""
 
 
+def features(graph: LayerGraph, removed: frozenset[str], widths: np.ndarray) -> np.ndarray:
+    """Which units are kept, and the share of its channels that each group keeps, 0 if it has gone: `(units + groups,)`.
+
+    Shares, not actions: the same plan is the same point whatever the budget and the way to it, so that everything evaluated helps.
+    """
+    network = graph.reduce(removed)
+    kept = [float(network.has(unit.node)) for unit in graph.units.values()]
+    return np.concatenate([kept, np.where(network.alive, widths / graph.full, 0.0)])
+
+
 class ScoreModel:
-    """A Gaussian process over descriptions of plans, numbers in [0, 1]."""
+    """A Gaussian process over `features` of plans."""
 
     def __init__(self):
         self.inputs: list[np.ndarray] = []

@@ -1,4 +1,4 @@
-"""The policy that a search leaves: among those that its agent had on the way, the one whose students the model trusts most.
+"""The policy that is left: among those that an agent had on the way, the one whose students a model of the reward trusts most.
 
 An actor that is trained to the end against a model finds the places where the model is wrong, and may end with one of them.
 """
@@ -6,47 +6,60 @@ An actor that is trained to the end against a model finds the places where the m
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import gymnasium as gym
 import numpy as np
 import torch
-from compress_env.agents.imagination import Imagination
 from torch import nn
 
+Policy = Callable[[np.ndarray], np.ndarray]
 KEPT = 5
-BUDGETS = 5
-"""Evenly spread over what the environment draws from, if its budget is a range."""
+
+
+class Judge(Protocol):
+    """Says what a policy is worth without evaluating its students."""
+
+    def begins_a_round(self, episodes: int) -> bool:
+        """Whether it is time for a look at the policy, after so many episodes."""
+
+    def plans_of(self, policy: Policy) -> Any:
+        """The plans that a policy comes to, as `trust` takes them: arrays, or lists of arrays."""
+
+    def trust(self, plans: Any) -> float:
+        """What they are likely to reach, by what is known now."""
+
+
+def rehearses(env: gym.Env) -> bool:
+    """Whether the environment is itself a judge: no student is evaluated, and episodes are cheap."""
+    return hasattr(env.unwrapped, "trust")
 
 
 class _Actor(NamedTuple):
-    """Weights, and features `(budgets, d)` of the plans that they lead to."""
-
     weights: dict[str, torch.Tensor]
-    plans: np.ndarray
+    plans: Any
 
 
 class TrustedActor:
     """Looks at an actor now and then, and gives back the best of them."""
 
-    def __init__(self, imagination: Imagination):
-        self.imagination = imagination
+    def __init__(self, judge: Judge):
+        self.judge = judge
         self.actors: list[_Actor] = []
 
-    def look(self, actor: nn.Module, policy: Callable[[np.ndarray], np.ndarray]) -> None:
+    def look(self, actor: nn.Module, policy: Policy) -> None:
         """Keep the weights of `actor` if what `policy` decides with them is among the best so far."""
-        plans = self.imagination.plans_of(policy, self.imagination.env.unwrapped.budgets(BUDGETS))
-        if any(np.array_equal(plans, a.plans) for a in self.actors):
+        plans = self.judge.plans_of(policy)
+        if any(all(map(np.array_equal, plans, a.plans)) for a in self.actors):
             return
         self.actors.append(_Actor({k: v.clone() for k, v in actor.state_dict().items()}, plans))
         self.actors.sort(key=self._trust, reverse=True)
         del self.actors[KEPT:]
 
     def give(self, actor: nn.Module) -> None:
-        """Load the best weights into `actor`, by what the model knows now."""
+        """Load the best weights into `actor`, by what is known now."""
         if self.actors:
             actor.load_state_dict(max(self.actors, key=self._trust).weights)
 
     def _trust(self, actor: _Actor) -> float:
-        """A reward that the actor's students are likely to reach, on average over budgets."""
-        mean, deviation = self.imagination.model(actor.plans)
-        return float((mean - deviation).mean())
+        return self.judge.trust(actor.plans)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -201,8 +202,13 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     return Compressed(student, plan, best.outcome, trials, done, result, folder.path)
 
 
-def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
-    """The environment that a run folder was made with. Raises UserError if its teacher or data were Python objects."""
+def environment_of(
+    folder: RunFolder, progress: bool = True, budget: Mapping[str, Any] | None = None
+) -> LayerRemovalEnv:
+    """The environment that a run folder was made with, or the same with another budget.
+
+    Raises UserError if its teacher or data were Python objects.
+    """
     settings = folder.settings()
     for name in ("teacher", "data"):
         if (
@@ -213,7 +219,44 @@ def environment_of(folder: RunFolder, progress: bool = True) -> LayerRemovalEnv:
             raise UserError(
                 f"the {name} of {folder.path} was a Python object; go on from Python, with compress(..., resume=True)"
             )
-    return LayerRemovalEnv(**{k: settings.get(k, default) for k, default in DEFAULTS.items()}, progress=progress)
+    arguments = {k: settings.get(k, default) for k, default in DEFAULTS.items()}
+    return LayerRemovalEnv(**arguments | ({"budget": budget} if budget else {}), progress=progress)
+
+
+def learn_policy(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    budget: Mapping[str, Any] | None = None,
+    agent: str = "ppo",
+    agent_options: Mapping[str, Any] | None = None,
+    episodes: int = 10_000,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """A policy from the trials of run folders, of one or several teachers, agents and budgets; nothing is evaluated.
+
+    For each teacher, a model of the reward is fitted to all of its trials; `agent` plays `episodes` against the models (`Rehearsal`),
+    and its policy is written to `out`. budget: what it learns for, `{"macs": ["20%", "80%"]}` if None. Returns for each teacher how
+    much of what the uniform students lack the policy is trusted to make good, 1 being all of it. Raises UserError before any
+    long work for what cannot be used.
+    """
+    from compress_env.agents import rehearsal
+
+    find_agent(agent, agent_options)
+    kinds: dict[str, list[RunFolder]] = {}
+    for folder in map(RunFolder, runs):
+        settings = folder.settings()
+        if len(folder.trials()) < 2:
+            raise UserError(f"{folder.path} has too few trials to learn from; search further with --resume")
+        kinds.setdefault(repr([settings.get(k) for k in DEFAULTS if k != "budget"]), []).append(folder)
+    teachers = []
+    for folders in kinds.values():
+        env = environment_of(folders[0], progress, budget or {"macs": ["20%", "80%"]})
+        trials = [trial for folder in folders for trial in folder.trials()]
+        teachers.append(rehearsal.KnownTeacher(env, trials, np.random.default_rng(seed)))
+    gains = rehearsal.learn(teachers, agent, episodes, seed, Path(out), settings=agent_options, progress=progress)
+    return {teacher.env.teacher.name: gain for teacher, gain in zip(teachers, gains)}
 
 
 def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:

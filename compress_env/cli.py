@@ -37,13 +37,7 @@ def main() -> None:
     show_default=True,
     help="A name of `compress-env list`, module:factory, or a class such as sb3_contrib:TQC.",
 )
-@click.option(
-    "--agent-option",
-    multiple=True,
-    callback=options.name_values,
-    metavar="NAME=VALUE",
-    help="Of the agent's own, e.g. learning_rate=0.001.",
-)
+@options.AGENT_OPTION
 @click.option("--evaluations", type=click.IntRange(1), default=150, show_default=True, help="Students to try.")
 @click.option("--schedule", default="two-step", show_default=True, help="two-step, joint, removal or shrink.")
 @click.option(
@@ -119,11 +113,48 @@ def _run(out: str, finetune_epochs: int, teacher, data, budget, agent, evaluatio
 
 @main.group(short_help="Use what an agent has learned.")
 def policy() -> None:
-    """Use what an agent has learned: searches with one that learns leave policy.onnx in their run folder.
+    """Use what an agent has learned: searches with one that learns leave policy.onnx in their run folder, and `learn` makes one
+    policy of the trials of several.
 
     \b
-    compress-env policy apply runs/all/policy.onnx --budget macs=0.35 --out runs/a
+    compress-env policy learn runs/a runs/b --out policy.onnx
+    compress-env policy apply policy.onnx --budget macs=0.35 --out runs/c
     """
+
+
+@policy.command("learn", short_help="One policy from the trials of searches, for all budgets and teachers.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
+@click.option(
+    "--budget", multiple=True, callback=options.limits, metavar="RESOURCE=LOW..HIGH", default=("macs=20%..80%",),
+    show_default=True, help="What the policy learns to decide for.",
+)  # fmt: skip
+@click.option("--agent", default="ppo", show_default=True, help="One that learns; cheap episodes suit ppo best.")
+@options.AGENT_OPTION
+@click.option(
+    "--episodes", type=click.IntRange(2), default=10_000, show_default=True, help="Played against the models."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
+def learn(runs, budget, agent, agent_option, episodes, seed, out) -> None:
+    """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
+    and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials.
+
+    Searches over a range of budgets tell most. The more kinds of teachers, the better the policy is for one that it has never seen.
+
+    \b
+    compress-env search --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/a
+    compress-env search --teacher vgg7-digits --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/b
+    compress-env policy learn runs/a runs/b --out policy.onnx
+    compress-env bench policy policy.onnx --teacher mobilenetv2-digits --out runs/zero-shot
+    """
+    from compress_env.api import learn_policy
+
+    gains = learn_policy(
+        runs, out, budget=budget, agent=agent, agent_options=agent_option, episodes=episodes, seed=seed
+    )
+    for name, gain in gains.items():
+        click.echo(f"{name}: {gain:.0%} of what the uniform students lack, by the model of its trials")
+    click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 
 
 @policy.command("apply", short_help="The student that a saved policy proposes, without a search.")
@@ -143,9 +174,8 @@ def apply(file, teacher, weights, data, image_size, mean, std, budget, device, r
     a policy instead, search with --agent-option start=FILE.
 
     \b
-    compress-env search --budget macs=0.2..0.8 --evaluations 300 --finetune-epochs 0 --out runs/all
-    compress-env policy apply runs/all/policy.onnx --budget macs=0.35 --finetune-epochs 10 --out runs/a
-    compress-env search --budget macs=0.35 --agent-option start=runs/all/policy.onnx --out runs/b
+    compress-env policy apply policy.onnx --budget macs=0.35 --finetune-epochs 10 --out runs/a
+    compress-env search --budget macs=0.35 --agent-option start=policy.onnx --out runs/b
     """
     _run(
         out, finetune_epochs, teacher, data, budget, "policy", 1, 0, agent_options={"file": file}, weights=weights,

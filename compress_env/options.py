@@ -75,6 +75,13 @@ DATA = click.option(
     "--data",
     help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.",
 )
+AGENT_OPTION = click.option(
+    "--agent-option",
+    multiple=True,
+    callback=name_values,
+    metavar="NAME=VALUE",
+    help="Of the agent's own, e.g. learning_rate=0.001.",
+)
 
 NETWORK = (
     TEACHER,

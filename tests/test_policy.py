@@ -1,18 +1,23 @@
-"""Policies outlive their search: saved as ONNX, applied to other budgets and teachers, taken as a start, and rehearsed."""
+"""Policies outlive their search: saved as ONNX, applied to other budgets and teachers, taken as a start, and learned from trials."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import onnx
 import pytest
 import sb3_contrib
 import stable_baselines3
+from compress_env.agents.rehearsal import KnownTeacher, Rehearsal
 from compress_env.agents.saved import load_policy, save_policy
 from compress_env.agents.trusted import TrustedActor
+from gymnasium.utils.env_checker import check_env
 from test_cli import refused, works
+from tqdm.auto import tqdm
 
+from compress_env.api import environment_of, learn_policy
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.search.run import search
@@ -117,21 +122,68 @@ def test_a_search_that_goes_on_from_a_policy_begins_with_its_student(learned, tm
         search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"start": file, "imagined": 0})
 
 
-def test_rehearsed_episodes_change_the_policy_but_not_the_trials_and_again_after_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr(TrustedActor, "give", lambda *a: None)  # the last actor, whether it is the best or not
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """Run folders of searches at all budgets: two of one teacher, one of another."""
+    runs = [tmp_path_factory.mktemp("searched") / name for name in "abc"]
+    for seed, (run, teacher) in enumerate(zip(runs, ("resnet8-digits", "resnet8-digits", "vgg7-digits"))):
+        works("search", "--teacher", teacher, "--budget", "macs=0.2..0.8", "--agent", "random", "--evaluations", 60,
+              "--seed", seed, "--finetune-epochs", 0, "--out", run)  # fmt: skip
+    return runs
 
-    def play(rehearsed, evaluations, out):
-        return search(LayerRemovalEnv(), "ddpg", evaluations, 3, out, progress=False, settings={"rehearsed": rehearsed})
 
-    without = play(0, 10, tmp_path / "a")
-    found = play(30, 10, tmp_path / "b")
-    assert [t.plan for t in found.trials] == [t.plan for t in without.trials]
-    files = [(tmp_path / name / "policy.onnx").read_bytes() for name in "ab"]
-    assert files[0] != files[1]
-    again = play(30, 10, tmp_path / "b")
-    assert (tmp_path / "b" / "policy.onnx").read_bytes() == files[
-        1
-    ] and again.final_policy.plan == found.final_policy.plan
+def test_one_policy_is_learned_from_the_trials_of_several_searches_and_teachers(searched, tmp_path):
+    file = tmp_path / "policy.onnx"
+    said = works(
+        "policy", "learn", *searched, "--episodes", 800, "--agent-option", "n_steps=512", "--seed", 1, "--out", file
+    )
+    gains = {name: int(share) for name, share in re.findall(r"^(\S+): (-?\d+)% of what", said, re.M)}
+    assert set(gains) == {"resnet8-digits", "vgg7-digits"} and sum(gains.values()) > 0
+    works("policy", "apply", file, "--budget", "macs=0.3", "--out", tmp_path / "run")
+    assert RunFolder(tmp_path / "run").trials()[0].outcome.feasible
+
+
+def test_the_same_seed_learns_the_same_policy(searched, tmp_path):
+    learned = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        options = {"n_steps": 64, "batch_size": 32}
+        learn_policy(searched[1:2], tmp_path / name, agent_options=options, episodes=20, seed=seed, progress=False)
+        learned[name] = (tmp_path / name).read_bytes()
+    assert learned["a"] == learned["b"] != learned["c"]
+
+
+def test_rehearsal_is_an_environment_whose_uniform_students_gain_nothing(searched):
+    teachers = [
+        KnownTeacher(environment_of(f, False, {"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
+        for f in map(RunFolder, searched[1:])
+    ]
+    check_env(Rehearsal(teachers, 10, tqdm(disable=True)), skip_render_check=True)
+    env = Rehearsal(teachers, 10, tqdm(disable=True))
+    met = set()
+    for _ in range(10):
+        env.reset()
+        done, steps = False, 0
+        while not done:
+            _, gain, done, _, _ = env.step(np.zeros(2, np.float32))
+            steps += 1
+        assert gain == pytest.approx(0, abs=1e-6)
+        met.add(steps)
+    assert met == {t.env.steps for t in teachers} and env.played == 10
+    assert env.trust(env.plans_of(lambda _: np.zeros(2))) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_off_policy_agent_that_rehearses_leaves_its_most_trusted_policy(searched, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(TrustedActor, "give", lambda self, actor: kept.extend(self.actors))
+    learn_policy(searched[:1], tmp_path / "p.onnx", agent="ddpg", episodes=60, progress=False)
+    assert 1 < len(kept) and all(len(a.plans) == 1 for a in kept)
+
+
+def test_what_no_policy_can_be_learned_from_is_refused_before_anything_is_loaded(searched, tmp_path):
+    told = refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
+    assert "no run.json" in told
+    told = refused("policy", "learn", searched[0], "--agent", "random", "--out", tmp_path / "p.onnx")
+    assert "leaves no policy" in told and not (tmp_path / "p.onnx").exists()
 
 
 def test_a_policy_is_put_beside_the_uniform_student_and_a_search_at_each_budget(learned, digits_env, tmp_path):

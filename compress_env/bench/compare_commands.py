@@ -190,8 +190,9 @@ def policy(files, teacher, weights, data, budgets, agent, evaluations, seeds, ou
     and the best of a search at each budget. Of several policies, such as those of other seeds, the table has the mean.
 
     \b
-    compress-env search --budget macs=0.2..0.8 --agent-option rehearsed=4000 --finetune-epochs 0 --out runs/all
-    compress-env bench policy runs/all/policy.onnx --out runs/zero-shot
+    compress-env search --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/all
+    compress-env policy learn runs/all --out policy.onnx
+    compress-env bench policy policy.onnx --out runs/zero-shot
     """
     from compress_env.bench import zero_shot
 

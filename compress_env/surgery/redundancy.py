@@ -64,7 +64,7 @@ def _rows(y: Tensor, channels: int) -> Tensor | None:
 
 
 def _explained(y: Tensor | None, x: Tensor | None) -> Tensor:
-    """A regression of `y` `(n, outputs)` on `x` `(n, inputs)`, fitted to the first half: the share of variance explained of the second."""
+    """The share of the variance of the second half of `y` `(n, outputs)` that a regression on `x` `(n, inputs)` explains."""
     if x is None or y is None or len(x) != len(y):
         return torch.tensor(0.0)
     half = len(x) // 2
