@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from compress_env.agents.score_model import ScoreModel, features
+from compress_env.agents.trusted import decided
 
 from compress_env.envs.episode import Episode
+from compress_env.search.run import Policy
 from compress_env.surgery.plan import StudentPlan
 
 OPTIMISM = (0.5, 1.0, 2.0, 4.0)
@@ -112,15 +114,10 @@ class Imagination(gym.Wrapper):
         plans = [self.problem.graph.canonical(e.removed, e.widths).key for e in episodes]
         return [Imagined(*entry) for entry in zip(mean.tolist(), promise.tolist(), plans, actions)]
 
-    def plans_of(self, policy: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    def plans_of(self, policy: Policy) -> np.ndarray:
         """Features `(budgets, d)` of the plans that a policy decides on, for budgets evenly spread over what is drawn from."""
-        found = []
-        for limits in self.env.unwrapped.budgets(BUDGETS):
-            episode = self._begin(limits)
-            while not episode.done:
-                episode.step(*np.clip(policy(self.env.unwrapped.embedding(episode)), -1, 1).tolist())
-            found.append(features(self.problem.graph, episode.removed, episode.widths))
-        return np.array(found)
+        env = self.env.unwrapped
+        return np.array([decided(env, policy, limits) for limits in env.budgets(BUDGETS)])
 
     def trust(self, plans: np.ndarray) -> float:
         """The reward that plans with these features are likely to reach, the mean of prediction less one standard deviation."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from compress_env.agents.score_model import ScoreModel, features
+from compress_env.agents.trusted import decided
 from tqdm.auto import tqdm
 
 from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.search.run import find_agent
+from compress_env.search.run import Policy, find_agent
 from compress_env.search.trial import Trial
 from compress_env.threads import one_thread, own_random_state
 
-Policy = Callable[[np.ndarray], np.ndarray]
 BUDGETS = 25
 """Evenly spread over the range; an episode has one of them."""
 LOOKS = 40
@@ -39,15 +39,8 @@ class KnownTeacher:
             self.model.observe(features(graph, frozenset(plan.removed), graph.widths(plan)), known[i].reward)
         self.limits = env.budgets(BUDGETS)
         uniform = np.zeros(2, np.float32)
-        self.uniform = self._sure(np.array([self.decide(lambda _: uniform, limits) for limits in self.limits]))
+        self.uniform = self._sure(np.array([decided(env, lambda _: uniform, limits) for limits in self.limits]))
         self.gap = np.maximum(max(self.model.rewards) - self.uniform, 0.02 * np.ptp(self.model.rewards))
-
-    def decide(self, policy: Policy, limits: Mapping[str, float]) -> np.ndarray:
-        """Features, as the model takes them, of the plan that `policy` comes to."""
-        episode = Episode(self.env.problem, limits, self.env.hard)
-        while not episode.done:
-            episode.step(*np.clip(policy(self.env.embedding(episode)), -1, 1).tolist())
-        return features(self.env.graph, episode.removed, episode.widths)
 
     def _sure(self, plans: np.ndarray) -> np.ndarray:
         """The reward `(n,)` that plans with these features `(n, d)` are sure of: the prediction less one standard deviation."""
@@ -103,7 +96,7 @@ class Rehearsal(gym.Env):
 
     def plans_of(self, policy: Policy) -> list[np.ndarray]:
         """For each teacher, features of the plans that `policy` decides on, over all budgets."""
-        return [np.array([t.decide(policy, t.limits[i]) for i in self.looked_at]) for t in self.teachers]
+        return [np.array([decided(t.env, policy, t.limits[i]) for i in self.looked_at]) for t in self.teachers]
 
     def trust(self, plans: list[np.ndarray]) -> float:
         """Their gain, the mean over budgets and teachers."""

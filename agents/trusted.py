@@ -5,15 +5,19 @@ An actor that is trained to the end against a model finds the places where the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
+from compress_env.agents.score_model import features
 from torch import nn
 
-Policy = Callable[[np.ndarray], np.ndarray]
+from compress_env.envs.episode import Episode
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.search.run import Policy
+
 KEPT = 5
 
 
@@ -28,6 +32,14 @@ class Judge(Protocol):
 
     def trust(self, plans: Any) -> float:
         """What they are likely to reach, by what is known now."""
+
+
+def decided(env: LayerRemovalEnv, policy: Policy, limits: Mapping[str, float]) -> np.ndarray:
+    """`features` of the plan that a policy comes to within `limits`, without a student."""
+    episode = Episode(env.problem, limits, env.hard)
+    while not episode.done:
+        episode.step(*np.clip(policy(env.embedding(episode)), -1, 1).tolist())
+    return features(env.graph, episode.removed, episode.widths)
 
 
 def rehearses(env: gym.Env) -> bool:

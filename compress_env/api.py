@@ -247,6 +247,10 @@ def learn_policy(
     kinds: dict[str, list[RunFolder]] = {}
     for folder in map(RunFolder, runs):
         settings = folder.settings()
+        if settings["limits"] != "hard":
+            raise UserError(
+                f"{folder.path} has soft limits, whose rewards are only for its budget; search with hard ones"
+            )
         if len(folder.trials()) < 2:
             raise UserError(f"{folder.path} has too few trials to learn from; search further with --resume")
         kinds.setdefault(repr([settings.get(k) for k in DEFAULTS if k != "budget"]), []).append(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compress_env.agents.imagination import Imagination
-from compress_env.agents.score_model import ScoreModel
+from compress_env.agents.score_model import ScoreModel, features
 from compress_env.agents.trusted import TrustedActor
 from tqdm import tqdm
 
@@ -74,7 +74,8 @@ def test_only_the_most_promising_of_a_round_is_played_within_the_limits_that_wer
     assert real.outcome.feasible and real.outcome.budget["macs"] == pytest.approx(limits["macs"])
     assert real.plan.key not in {t.plan.key for t in recorder.trials[:-1]}
     assert len(env.lessons) == env.lessons_a_round == 5 and env.lessons[-1].reward == real.reward
-    kept = env._features(frozenset(real.plan.removed), env.problem.graph.widths(real.plan)).sum()
+    graph = env.problem.graph
+    kept = features(graph, frozenset(real.plan.removed), graph.widths(real.plan)).sum()
     assert kept == max(*(reward for reward, _ in imagined), *(lesson.reward for lesson in env.lessons[:-1]))
     steps = list(env.transitions())
     assert len(steps) == 5 * env.unwrapped.steps and not env.lessons
@@ -120,7 +121,7 @@ def test_of_the_policies_on_the_way_the_one_that_the_model_trusts_most_is_left()
 
         torch.nn.init.constant_(actor.weight, weight)
         trusted.look(actor, policy)
-        sums[weight] = env.plans_of(policy, env.unwrapped.budgets(5)).sum(1).mean()
+        sums[weight] = env.plans_of(policy).sum(1).mean()
     assert len(trusted.actors) == 5
     assert [a.weights["weight"].item() for a in trusted.actors][0] == max(sums, key=sums.get)
     trusted.give(actor)

@@ -182,6 +182,9 @@ def test_an_off_policy_agent_that_rehearses_leaves_its_most_trusted_policy(searc
 def test_what_no_policy_can_be_learned_from_is_refused_before_anything_is_loaded(searched, tmp_path):
     told = refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
     assert "no run.json" in told
+    settings = json.loads((searched[0] / "run.json").read_text()) | {"limits": "soft"}
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    assert "soft limits" in refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
     told = refused("policy", "learn", searched[0], "--agent", "random", "--out", tmp_path / "p.onnx")
     assert "leaves no policy" in told and not (tmp_path / "p.onnx").exists()
 
