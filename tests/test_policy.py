@@ -217,5 +217,8 @@ def test_a_policy_is_put_beside_the_uniform_student_and_a_search_at_each_budget(
     )
     zero_shot = search(env, "policy", 1, progress=False, settings={"file": str(learned / "policy.onnx")}).best
     assert (mine["policy"]["accuracy"], mine["policy"]["reward"]) == (zero_shot.outcome.accuracy, zero_shot.reward)
+    assert (tmp_path / "zero-shot.png").stat().st_size > 10_000
+    shown = works("bench", "policy", "--show", tmp_path)
+    assert shown.splitlines()[0] == "resnet8-digits" and set(lines) <= set(shown.splitlines())
     assert works(*command) == said and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 7
     assert "no policy" in refused("bench", "policy", tmp_path / "none.onnx", "--out", tmp_path / "b")

@@ -172,6 +172,14 @@ def _show_peers(context, _parameter, value) -> None:
         context.exit()
 
 
+def _show_policies(context, _parameter, value) -> None:
+    if value:
+        from compress_env.bench import zero_shot
+
+        click.echo(zero_shot.report(value))
+        context.exit()
+
+
 @click.command(short_help="Saved policies at ten budgets, beside the uniform students and searches.")
 @click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="POLICY.onnx...")
 @TEACHER
@@ -185,6 +193,8 @@ def _show_peers(context, _parameter, value) -> None:
 )
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Searches at each budget.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--show", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", is_eager=True, expose_value=False,
+              callback=_show_policies, help="Print tables of all results in DIR, draw DIR/zero-shot.png, and stop.")  # fmt: skip
 def policy(files, teacher, weights, data, budgets, agent, evaluations, seeds, out) -> None:
     """Let saved policies decide about a teacher at several budgets, without a search, and put their students beside the uniform ones
     and the best of a search at each budget. Of several policies, such as those of other seeds, the table has the mean.
@@ -197,14 +207,8 @@ def policy(files, teacher, weights, data, budgets, agent, evaluations, seeds, ou
     from compress_env.bench import zero_shot
 
     rows = zero_shot.compare(
-        files,
-        budgets or zero_shot.BUDGETS,
-        agent,
-        evaluations,
-        range(seeds),
-        out,
-        teacher=teacher,
-        weights=weights,
-        data=data,
-    )
+        files, budgets or zero_shot.BUDGETS, agent, evaluations, range(seeds), out, teacher=teacher, weights=weights, data=data
+    )  # fmt: skip
     click.echo(zero_shot.table(rows))
+    zero_shot.report(out)
+    click.echo(f"\n{out / 'rows.jsonl'}, {out / 'zero-shot.png'}")

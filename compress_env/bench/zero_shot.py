@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.bench.results import Results
+from compress_env.bench.results import Results, read
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.errors import UserError
 from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import alone_in
@@ -87,6 +89,54 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(_line(f"{budget:.0%}", cells[-1]))
     lines.append(_line("mean", np.mean(cells, 0).tolist()))
     return "\n".join(lines).replace("nan%", "-").replace("+nan", "-").replace("nan", "-")
+
+
+def report(folder: Path) -> str:
+    """Markdown tables of the results files `*.jsonl` in `folder`, with a picture of all, `zero-shot.png`, beside them.
+
+    Raises UserError if there are none.
+    """
+    of: dict[str, list[Row]] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        settings, rows = read(file, Row)
+        if rows:
+            of[f"{file.stem}: {settings['teacher']}" if settings["teacher"] in of else settings["teacher"]] = rows
+    if not of:
+        raise UserError(f"there are no results in {folder}; `compress-env bench policy --out {folder}` makes them")
+    picture(of, folder / "zero-shot.png")
+    return "\n\n".join(f"{name}\n\n{table(rows)}" for name, rows in of.items())
+
+
+def picture(of: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """A PNG with a panel for each title of `of`: validation accuracy of its students by MACs; of several policies mean and range."""
+    from matplotlib.figure import Figure
+
+    columns = math.ceil(math.sqrt(len(of)))
+    lines = -(-len(of) // columns)
+    figure = Figure(figsize=(0.5 + 2.9 * columns, 0.5 + 2.5 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axes, (title, rows) in zip(panels, of.items()):
+        for kind, color in ((UNIFORM, "#6b7680"), (POLICY, "#1f5fa8"), (SEARCH, "#d9822b")):
+            budgets = sorted({r.budget for r in rows if r.kind == kind})
+            found = [[100 * r.accuracy for r in rows if r.kind == kind and r.budget == b] for b in budgets]
+            if found:
+                shares = [100 * b for b in budgets]
+                axes.plot(
+                    shares, [np.mean(f) for f in found], "o-", color=color, markersize=2.5, linewidth=1.3, label=kind
+                )
+                axes.fill_between(
+                    shares, [min(f) for f in found], [max(f) for f in found], color=color, alpha=0.2, linewidth=0
+                )
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.grid(color="#e6e9ec")
+    for axes in panels[len(of) :]:
+        axes.remove()
+    labels = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(labels.values(), labels, loc="outside upper left", ncols=3, fontsize=8, frameon=False)
+    figure.supxlabel("MACs, % of the teacher", fontsize=8)
+    figure.supylabel("validation accuracy before training, %", fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def _line(name: str, cells: Sequence[float]) -> str:
