@@ -109,8 +109,8 @@ def learn(
 ) -> list[float]:  # fmt: skip
     """Let `agent` play so many episodes of a `Rehearsal`, and write its policy to `path`, for `load_policy`.
 
-    Returns for each teacher the gain that the policy is trusted with, the mean over budgets. Raises UserError if the agent learns no
-    policy that can be saved.
+    Returns for each teacher the gain that the policy is trusted with, the mean over budgets. Ctrl-C ends the learning early. Raises
+    UserError if the agent learns no policy that can be saved.
     """
     factory = find_agent(agent, settings)
     with tqdm(total=episodes, desc=f"{agent} rehearses", unit="episode", disable=not progress) as bar:
@@ -119,7 +119,10 @@ def learn(
             player = factory(env, episodes, seed, **(settings or {}))
             if not hasattr(player, "save_policy"):
                 raise UserError(f"the agent {agent!r} leaves no policy; take one of Stable-Baselines3's, such as ddpg")
-            player.run(None)
+            try:
+                player.run(None)
+            except KeyboardInterrupt:
+                bar.write(f"interrupted after {env.played:,} episodes; what was learned so far is kept")
             player.save_policy(path)
             plans = env.plans_of(player.policy())
     return [float(np.mean(t.gain(own, env.looked_at))) for t, own in zip(teachers, plans)]

@@ -19,6 +19,7 @@ from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
 from compress_env.export import export_all, save_student
+from compress_env.progress import announced
 from compress_env.registry import unknown
 from compress_env.resources.runtimes import Setting
 from compress_env.rewards import Outcome
@@ -233,13 +234,13 @@ def learn_policy(
     episodes: int = 10_000,
     seed: int = 0,
     progress: bool = True,
-) -> dict[str, float]:
+) -> list[tuple[str, float]]:
     """A policy from the trials of run folders, of one or several teachers, agents and budgets; nothing is evaluated.
 
     For each teacher, a model of the reward is fitted to all of its trials; `agent` plays `episodes` against the models (`Rehearsal`),
-    and its policy is written to `out`. budget: what it learns for, `{"macs": ["20%", "80%"]}` if None. Returns for each teacher how
-    much of what the uniform students lack the policy is trusted to make good, 1 being all of it. Raises UserError before any
-    long work for what cannot be used.
+    and its policy is written to `out`. budget: what it learns for, `{"macs": ["20%", "80%"]}` if None. Returns for each teacher its
+    name and how much of what the uniform students lack the policy is trusted to make good, 1 being all of it. Ctrl-C ends the
+    learning, and what was learned so far is written. Raises UserError before any long work for what cannot be used.
     """
     from compress_env.agents import rehearsal
 
@@ -254,13 +255,15 @@ def learn_policy(
         if len(folder.trials()) < 2:
             raise UserError(f"{folder.path} has too few trials to learn from; search further with --resume")
         kinds.setdefault(repr([settings.get(k) for k in DEFAULTS if k != "budget"]), []).append(folder)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
     teachers = []
     for folders in kinds.values():
         env = environment_of(folders[0], progress, budget or {"macs": ["20%", "80%"]})
         trials = [trial for folder in folders for trial in folder.trials()]
-        teachers.append(rehearsal.KnownTeacher(env, trials, np.random.default_rng(seed)))
+        with announced(f"fitting a model to {len(trials)} students of {env.teacher.name}", progress):
+            teachers.append(rehearsal.KnownTeacher(env, trials, np.random.default_rng(seed)))
     gains = rehearsal.learn(teachers, agent, episodes, seed, Path(out), settings=agent_options, progress=progress)
-    return {teacher.env.teacher.name: gain for teacher, gain in zip(teachers, gains)}
+    return [(teacher.env.teacher.name, gain) for teacher, gain in zip(teachers, gains)]
 
 
 def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:

@@ -152,7 +152,7 @@ def learn(runs, budget, agent, agent_option, episodes, seed, out) -> None:
     gains = learn_policy(
         runs, out, budget=budget, agent=agent, agent_options=agent_option, episodes=episodes, seed=seed
     )
-    for name, gain in gains.items():
+    for name, gain in gains:
         click.echo(f"{name}: {gain:.0%} of what the uniform students lack, by the model of its trials")
     click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 

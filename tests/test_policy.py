@@ -179,6 +179,19 @@ def test_an_off_policy_agent_that_rehearses_leaves_its_most_trusted_policy(searc
     assert 1 < len(kept) and all(len(a.plans) == 1 for a in kept)
 
 
+def test_what_was_learned_until_ctrl_c_is_kept(searched, tmp_path, monkeypatch):
+    step = Rehearsal.step
+
+    def interrupted(self, action):
+        if self.played == 5:
+            raise KeyboardInterrupt
+        return step(self, action)
+
+    monkeypatch.setattr(Rehearsal, "step", interrupted)
+    ((name, _),) = learn_policy(searched[:1], tmp_path / "new" / "p.onnx", episodes=100, progress=False)
+    assert name == "resnet8-digits" and load_policy(tmp_path / "new" / "p.onnx")
+
+
 def test_what_no_policy_can_be_learned_from_is_refused_before_anything_is_loaded(searched, tmp_path):
     told = refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
     assert "no run.json" in told
