@@ -269,6 +269,23 @@ def test_observations_tell_what_was_done():
     assert observation[names.index("pass")] == 1 and observation[names.index("previous keep")] == 1
 
 
+def test_observations_tell_what_leads_round_a_layer_and_what_is_known_without_it():
+    names = [n for n, _, _ in entries()]
+
+    def told(entry: str, teacher: str) -> dict[tuple[str, str], float]:
+        env = make(teacher=teacher).unwrapped
+        observations, _, _ = episode(env)
+        decided = [(d.kind, d.target) for d in env.problem.decisions]
+        return {d: float(o[names.index(entry)]) for d, o in zip(decided, observations)}
+
+    branch = told("branch", "resnet8-digits")
+    assert branch["remove", "stages.1.0"] == branch["shrink", "stages.1.0.conv1"] == 1
+    assert branch["shrink", "conv1"] == branch["shrink", "stages.1.0.conv2"] == 0
+    assert not any(told("branch", "vgg7-digits").values())
+    explained = told("explained", "resnet8-digits")
+    assert all(0 < share < 1 for share in explained.values())
+
+
 def test_the_documented_observation_table_is_the_real_one():
     doc = type(make().unwrapped).__doc__
     for i, (name, low, _) in enumerate(entries()):
