@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.envs.observation import entries
 from compress_env.errors import UserError
 from compress_env.search.run import Policy, find_agent
 from compress_env.search.trial import Trial
@@ -23,6 +24,10 @@ BUDGETS = 25
 """Evenly spread over the range; an episode has one of them."""
 LOOKS = 40
 """How often, while an agent learns, it is looked at whether its policy is the best so far."""
+SHIFTS = {("channels in", "channels out"): (-0.15, 0.3), ("spatial size in", "spatial size out"): (-0.1, 0.4)}
+"""Entries of the observation that are logarithms of sizes, and what is added to them, drawn for each episode: from a third of the
+channels to twelve times as many, from a quarter of the positions to 250 times. Decisions are then about shares of cost and what is
+redundant, which other teachers have too, and not about absolute sizes, which they do not."""
 MOST = 600
 """Recorded students of a teacher that its model takes in, at most; it takes the cube of them to fit."""
 
@@ -58,7 +63,8 @@ class KnownTeacher:
 class Rehearsal(gym.Env):
     """`LayerRemoval-v0` in actions and observations, with a teacher and a budget drawn for each episode, and predicted rewards.
 
-    The reward comes at the end: the plan's `KnownTeacher.gain`, at least -1.
+    The reward comes at the end: the plan's `KnownTeacher.gain`, at least -1. The sizes that are observed are those of a
+    network that is wider or narrower, with larger or smaller images (`SHIFTS`; domain randomisation, Tobin et al., IROS 2017).
     """
 
     def __init__(self, teachers: Sequence[KnownTeacher], episodes: int, bar: tqdm):
@@ -66,6 +72,9 @@ class Rehearsal(gym.Env):
         self.action_space, self.observation_space = teachers[0].env.action_space, teachers[0].env.observation_space
         self.steps = max(t.env.steps for t in teachers)
         self.played = 0
+        place = {name: i for i, (name, _, _) in enumerate(entries())}
+        self._sizes = [([place[name] for name in names], span) for names, span in SHIFTS.items()]
+        self._shift = np.zeros(len(place), np.float32)
         self._every = max(1, episodes // LOOKS)
         self.looked_at = np.arange(0, BUDGETS, 3)
 
@@ -75,7 +84,13 @@ class Rehearsal(gym.Env):
         self._budget = int(self.np_random.integers(BUDGETS))
         env = self._teacher.env
         self._episode = Episode(env.problem, self._teacher.limits[self._budget], env.hard)
-        return env.embedding(self._episode), {}
+        for places, span in self._sizes:
+            self._shift[places] = self.np_random.uniform(*span)
+        return self._observation(), {}
+
+    def _observation(self) -> np.ndarray:
+        seen = self._teacher.env.embedding(self._episode) + self._shift
+        return np.clip(seen, self.observation_space.low, self.observation_space.high)
 
     def step(self, action):
         env, episode = self._teacher.env, self._episode
@@ -86,7 +101,7 @@ class Rehearsal(gym.Env):
             self._bar.update()
             plan = features(env.graph, episode.removed, episode.widths)
             reward = max(-1.0, float(self._teacher.gain(plan[None], np.array([self._budget]))[0]))
-        return env.embedding(episode), reward, episode.done, False, {}
+        return self._observation(), reward, episode.done, False, {}
 
     # What `TrustedActor` asks for
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import sb3_contrib
 import stable_baselines3
-from compress_env.agents.rehearsal import KnownTeacher, Rehearsal
+from compress_env.agents.rehearsal import SHIFTS, KnownTeacher, Rehearsal
 from compress_env.agents.saved import load_policy, save_policy
 from compress_env.agents.trusted import TrustedActor
 from gymnasium.utils.env_checker import check_env
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from compress_env.api import environment_of, learn_policy
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.envs.observation import entries
 from compress_env.errors import UserError
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder
@@ -169,6 +170,12 @@ def test_rehearsal_is_an_environment_whose_uniform_students_gain_nothing(searche
         assert gain == pytest.approx(0, abs=1e-6)
         met.add(steps)
     assert met == {t.env.steps for t in teachers} and env.played == 10
+    first = {name: set() for name, _, _ in entries()}
+    for seed in range(20):
+        for name, seen in zip(first, env.reset(seed=seed)[0]):
+            first[name].add(float(seen))
+    assert all(len(first[name]) > 10 for names in SHIFTS for name in names)
+    assert all(len(first[name]) <= 2 for name in ("kernel", "index", "share of MACs", "branch", "explained"))
     assert env.trust(env.plans_of(lambda _: np.zeros(2))) == pytest.approx(0, abs=1e-6)
 
 
