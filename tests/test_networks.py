@@ -20,6 +20,7 @@ from compress_env.resources.budget import Meter
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.redundancy import bypassed
 from compress_env.surgery.trace import trace
 
 PLANS = 20
@@ -132,3 +133,13 @@ def silence(network: nn.Module, graph: LayerGraph, group: str, lost: np.ndarray)
         elif member.side == "out":
             for parameter in network.get_submodule(member.layer).parameters(recurse=False):
                 parameter.index_fill_(0, position, 0.0)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_t", "mobilenet_v3_small", "squeezenet1_1"])
+def test_what_a_unit_adds_is_measured_whatever_the_layout(name):
+    teacher, inputs = make(name)
+    graph = trace(teacher, inputs)
+    images = torch.randn(16, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
+    shares = bypassed(build_student(teacher, graph, StudentPlan()), graph, images)
+    assert set(shares) == set(graph.units) and all(0 <= share <= 1 for share in shares.values())
+    assert np.mean([share > 0 for share in shares.values()]) > 0.5
