@@ -20,6 +20,7 @@ from compress_env.search.store import alone_in
 
 BUDGETS = tuple(round(0.2 + 0.6 * i / 9, 3) for i in range(10))
 """Ten shares of the MACs, from 20 to 80 %."""
+FILE = "rows.jsonl"
 UNIFORM, POLICY, SEARCH = "uniform", "policy", "search"
 
 
@@ -58,7 +59,7 @@ def compare(
         players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
-        results = Results(out / "rows.jsonl", Row, {k: str(v) for k, v in environment.items()})
+        results = Results(out / FILE, Row, {k: str(v) for k, v in environment.items()})
         known = {(r.budget, r.kind, r.which) for r in results.rows}
         todo = [(b, *player) for b in budgets for player in players if (b, *player[:2]) not in known]
         env, at = None, None
@@ -92,7 +93,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def report(folder: Path) -> str:
-    """Markdown tables of the results files `*.jsonl` in `folder`, with a picture of all, `zero-shot.png`, beside them.
+    """Markdown tables of the results files `*.jsonl` in `folder`, each under its name (its teacher's for `rows.jsonl`).
+
+    A picture of all, `zero-shot.png`, is drawn beside them.
 
     Raises UserError if there are none.
     """
@@ -100,7 +103,7 @@ def report(folder: Path) -> str:
     for file in sorted(folder.glob("*.jsonl")):
         settings, rows = read(file, Row)
         if rows:
-            of[f"{file.stem}: {settings['teacher']}" if settings["teacher"] in of else settings["teacher"]] = rows
+            of[settings["teacher"] if file.name == FILE else file.stem] = rows
     if not of:
         raise UserError(f"there are no results in {folder}; `compress-env bench policy --out {folder}` makes them")
     picture(of, folder / "zero-shot.png")
