@@ -29,5 +29,5 @@ class SavedPolicy:
 
 
 def policy(env, episodes: int, seed: int, *, file: str, noise: float = 0.2) -> SavedPolicy:
-    """file: the `policy.onnx` of a run folder, of whatever teacher and budget."""
+    """file: of `compress-env policy learn`, or the `policy.onnx` of a run folder; of whatever teacher and budget."""
     return SavedPolicy(env, episodes, seed, file, noise)
