@@ -307,7 +307,8 @@ def test_the_commands_are_the_promised_ones():
 
 def test_the_list_has_every_kind_of_name():
     rows = dict(line.split(maxsplit=1) for line in works("list").replace("data sets", "data-sets").splitlines())
-    assert rows["teachers"] == "mobilenetv2-cifar10, resnet20-cifar10, resnet8-digits, vgg16-cifar10"
+    teachers = "mobilenetv2-cifar10, mobilenetv2-digits, resnet20-cifar10, resnet8-digits, vgg16-cifar10, vgg7-digits"
+    assert rows["teachers"] == teachers
     assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR"
     assert (
         rows["agents"]
