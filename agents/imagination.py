@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from compress_env.agents.score_model import ScoreModel, features
+from compress_env.agents.score_model import ScoreModel, features, sure
 from compress_env.agents.trusted import decided
 
 from compress_env.envs.episode import Episode
@@ -23,7 +23,6 @@ PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
 deviates of up to this size."""
 GENERATIONS, SURVIVORS = 3, 10
 """The most promising so many variations are varied again, and so on, so many times in all."""
-
 BUDGETS = 5
 """At which a policy is looked at, if the environment's budget is a range."""
 
@@ -68,8 +67,9 @@ class Imagination(gym.Wrapper):
         self._episode: Episode | None = None
         self._actions: list[np.ndarray] = []
 
-    def begins_a_round(self, episodes: int) -> bool:
-        """Whether a round begins with the next episode, whatever the number of those before."""
+    @property
+    def begins_a_round(self) -> bool:
+        """Whether a round begins with the next episode."""
         return not self.round
 
     @property
@@ -120,9 +120,8 @@ class Imagination(gym.Wrapper):
         return np.array([decided(env, policy, limits) for limits in env.budgets(BUDGETS)])
 
     def trust(self, plans: np.ndarray) -> float:
-        """The reward that plans with these features are likely to reach, the mean of prediction less one standard deviation."""
-        mean, deviation = self.model(plans)
-        return float((mean - deviation).mean())
+        """The reward that plans with these features are likely to reach, on average."""
+        return float(sure(self.model, plans).mean())
 
     def _parents(self) -> list[np.ndarray]:
         """Actions of the best students, and of the best with other units removed; those with near limits, if they differ."""

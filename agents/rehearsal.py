@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from compress_env.agents.score_model import ScoreModel, features
+from compress_env.agents.score_model import ScoreModel, features, sure
 from compress_env.agents.trusted import decided
 from tqdm.auto import tqdm
 
@@ -44,20 +44,15 @@ class KnownTeacher:
             self.model.observe(features(graph, frozenset(plan.removed), graph.widths(plan)), known[i].reward)
         self.limits = env.budgets(BUDGETS)
         uniform = np.zeros(2, np.float32)
-        self.uniform = self._sure(np.array([decided(env, lambda _: uniform, limits) for limits in self.limits]))
+        self.uniform = sure(self.model, np.array([decided(env, lambda _: uniform, limits) for limits in self.limits]))
         self.gap = np.maximum(max(self.model.rewards) - self.uniform, 0.02 * np.ptp(self.model.rewards))
-
-    def _sure(self, plans: np.ndarray) -> np.ndarray:
-        """The reward `(n,)` that plans with these features `(n, d)` are sure of: the prediction less one standard deviation."""
-        mean, deviation = self.model(plans)
-        return mean - deviation
 
     def gain(self, plans: np.ndarray, budgets: np.ndarray) -> np.ndarray:
         """What plans with these features `(n, d)` are sure to gain over the uniform ones at `budgets` `(n,)`, by their numbers.
 
         0 for those, 1 for the best reward that was recorded at any budget.
         """
-        return (self._sure(plans) - self.uniform[budgets]) / self.gap[budgets]
+        return (sure(self.model, plans) - self.uniform[budgets]) / self.gap[budgets]
 
 
 class Rehearsal(gym.Env):
@@ -105,9 +100,10 @@ class Rehearsal(gym.Env):
 
     # What `TrustedActor` asks for
 
-    def begins_a_round(self, episodes: int) -> bool:
+    @property
+    def begins_a_round(self) -> bool:
         """Whether it is time for a look at the policy."""
-        return episodes % self._every == 0
+        return self.played % self._every == 0
 
     def plans_of(self, policy: Policy) -> list[np.ndarray]:
         """For each teacher, features of the plans that `policy` decides on, over all budgets."""

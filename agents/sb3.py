@@ -151,8 +151,8 @@ class OffPolicyAgent(StableBaselinesAgent):
     over the whole episode (`n_steps`), since only its end is rewarded. With imagined episodes, the policy that is left is the one that
     the model of the reward trusts most of those on the way (`TrustedActor`). Where all are imagined (`Rehearsal`), none is added.
 
-    imagined: episodes played against a model of the reward for each real one; 0 plays real ones only.
-    varied: variations of the best students that the model judges for each real one.
+    imagined: episodes played against a model of the reward for each real one, 4 if not given; 0 plays real ones only.
+    varied: variations of the best students that the model judges for each real one, 300 if not given.
     start: a file of a policy that was learned before, whose proposal is the second student; or None. Needs imagined episodes.
     warmup_share: share of the agent's episodes that are random; 0.02 with imagined ones, whose model learns most from students
     near the uniform one, else 0.2.
@@ -168,8 +168,8 @@ class OffPolicyAgent(StableBaselinesAgent):
         episodes: int,
         seed: int,
         *,
-        imagined: int = 4,
-        varied: int = 300,
+        imagined: int | None = None,
+        varied: int | None = None,
         start: str | None = None,
         warmup_share: float | None = None,
         noise: tuple[float, float] | None = (0.4, 0.1),
@@ -177,12 +177,17 @@ class OffPolicyAgent(StableBaselinesAgent):
         **settings: Any,
     ):
         for name, value in (("imagined", imagined), ("varied", varied)):
-            if not isinstance(value, int) or value < 0:
+            if value is not None and (not isinstance(value, int) or value < 0):
                 raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
         steps = env.unwrapped.steps
         rehearsing = rehearses(env)
-        if rehearsing:
-            imagined = 0
+        if rehearsing and (imagined or varied or start):
+            raise UserError("all episodes are imagined here; leave imagined, varied and start out")
+        if imagined is None:
+            imagined = 0 if rehearsing else 4
+        if varied and not imagined:
+            raise UserError("variations are judged between imagined episodes; leave imagined=0 out, or varied")
+        varied = 300 if varied is None else varied
         if warmup_share is None:
             warmup_share = 0.02 if imagined or rehearsing else 0.2
         if start and not imagined:
@@ -316,7 +321,7 @@ class _BetweenEpisodes(BaseCallback):
 
     def __init__(self, agent: OffPolicyAgent, path: Path | None):
         super().__init__()
-        self.agent, self.path, self.saved, self.episodes = agent, path, time.monotonic(), 0
+        self.agent, self.path, self.saved = agent, path, time.monotonic()
 
     def _on_rollout_end(self) -> None:
         if self.agent.imagination:
@@ -326,8 +331,7 @@ class _BetweenEpisodes(BaseCallback):
                 self.model.replay_buffer.add(before[None], after[None], action[None], reward, np.array([done]), [{}])
 
     def _on_rollout_start(self) -> None:
-        self.episodes += 1
-        if self.agent.trusted and self.agent.trusted.judge.begins_a_round(self.episodes):
+        if self.agent.trusted and self.agent.trusted.judge.begins_a_round:
             self.agent.trusted.look(self.model.actor, self.agent.policy())
         if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
             self.agent.save(self.path)

@@ -63,3 +63,9 @@ class ScoreModel:
             warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound
             self._process.fit(x, (y - self._shift) / self._scale)
         self._kernel = self._process.kernel_
+
+
+def sure(model: ScoreModel, plans: np.ndarray) -> np.ndarray:
+    """The reward `(n,)` that plans with features `(n, d)` are likely to reach: the prediction less one standard deviation."""
+    mean, deviation = model(plans)
+    return mean - deviation

@@ -24,8 +24,9 @@ KEPT = 5
 class Judge(Protocol):
     """Says what a policy is worth without evaluating its students."""
 
-    def begins_a_round(self, episodes: int) -> bool:
-        """Whether it is time for a look at the policy, after so many episodes."""
+    @property
+    def begins_a_round(self) -> bool:
+        """Whether it is time for a look at the policy."""
 
     def plans_of(self, policy: Policy) -> Any:
         """The plans that a policy comes to, as `trust` takes them: arrays, or lists of arrays."""

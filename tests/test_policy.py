@@ -119,6 +119,8 @@ def test_a_search_that_goes_on_from_a_policy_begins_with_its_student(learned, tm
     expected = rollout(LayerRemovalEnv(), load_policy(file), 0.5)
     found = search(LayerRemovalEnv(), "ddpg", 8, 0, tmp_path / "a", progress=False, settings={"start": file})
     assert found.trials[1].plan.to_json() == expected and len(found.trials) == 8
+    with pytest.raises(UserError, match="variations are judged between imagined"):
+        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"varied": 10, "imagined": 0})
     with pytest.raises(UserError, match="start needs imagined episodes"):
         search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"start": file, "imagined": 0})
 
@@ -135,9 +137,7 @@ def searched(tmp_path_factory):
 
 def test_one_policy_is_learned_from_the_trials_of_several_searches_and_teachers(searched, tmp_path):
     file = tmp_path / "policy.onnx"
-    said = works(
-        "policy", "learn", *searched, "--episodes", 800, "--agent-option", "n_steps=512", "--seed", 1, "--out", file
-    )
+    said = works("policy", "learn", *searched, "--episodes", 800, "--seed", 1, "--out", file)
     gains = {name: int(share) for name, share in re.findall(r"^(\S+): (-?\d+)% of what", said, re.M)}
     assert set(gains) == {"resnet8-digits", "vgg7-digits"} and sum(gains.values()) > 0
     works("policy", "apply", file, "--budget", "macs=0.3", "--out", tmp_path / "run")
@@ -205,6 +205,8 @@ def test_what_no_policy_can_be_learned_from_is_refused_before_anything_is_loaded
     settings = json.loads((searched[0] / "run.json").read_text()) | {"limits": "soft"}
     (tmp_path / "run.json").write_text(json.dumps(settings))
     assert "soft limits" in refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
+    with pytest.raises(UserError, match="all episodes are imagined here"):
+        learn_policy(searched[:1], tmp_path / "p.onnx", agent="ddpg", agent_options={"varied": 9}, progress=False)
     told = refused("policy", "learn", searched[0], "--agent", "random", "--out", tmp_path / "p.onnx")
     assert "leaves no policy" in told and not (tmp_path / "p.onnx").exists()
 

@@ -210,5 +210,5 @@ def policy(files, teacher, weights, data, budgets, agent, evaluations, seeds, ou
         files, budgets or zero_shot.BUDGETS, agent, evaluations, range(seeds), out, teacher=teacher, weights=weights, data=data
     )  # fmt: skip
     click.echo(zero_shot.table(rows))
-    zero_shot.report(out)
+    zero_shot.picture({teacher: rows}, out / "zero-shot.png")
     click.echo(f"\n{out / 'rows.jsonl'}, {out / 'zero-shot.png'}")

@@ -95,9 +95,7 @@ def table(rows: Sequence[Row]) -> str:
 def report(folder: Path) -> str:
     """Markdown tables of the results files `*.jsonl` in `folder`, each under its name (its teacher's for `rows.jsonl`).
 
-    A picture of all, `zero-shot.png`, is drawn beside them.
-
-    Raises UserError if there are none.
+    A picture of all, `zero-shot.png`, is drawn beside them. Raises UserError if there are none.
     """
     of: dict[str, list[Row]] = {}
     for file in sorted(folder.glob("*.jsonl")):
