@@ -1,6 +1,7 @@
 """Covariance matrix adaptation (Hansen & Ostermeier 2001), by Optuna and cmaes."""
 
 import optuna
+
 from compress_env.agents.optuna_search import OptunaSearch
 
 

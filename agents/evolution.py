@@ -3,7 +3,8 @@
 from collections import deque
 
 import numpy as np
-from compress_env.agents.baseline import Baseline
+
+from compress_env.agents.sequence import Baseline
 
 
 class _Evolution(Baseline):

@@ -1,7 +1,8 @@
 """Greedy search: from the uniform student, change one decision at a time and keep what is better."""
 
 import numpy as np
-from compress_env.agents.baseline import Baseline
+
+from compress_env.agents.sequence import Baseline
 
 
 class _Greedy(Baseline):
@@ -21,7 +22,7 @@ class _Greedy(Baseline):
                 step = max(step / 2, 0.05)
 
     def _neighbours(self, actions, i, step):
-        """The other choice where a unit is decided; a step up and down where a group is. A step reads one of both entries."""
+        """The other choice where a block is decided; a step up and down where a group is. A step reads one of both entries."""
         decision = self.env.unwrapped.problem.decisions[i]
         column, values = (0, [-1.0 if actions[i, 0] >= 0 else 1.0]) if decision.kind == "remove" else (
             1, [actions[i, 1] - step, actions[i, 1] + step])  # fmt: skip

@@ -10,8 +10,9 @@ from itertools import cycle
 
 import numpy as np
 import torch
-from compress_env.agents.baseline import Baseline
 from torch import Tensor, nn
+
+from compress_env.agents.sequence import Baseline
 
 LEVELS = np.linspace(-1, 1, 11)
 """Eleven choices a layer, as in the paper; of the environment's action, so that the one in the middle is the uniform student's."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import optuna
-from compress_env.agents.baseline import Baseline
+
+from compress_env.agents.sequence import Baseline
 
 
 class OptunaSearch(Baseline):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+
 from compress_env.agents.saved import load_policy
 
 

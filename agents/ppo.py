@@ -1,12 +1,12 @@
 """Proximal policy optimisation (Schulman et al., 2017)."""
 
+from compress_env.agents.policy_selection import rehearses
 from compress_env.agents.sb3 import StableBaselinesAgent
-from compress_env.agents.trusted import rehearses
 
 EPISODES = 4
 """Students a roll-out: fewer give too noisy a gradient, more give too few updates in a search of a few hundred."""
 CHEAP = 2048
-"""Steps a roll-out where students are not evaluated, but judged by a model (`Rehearsal`): many, for a gradient without much noise."""
+"""Steps a roll-out where students are not evaluated, but judged by a model (`SurrogateEnv`): many, for a gradient without much noise."""
 UPDATES = 20
 """Of those roll-outs there are at least so many, which are shorter if need be."""
 

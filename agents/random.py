@@ -1,6 +1,6 @@
 """Random search: every action uniform in [-1, 1]. Whatever learns has to beat it."""
 
-from compress_env.agents.baseline import Baseline
+from compress_env.agents.sequence import Baseline
 
 
 class _Random(Baseline):

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_env.envs.observation import entries
+from compress_env.contexts import quiet
 from compress_env.errors import UserError
-from compress_env.threads import quiet
+from compress_env.walk.observation import entries
 
 FILE = "policy.onnx"
 """Its name in a run folder."""

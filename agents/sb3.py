@@ -15,15 +15,15 @@ import numpy as np
 import sb3_contrib
 import stable_baselines3
 import torch
-from compress_env.agents.imagination import Imagination
-from compress_env.agents.saved import load_policy, save_policy
-from compress_env.agents.trusted import TrustedActor, rehearses
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
+from compress_env.agents.dyna import Dyna
+from compress_env.agents.policy_selection import PolicySelection, rehearses
+from compress_env.agents.saved import load_policy, save_policy
 from compress_env.errors import UserError
 
 SAVE_EVERY = 20.0
@@ -145,11 +145,11 @@ class StableBaselinesAgent:
 
 
 class OffPolicyAgent(StableBaselinesAgent):
-    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are imagined (`Imagination`).
+    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are imagined (`Dyna`).
 
     After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
     over the whole episode (`n_steps`), since only its end is rewarded. With imagined episodes, the policy that is left is the one that
-    the model of the reward trusts most of those on the way (`TrustedActor`). Where all are imagined (`Rehearsal`), none is added.
+    the model of the reward trusts most of those on the way (`PolicySelection`). Where all are imagined (`SurrogateEnv`), none is added.
 
     imagined: episodes played against a model of the reward for each real one, 4 if not given; 0 plays real ones only.
     varied: variations of the best students that the model judges for each real one, 300 if not given.
@@ -197,9 +197,9 @@ class OffPolicyAgent(StableBaselinesAgent):
         self.start = load_policy(start) if start else None
         given = 2 if start else 1  # the uniform student, and the proposal
         played = stored = episodes
-        self.imagination: Imagination | None = None
+        self.imagination: Dyna | None = None
         if imagined:
-            env = self.imagination = Imagination(env, given, imagined, varied, seed)
+            env = self.imagination = Dyna(env, given, imagined, varied, seed)
             rounds = max(0, episodes - given)
             played, stored = (given + n * rounds for n in (imagined, imagined + self.imagination.lessons_a_round))
         warmup = max(1, round(warmup_share * (played - given)))
@@ -217,7 +217,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         )
         super().__init__(algorithm, env, episodes, seed, **{"action_noise": decaying, **defaults, **settings})
         judge = env.unwrapped if rehearsing else self.imagination
-        self.trusted = TrustedActor(judge) if judge else None
+        self.trusted = PolicySelection(judge) if judge else None
         self.timesteps = played * steps
         self.model: OffPolicyAlgorithm
         self.noise: DecayingNoise | None = self.model.action_noise

@@ -1,6 +1,7 @@
 """Tree-structured Parzen estimators (Bergstra et al., NeurIPS 2011), by Optuna."""
 
 import optuna
+
 from compress_env.agents.optuna_search import OptunaSearch
 
 

@@ -1,7 +1,8 @@
 """The uniform student: nothing removed, all widths by the same share. One evaluation."""
 
 import numpy as np
-from compress_env.agents.baseline import Baseline
+
+from compress_env.agents.sequence import Baseline
 
 
 class _Uniform(Baseline):
@@ -10,5 +11,5 @@ class _Uniform(Baseline):
 
 
 def uniform(env, episodes: int, seed: int) -> Baseline:
-    """The action 0 everywhere, which keeps every unit and the share of channels that meets the budget."""
+    """The action 0 everywhere, which keeps every block and the share of channels that meets the budget."""
     return _Uniform(env, episodes, seed)

@@ -14,8 +14,8 @@ from typing import Any
 
 import click
 import gymnasium as gym
-from compress_env.agents.sb3 import RelativeReward, StableBaselinesAgent
 
+from compress_env.agents.sb3 import RelativeReward, StableBaselinesAgent
 from compress_env.search.run import find_agent
 
 OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")

@@ -15,7 +15,7 @@ _ENTRY_POINTS = {
     "LayerRemovalPlanted-v0": "compress_env.envs.planted:LayerRemovalPlantedEnv",
 }
 ENV_IDS = tuple(_ENTRY_POINTS)
-__all__ = ["ENV_IDS", "StudentPlan", "__version__", "build_student", "compress", "inspect", "trace"]
+__all__ = ["ENV_IDS", "Plan", "__version__", "build_student", "compress", "inspect", "trace"]
 
 for _id, _entry_point in _ENTRY_POINTS.items():
     if _id not in registry:
@@ -26,7 +26,7 @@ _PUBLIC = {
     "inspect": "compress_env.report.inspect",
     "trace": "compress_env.surgery.trace",
     "build_student": "compress_env.surgery.build",
-    "StudentPlan": "compress_env.surgery.plan",
+    "Plan": "compress_env.surgery.plan",
 }
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from compress_env import devices
+from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune
 from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
@@ -21,13 +22,12 @@ from compress_env.errors import UserError
 from compress_env.export import export_all, save_student
 from compress_env.progress import announced
 from compress_env.registry import unknown
-from compress_env.resources.runtimes import Setting
+from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.rewards import Outcome
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread
+from compress_env.surgery.plan import Plan
 
 DEFAULTS: dict[str, Any] = {
     "teacher": "resnet8-digits", "weights": None, "data": None, "budget": {"macs": 0.5}, "schedule": "two-step",
@@ -42,7 +42,7 @@ class Compressed:
     """What came out of a run. student: in evaluation mode, as good as its best epoch. result: what `result.json` holds."""
 
     student: nn.Module
-    plan: StudentPlan
+    plan: Plan
     outcome: Outcome
     trials: list[Trial]
     finetuned: Finetuned
@@ -106,7 +106,7 @@ def run_search(
     if settings["weights"] is not None:
         settings["weights"] = str(settings["weights"])
     settings |= {"teacher": teacher, "data": data, "budget": {"macs": 0.5} if budget is None else dict(budget)}
-    settings["latency"] = Setting.of(settings["latency"], settings["device"]).as_dict()
+    settings["latency"] = RuntimeConfig.of(settings["latency"], settings["device"]).as_dict()
     recorded = {k: v if _is_plain(v) else repr(v)[:80] for k, v in settings.items()}
     recorded |= {
         "agent": agent,
@@ -168,15 +168,15 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     exports = export_all(student, example, folder.path, progress=progress)
     with one_thread(), channels_last(teacher):
         teacher_test = accuracy(predict(teacher, data, data.test), data.test.labels)
-    usage = env.meter.count(student, plan)
+    usage = env.cost_model.count(student, plan)
     if "latency" in usage:  # as it was measured for the budget
-        pair = env.meter.teacher["latency"], usage["latency"]
+        pair = env.cost_model.teacher["latency"], usage["latency"]
     else:
-        measured = env.meter.stopwatch.pair(student)
+        measured = env.cost_model.stopwatch.pair(student)
         pair = measured.milliseconds[1], measured.ratio * measured.milliseconds[1]
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = {
-        "teacher": _column(teacher_test, env.meter.teacher, pair[0], _file_bytes(teacher)),
+        "teacher": _column(teacher_test, env.cost_model.teacher, pair[0], _file_bytes(teacher)),
         "student": _column(done.accuracy_test, usage, pair[1], size),
         "latency": env.latency.as_dict() | {"label": env.latency.label},
         "budget": dict(best.outcome.budget),
@@ -237,12 +237,12 @@ def learn_policy(
 ) -> list[tuple[str, float]]:
     """A policy from the trials of run folders, of one or several teachers, agents and budgets; nothing is evaluated.
 
-    For each teacher, a model of the reward is fitted to all of its trials; `agent` plays `episodes` against the models (`Rehearsal`),
+    For each teacher, a model of the reward is fitted to all of its trials; `agent` plays `episodes` against the models (`SurrogateEnv`),
     and its policy is written to `out`. budget: what it learns for, `{"macs": ["20%", "80%"]}` if None. Returns for each teacher its
     name and how much of what the uniform students lack the policy is trusted to make good, 1 being all of it. Ctrl-C ends the
     learning, and what was learned so far is written. Raises UserError before any long work for what cannot be used.
     """
-    from compress_env.agents import rehearsal
+    from compress_env.agents import offline as rehearsal
 
     find_agent(agent, agent_options)
     kinds: dict[str, list[RunFolder]] = {}
@@ -261,7 +261,7 @@ def learn_policy(
         env = environment_of(folders[0], progress, budget or {"macs": ["20%", "80%"]})
         trials = [trial for folder in folders for trial in folder.trials()]
         with announced(f"fitting a model to {len(trials)} students of {env.teacher.name}", progress):
-            teachers.append(rehearsal.KnownTeacher(env, trials, np.random.default_rng(seed)))
+            teachers.append(rehearsal.SurrogateTeacher(env, trials, np.random.default_rng(seed)))
     gains = rehearsal.learn(teachers, agent, episodes, seed, Path(out), settings=agent_options, progress=progress)
     return [(teacher.env.teacher.name, gain) for teacher, gain in zip(teachers, gains)]
 

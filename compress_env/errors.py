@@ -14,7 +14,7 @@ class InfeasibleBudget(UserError):
 
 
 class NothingToDecide(UserError):
-    """The teacher has no unit to remove and no group to shrink under the given restrictions."""
+    """The teacher has no block to remove and no group to shrink under the given restrictions."""
 
 
 class InvalidPlan(UserError):

@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compress_env.contexts import quiet
 from compress_env.errors import UserError
 from compress_env.progress import announced
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 from compress_env.teachers import load_weights
-from compress_env.threads import quiet
 
 TOLERANCE = 1e-4
 
@@ -34,7 +34,7 @@ class ExportFailed(UserError):
     """The student cannot be written in a format, or the file does not compute what the student does; there is no file then."""
 
 
-def save_student(student: nn.Module, plan: StudentPlan, folder: Path) -> Path:
+def save_student(student: nn.Module, plan: Plan, folder: Path) -> Path:
     """Write `plan.json` and `student.safetensors`; returns the latter."""
     with _whole(folder / "plan.json") as part:
         part.write_text(plan.to_json() + "\n")
@@ -48,7 +48,7 @@ def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Modu
     """The student of `save_student`, rebuilt from the teacher's code. Runs no pickled code. Raises UserError if a file is wrong."""
     path = folder / "plan.json"
     try:
-        plan = StudentPlan.from_json(path.read_text())
+        plan = Plan.from_json(path.read_text())
     except (OSError, ValueError, LookupError) as error:
         raise UserError(f"cannot read the plan {path}: {error}; `compress-env finetune` writes it") from error
     student = build_student(teacher, graph, plan)

@@ -13,7 +13,7 @@ import onnxruntime
 import torch
 
 import compress_env
-from compress_env.datasets import load_data
+from compress_env.data import load_data
 from compress_env.export import load_student
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import compress_env
-from compress_env.datasets import load_data
+from compress_env.data import load_data
 from compress_env.distill.train import Recipe, fit
 
 

@@ -130,6 +130,6 @@ NETWORKS = {
 
 
 def random_plan(graph, rng, removal: float = 0.5):
-    """A plan with random units removed and random widths."""
-    removed = frozenset(name for name in graph.units if rng.random() < removal)
+    """A plan with random blocks removed and random widths."""
+    removed = frozenset(name for name in graph.blocks if rng.random() < removal)
     return graph.canonical(removed, rng.integers(graph.floor, graph.full + 1))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from fractions import Fraction
 
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.parts import Channels
+from compress_env.surgery.ir import Channels
 
 
 class Plain:
-    """The network without `removed` units, at widths given by name."""
+    """The network without `removed` blocks, at widths given by name."""
 
     def __init__(self, graph: LayerGraph, removed):
         self.graph = graph
-        units = [graph.units[u] for u in removed]
-        self.follow = {u.node: u.replacement for u in units}
-        self.sources = {group: source for u in units for group, source in u.sources}
+        blocks = [graph.blocks[u] for u in removed]
+        self.follow = {u.node: u.replacement for u in blocks}
+        self.sources = {group: source for u in blocks for group, source in u.sources}
         self.inputs = {op.name: [self.resolve(i) for i in op.inputs] for op in graph.ops.values()}
         self.alive, todo = set(), [self.resolve(graph.output)]
         while todo:
@@ -84,7 +84,7 @@ class Plain:
 
 
 class PlainEpisode:
-    """The clamped walk again, with the cost model above: every check is a whole evaluation, the even share is found by halving."""
+    """The clamped walk again, with the cost model above: every check is a whole evaluation, the uniform keep ratio is found by halving."""
 
     def __init__(self, problem, limits: dict[str, float], hard: bool):
         self.problem, self.graph, self.limits, self.hard = problem, problem.graph, limits, hard
@@ -103,11 +103,11 @@ class PlainEpisode:
         return (
             target not in network.alive_groups()
             if kind == "shrink"
-            else self.graph.units[target].node not in network.alive
+            else self.graph.blocks[target].node not in network.alive
         )
 
     def fits(self, removed, undecided: list, open_widths: dict[str, int], **decided: int) -> bool:
-        """Whether the rest fits when undecided units go as in the way out, and undecided groups have `open_widths`."""
+        """Whether the rest fits when undecided blocks go as in the way out, and undecided groups have `open_widths`."""
         left = {d.target for d in undecided if d.kind == "remove"} & self.rest.removed
         shrinks = {d.target for d in undecided if d.kind == "shrink"}
         widths = self.widths | {g: open_widths[g] for g in shrinks} | decided
@@ -118,7 +118,7 @@ class PlainEpisode:
         g = self.graph.groups[name]
         return g.size if width >= g.size else max(g.floor, width // g.step * g.step)
 
-    def even_share(self) -> float:
+    def uniform_keep_ratio(self) -> float:
         groups = self.graph.groups
 
         def possible(k: int) -> bool:
@@ -149,7 +149,7 @@ class PlainEpisode:
         elif self.void():
             self.previous = (0.0, 0.0)
         else:
-            group, even = self.graph.groups[target], self.even_share()
+            group, even = self.graph.groups[target], self.uniform_keep_ratio()
             floor = group.floor / group.size
             share = even + (1 - even) * -sparsity if sparsity < 0 else even + (floor - even) * sparsity
             width = self.allowed(target, int(share * group.size + 1e-6))

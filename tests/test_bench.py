@@ -15,9 +15,9 @@ from scipy.stats import mannwhitneyu
 
 from compress_env.bench import run as bench
 from compress_env.bench.run import load
+from compress_env.bench.scenarios import TASKS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, profile
-from compress_env.bench.tasks import TASKS
-from compress_env.cli import main
+from compress_env.cli.main import main
 from compress_env.errors import UserError
 from compress_env.search.run import search
 from compress_env.search.store import alone_in

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from compress_env.bench import search_cost
 from compress_env.bench.speed import EVALUATION, STAGES, Stopwatch, table
-from compress_env.cli import main
+from compress_env.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import compress_env
-from compress_env.cli import main
+from compress_env.cli.main import main
 
 COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "policy", "bench", "list")
 FILES = {"run.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
@@ -315,7 +315,7 @@ def test_the_list_has_every_kind_of_name():
         == "a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, policy, ppo, random, sac, td3, tpe, tqc, uniform"
     )
     assert rows["rewards"] == "amc_error, amc_flops, n2n, relative"
-    assert rows["losses"] == "dist, dkd, hinton, labels, mimic, standardised"
+    assert rows["losses"] == "dist, dkd, hinton, labels, logit_mse, standardised"
     assert rows["resources"] == "latency, macs, memory, params"
 
 

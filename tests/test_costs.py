@@ -9,11 +9,11 @@ from networks import NETWORKS
 from reference import Plain, PlainEpisode
 from torch import nn
 
-from compress_env.envs.episode import SCHEDULES, Episode, Problem
-from compress_env.envs.observation import Embedding, entries
 from compress_env.resources import macs
-from compress_env.resources.budget import RESOURCES, Meter
+from compress_env.resources.budget import RESOURCES, CostModel
 from compress_env.surgery.trace import trace
+from compress_env.walk.observation import Embedding, entries
+from compress_env.walk.walk import SCHEDULES, Problem, Walk
 
 EXACT = ("params", "macs", "memory")
 
@@ -22,8 +22,8 @@ def test_costs_are_those_of_a_plain_walk_for_any_removal_and_widths(network):
     _, _, graph = network
     rng = np.random.default_rng(0)
     for _ in range(60):
-        removed = frozenset(name for name in graph.units if rng.random() < rng.random())
-        fast, slow = graph.reduce(removed), Plain(graph, removed)
+        removed = frozenset(name for name in graph.blocks if rng.random() < rng.random())
+        fast, slow = graph.view(removed), Plain(graph, removed)
         assert fast.alive_ops == slow.alive and fast.alive_groups == slow.alive_groups()
         assert [x.name for x in fast.layers] == [x.name for x in slow.layers]
         many = rng.integers(1, graph.full + 1, (5, len(graph.groups)))
@@ -38,8 +38,8 @@ def test_costs_of_layers_add_up(network):
     _, _, graph = network
     rng = np.random.default_rng(1)
     for _ in range(10):
-        removed = frozenset(name for name in graph.units if rng.random() < 0.5)
-        fast, widths = graph.reduce(removed), rng.integers(graph.floor, graph.full + 1)
+        removed = frozenset(name for name in graph.blocks if rng.random() < 0.5)
+        fast, widths = graph.view(removed), rng.integers(graph.floor, graph.full + 1)
         assert sum(fast.layer_macs(widths).values()) == fast.macs(widths)
         assert sum(fast.layer_parameters(widths).values()) == fast.parameters(widths)
         assert fast.layer_parameters(widths).keys() == {x.name for x in fast.layers}
@@ -59,24 +59,24 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
     factory, shape = NETWORKS[name]
     teacher, example = factory().eval(), torch.zeros(2, *shape)
     graph = trace(teacher, example, channel_multiple=multiple)
-    meter = Meter(teacher, graph, example, False)
+    cost_model = CostModel(teacher, graph, example, False)
     rng = np.random.default_rng(0)
     place = {name: i for i, (name, _, _) in enumerate(entries())}
     for schedule in SCHEDULES:
-        problem = Problem(teacher, graph, meter, schedule)
+        problem = Problem(teacher, graph, cost_model, schedule)
         embedding = Embedding(problem, {"remove": {}, "shrink": {}})
         for _ in range(episodes):
             names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
             limits = {
-                n: problem.smallest(n) + rng.random() ** 2 * (meter.teacher[n] - problem.smallest(n)) for n in names
+                n: problem.smallest(n) + rng.random() ** 2 * (cost_model.teacher[n] - problem.smallest(n)) for n in names
             }
             hard, bias = rng.random() < 0.8, rng.uniform(-1, 1, 2)
-            fast, slow = Episode(problem, limits, hard), PlainEpisode(problem, limits, hard)
+            fast, slow = Walk(problem, limits, hard), PlainEpisode(problem, limits, hard)
             while not fast.done:
                 seen = embedding(fast)
-                assert fast.even_share() == slow.even_share() and fast.void(fast.current) == slow.void()
+                assert fast.uniform_keep_ratio() == slow.uniform_keep_ratio() and fast.void(fast.current) == slow.void()
                 used = Plain(graph, slow.removed).usage(slow.widths)
-                expected = {"removed so far": 1 - used["macs"] / meter.teacher["macs"], "even share": slow.even_share()}
+                expected = {"removed so far": 1 - used["macs"] / cost_model.teacher["macs"], "uniform keep ratio": slow.uniform_keep_ratio()}
                 expected |= {f"spent {n}": min(1, used[n] / limits[n] / 4) for n in names}
                 assert {n: seen[place[n]] for n in expected} == {n: np.float32(v) for n, v in expected.items()}
                 action = np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1).tolist()

@@ -11,8 +11,8 @@ import torchvision.datasets
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from compress_env.datasets import load_data
-from compress_env.datasets.data import Data, Split, batches, make_data, pixel_statistics, stratified_split
+from compress_env.data import load_data
+from compress_env.data.dataset import Data, Split, batches, make_data, pixel_statistics, stratified_split
 from compress_env.errors import UnknownName, UserError
 
 
@@ -287,7 +287,7 @@ def test_an_unreadable_file_is_named_whatever_is_wrong_with_it(folder, fault):
 
 
 def test_a_folder_too_large_for_memory_is_refused(folder, monkeypatch):
-    monkeypatch.setattr("compress_env.datasets.imagefolder.MAX_BYTES", 1000)
+    monkeypatch.setattr("compress_env.data.imagefolder.MAX_BYTES", 1000)
     with pytest.raises(UserError, match="GiB in memory; give a smaller image_size"):
         read(folder)
 
@@ -316,7 +316,7 @@ def test_data_stays_what_it_is():
 def test_a_factory_in_a_file_gives_data(tmp_path, body):
     file = tmp_path / "mine.py"
     file.write_text(
-        "import torch\nfrom compress_env.datasets.data import Split, make_data\n"
+        "import torch\nfrom compress_env.data.dataset import Split, make_data\n"
         f"def split(n): return Split(torch.arange(n * 1.0).view(n, 1), torch.arange(n) % 3)\n{body}\n"
     )
     data = load_data(f"{file}:make", normalization=((0.5,), (0.5,)))

@@ -11,11 +11,11 @@ from torch.nn.functional import cross_entropy
 
 import compress_env
 from compress_env.api import environment_of
-from compress_env.datasets import load_data
+from compress_env.data import load_data
 from compress_env.distill import train
+from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.evaluator import fastest_device
 from compress_env.distill.finetune import finetune
-from compress_env.distill.replay import answering
 from compress_env.distill.train import Recipe, channels_last, fit
 from compress_env.errors import UserError
 from compress_env.search.store import RunFolder
@@ -92,7 +92,7 @@ def test_students_are_judged_and_finetuned_on_cuda_as_on_the_cpu():
         for _ in range(env.steps):
             _, reward, _, _, info = env.step(np.zeros(2, np.float32))
         rewards.append((reward, info["accuracy"]))
-        student = env.student(compress_env.StudentPlan.from_json(info["plan"]))
+        student = env.student(compress_env.Plan.from_json(info["plan"]))
         done = finetune(student, env.whole, env.data, Recipe(epochs=2, batch_size=64, lr=0.02), progress=False)
         assert done.best_validation > 0.95 and next(student.parameters()).device.type == device
     np.testing.assert_allclose(*rewards, atol=0.02)

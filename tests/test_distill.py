@@ -12,14 +12,14 @@ from networks import random_plan, vgg
 from torch import nn
 from torch.nn import functional as F
 
-from compress_env.datasets import load_data
+from compress_env.data import load_data
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.distill.finetune import finetune
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, fit, predict
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
-from compress_env.surgery.reconstruct import Reconstruction, solve
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.refit import Refit, solve
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
 
@@ -33,7 +33,7 @@ def test_losses_have_the_values_computed_by_hand():
     assert LOSSES.get("hinton")(student, teacher, labels, 2.0).item() == pytest.approx(
         0.9 * 4 * kl + 0.1 * cross, rel=1e-5
     )
-    assert LOSSES.get("mimic")(student, teacher, labels, 2.0).item() == pytest.approx(0.5 * (1 + 4))
+    assert LOSSES.get("logit_mse")(student, teacher, labels, 2.0).item() == pytest.approx(0.5 * (1 + 4))
     assert LOSSES.get("labels")(student, teacher, labels, 2.0).item() == pytest.approx(cross, rel=1e-5)
 
 
@@ -108,11 +108,11 @@ def trained():
 
 def test_the_refit_brings_students_closer_to_the_teacher_also_where_a_chain_was_repaired(trained):
     teacher, data, graph = trained
-    whole = build_student(teacher, graph, StudentPlan())
-    refit = Reconstruction(whole, graph, data.calibration(400))
+    whole = build_student(teacher, graph, Plan())
+    refit = Refit(whole, graph, data.calibration(400))
     target = predict(teacher, data, data.validation)
-    assert "3" in graph.units and graph.units["3"].kind == "chain"
-    for plan in (StudentPlan.of(["3"]), StudentPlan.of((), {"0": 6, "3": 8}), StudentPlan.of(["6"], {"0": 9})):
+    assert "3" in graph.blocks and graph.blocks["3"].kind == "chain"
+    for plan in (Plan.of(["3"]), Plan.of((), {"0": 6, "3": 8}), Plan.of(["6"], {"0": 9})):
         student = build_student(teacher, graph, plan)
         before = (predict(student, data, data.validation) - target).square().mean()
         refit(student, plan)
@@ -123,12 +123,12 @@ def test_the_refit_brings_students_closer_to_the_teacher_also_where_a_chain_was_
 def test_the_refit_leaves_the_empty_plan_alone_and_normalises_exactly(trained):
     teacher, data, graph = trained
     inputs = data.calibration(200)
-    whole = build_student(teacher, graph, StudentPlan())
-    refit = Reconstruction(whole, graph, inputs)
-    student = build_student(teacher, graph, StudentPlan())
-    refit(student, StudentPlan())
+    whole = build_student(teacher, graph, Plan())
+    refit = Refit(whole, graph, inputs)
+    student = build_student(teacher, graph, Plan())
+    refit(student, Plan())
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in student.state_dict().items())
-    plan = StudentPlan.of((), {"0": 7})
+    plan = Plan.of((), {"0": 7})
     student = build_student(teacher, graph, plan)
     refit(student, plan)
     with torch.no_grad():
@@ -143,7 +143,7 @@ def test_the_refit_leaves_the_empty_plan_alone_and_normalises_exactly(trained):
 
 def test_evaluation_repeats_exactly_and_leaves_the_teacher_alone(trained):
     teacher, data, graph = trained
-    whole = build_student(teacher, graph, StudentPlan())
+    whole = build_student(teacher, graph, Plan())
     before = {k: v.clone() for k, v in whole.state_dict().items()}
     evaluator = Evaluator(whole, graph, data, EvaluatorSettings(calibration_images=100, distill_steps=5))
     rng = np.random.default_rng(0)
@@ -151,7 +151,7 @@ def test_evaluation_repeats_exactly_and_leaves_the_teacher_alone(trained):
         plan = random_plan(graph, rng)
         first, second = (evaluator(build_student(teacher, graph, plan), plan) for _ in range(2))
         assert first == second and 0 <= first.accuracy <= 1 and 0 < first.likeness < 1
-    itself = evaluator(build_student(teacher, graph, StudentPlan()), StudentPlan())
+    itself = evaluator(build_student(teacher, graph, Plan()), Plan())
     assert itself.accuracy > 0.9 and itself.likeness > 0.9
     assert all(torch.equal(v, whole.state_dict()[k]) for k, v in before.items())
 
@@ -189,8 +189,8 @@ def emptied(module: nn.Module) -> nn.Module:
 
 def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path):
     teacher, data, graph = trained
-    whole = build_student(teacher, graph, StudentPlan())
-    plan = StudentPlan.of((), {"0": 6, "3": 6})
+    whole = build_student(teacher, graph, Plan())
+    plan = Plan.of((), {"0": 6, "3": 6})
     student = build_student(teacher, graph, plan)
     done = finetune(
         student,
@@ -223,11 +223,11 @@ def test_a_refitted_chain_without_normalisation_keeps_its_biases_useful():
     teacher = vgg(norm=False).eval()
     x = torch.randn(300, 3, 8, 8)
     graph = trace(teacher, x)
-    whole = build_student(teacher, graph, StudentPlan())
-    plan = StudentPlan.of((), {name: g.size - 2 for name, g in graph.groups.items()})
+    whole = build_student(teacher, graph, Plan())
+    plan = Plan.of((), {name: g.size - 2 for name, g in graph.groups.items()})
     student = build_student(teacher, graph, plan)
     with torch.no_grad():
         before = (student(x) - teacher(x)).square().mean()
-        Reconstruction(whole, graph, x)(student, plan)
+        Refit(whole, graph, x)(student, plan)
         after = (student(x) - teacher(x)).square().mean()
     assert after < 0.3 * before

@@ -19,11 +19,11 @@ from stable_baselines3.common.env_util import make_vec_env
 import compress_env
 from compress_env.distill.evaluator import EvaluationFailed
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.envs.observation import entries
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.rewards import FAILED
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
+from compress_env.walk.observation import entries
 
 VARIANTS = [
     {},
@@ -85,7 +85,7 @@ def test_whole_episodes_have_a_fixed_length_bounded_observations_and_the_promise
         assert sum(info["reward_terms"].values()) == reward
         assert type(info["is_success"]) is bool
         assert kwargs.get("limits") == "soft" or info["is_success"]
-        assert StudentPlan.from_json(info["plan"]).to_json() == info["plan"]
+        assert Plan.from_json(info["plan"]).to_json() == info["plan"]
     assert lengths == {env.unwrapped.steps}
 
 
@@ -161,8 +161,8 @@ def test_the_teacher_is_the_same_after_episodes():
 def test_usage_is_that_of_the_student_that_the_plan_builds():
     env = make().unwrapped
     _, _, info = episode(env, np.random.default_rng(4))
-    plan = StudentPlan.from_json(info["plan"])
-    assert env.meter.count(build_student(env.teacher.module, env.graph, plan), plan) == info["usage"]
+    plan = Plan.from_json(info["plan"])
+    assert env.cost_model.count(build_student(env.teacher.module, env.graph, plan), plan) == info["usage"]
 
 
 def test_a_plan_is_evaluated_once_and_said_to_be_repeated():
@@ -222,7 +222,7 @@ def test_a_range_of_budgets_is_sampled_anew_and_kept():
     drawn = set()
     for i in range(5):
         _, _, info = episode(env, seed=i)
-        share = info["budget"]["macs"] / env.unwrapped.meter.teacher["macs"]
+        share = info["budget"]["macs"] / env.unwrapped.cost_model.teacher["macs"]
         assert 0.3 <= share <= 0.9 and info["usage"]["macs"] <= info["budget"]["macs"]
         drawn.add(share)
     assert len(drawn) == 5

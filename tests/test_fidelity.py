@@ -11,7 +11,7 @@ from compress_env.bench import evaluators, fidelity, fidelity_report, losses
 from compress_env.distill.evaluator import divergence
 from compress_env.errors import UserError
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 
 
 def test_correlations_are_those_of_scipy_also_with_ties():
@@ -47,7 +47,7 @@ def test_plans_spend_the_budget_differ_and_are_a_prefix_of_more_plans(digits_env
     assert len({p.key for p in plans}) == 12 and fidelity.draw(digits_env, 0.5, 5, seed=4) != plans[:5]
     for plan in plans:
         student = build_student(digits_env.teacher.module, digits_env.graph, plan)
-        share = digits_env.meter.count(student, plan)["macs"] / digits_env.meter.teacher["macs"]
+        share = digits_env.cost_model.count(student, plan)["macs"] / digits_env.cost_model.teacher["macs"]
         assert 0.95 * 0.5 <= share <= 0.5
     assert any(p.removed for p in plans) and any(not p.removed for p in plans)
 
@@ -102,8 +102,8 @@ def test_plans_are_scored_once_and_the_report_says_how_well(digits_env, tmp_path
     assert free["teacher"][0] == pytest.approx(digits_env.evaluator.teacher_accuracy, abs=0.02)
     assert free["refit"][0] > free["magnitude"][0]
     sizes = evaluators.sizes(digits_env, truths)
-    student = build_student(digits_env.teacher.module, digits_env.graph, StudentPlan.from_json(truths[0].plan))
-    assert sizes[truths[0].plan] == sum(p.numel() for p in student.parameters()) / digits_env.meter.teacher["params"]
+    student = build_student(digits_env.teacher.module, digits_env.graph, Plan.from_json(truths[0].plan))
+    assert sizes[truths[0].plan] == sum(p.numel() for p in student.parameters()) / digits_env.cost_model.teacher["params"]
     text = fidelity_report.write(tmp_path, "digits", truths, again, sizes, seconds, free)
     assert (tmp_path / "fidelity.md").read_text() == text and (tmp_path / "fidelity.png").stat().st_size > 5000
     assert text.count("| default | 50% | 3 |") == 1 and text.count("| sliced, by KL | 25% | 3 |") == 1
@@ -111,17 +111,17 @@ def test_plans_are_scored_once_and_the_report_says_how_well(digits_env, tmp_path
 
 def test_losses_are_compared_on_the_same_students(digits_env, tmp_path):
     path = tmp_path / "losses.jsonl"
-    arguments = ({0.5: 2}, ["hinton", "mimic"], [0.01], 6, path)
+    arguments = ({0.5: 2}, ["hinton", "logit_mse"], [0.01], 6, path)
     rows = losses.compare(digits_env, *arguments, progress=False)
-    assert [(r.loss, r.index) for r in rows] == [("hinton", 0), ("mimic", 0), ("hinton", 1), ("mimic", 1)]
+    assert [(r.loss, r.index) for r in rows] == [("hinton", 0), ("logit_mse", 0), ("hinton", 1), ("logit_mse", 1)]
     text = path.read_text()
     path.write_text(text[: text.rindex("{")])
     again = losses.compare(digits_env, *arguments, progress=False)
     assert again == rows and path.read_text() == text
-    means = {n: np.mean([r.accuracy for r in rows if r.loss == n]) for n in ("hinton", "mimic")}
+    means = {n: np.mean([r.accuracy for r in rows if r.loss == n]) for n in ("hinton", "logit_mse")}
     table = losses.table(rows)
-    gap = 100 * (means["mimic"] - means["hinton"])
-    assert f"| mimic | 0.01 | 2 | {means['mimic']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table
+    gap = 100 * (means["logit_mse"] - means["hinton"])
+    assert f"| logit_mse | 0.01 | 2 | {means['logit_mse']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table
     with pytest.raises(UserError, match="was made with"):
         losses.compare(digits_env, {0.5: 2}, ["hinton"], [0.01], 7, path, progress=False)
 

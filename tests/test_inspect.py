@@ -36,7 +36,7 @@ def test_each_share_is_what_the_student_that_is_built_really_saves(found):
     teacher, shape, inspection = found
     graph = trace(teacher, torch.zeros(1, *shape))
     assert {r.name for r in inspection.rows if r.kind == "group"} == set(graph.groups)
-    assert {r.name for r in inspection.rows if r.kind not in ("group", "stays")} == set(graph.units)
+    assert {r.name for r in inspection.rows if r.kind not in ("group", "stays")} == set(graph.blocks)
     for row in inspection.rows:
         if row.kind == "stays":
             assert not row.shares
@@ -47,7 +47,7 @@ def test_each_share_is_what_the_student_that_is_built_really_saves(found):
             assert row.channels == (graph.groups[row.name].size, graph.groups[row.name].floor)
         else:
             removed = frozenset([row.name])
-            assert row.layers == len(graph.units[row.name].layers)
+            assert row.layers == len(graph.blocks[row.name].layers)
         student = build_student(teacher, graph, graph.canonical(removed, widths))
         assert row.shares["params"] == pytest.approx(1 - parameters(student) / parameters(teacher))
 
@@ -55,7 +55,7 @@ def test_each_share_is_what_the_student_that_is_built_really_saves(found):
 def test_every_layer_with_weights_is_accounted_for(found):
     teacher, shape, inspection = found
     graph = trace(teacher, torch.zeros(1, *shape))
-    inside = {layer for unit in graph.units.values() for layer in unit.layers}
+    inside = {layer for block in graph.blocks.values() for layer in block.layers}
     narrow = {m.layer for group in graph.groups.values() for m in group.members if m.side == "out"}
     heavy = {name for name, layer in graph.layers.items() if layer.kind != "norm"}
     assert heavy - inside - narrow <= set(inspection.stays)
@@ -66,7 +66,7 @@ def test_every_layer_with_weights_is_accounted_for(found):
 def test_the_smallest_usage_is_reachable_by_a_student_and_no_more_than_the_teachers(found):
     teacher, shape, inspection = found
     graph = trace(teacher, torch.zeros(1, *shape))
-    smallest = build_student(teacher, graph, graph.canonical(frozenset(graph.units), graph.floor))
+    smallest = build_student(teacher, graph, graph.canonical(frozenset(graph.blocks), graph.floor))
     assert inspection.smallest["params"] <= parameters(smallest)
     assert inspection.usage["params"] == parameters(teacher)
     for name, least in inspection.smallest.items():
@@ -149,7 +149,7 @@ def test_a_picture_is_drawn_to_any_of_the_formats_and_grows_with_the_rows(tmp_pa
 def test_the_command_needs_no_data_for_a_shipped_teacher(tmp_path):
     printed = works("inspect", "--teacher", "resnet20-cifar10", "--picture", tmp_path / "a.png")
     first = " ".join(printed.split("\n\n")[0].split())
-    assert first == "resnet20-cifar10, inputs of 3x32x32: 9 units can be removed and 12 groups of channels can shrink"
+    assert first == "resnet20-cifar10, inputs of 3x32x32: 9 blocks can be removed and 12 groups of channels can shrink"
     assert "fc: its channels are the network's outputs" in printed
     assert re.search(r"^macs +MACs +40,813,184 +[\d,]+ +\d\.\d%$", printed, re.M)
     assert printed.endswith(f"picture: {tmp_path / 'a.png'}\n") and (tmp_path / "a.png").stat().st_size > 10_000
@@ -181,7 +181,7 @@ def own(tmp_path):
 
 def test_ones_own_teacher_needs_an_input_shape_only(own):
     printed = works("inspect", "--teacher", own, "--input-shape", "3,8,8")
-    assert "inputs of 3x8x8: 0 units can be removed and 1 group of channels can shrink" in " ".join(printed.split())
+    assert "inputs of 3x8x8: 0 blocks can be removed and 1 group of channels can shrink" in " ".join(printed.split())
 
 
 def test_data_tells_the_input_shape_too():

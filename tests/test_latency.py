@@ -16,21 +16,22 @@ from networks import NETWORKS
 from torch.profiler import ProfilerActivity, profile
 
 from compress_env.bench import latency as bench
-from compress_env.cli import main
+from compress_env.cli.main import main
 from compress_env.envs import send_back
-from compress_env.envs.episode import Episode, Problem
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.resources import latency, latency_cache, latency_table, macs
-from compress_env.resources.budget import Meter
-from compress_env.resources.latency import Paired, Stopwatch, compare
-from compress_env.resources.latency_table import Costs
-from compress_env.resources.runtimes import Setting, kernel_times, node_times, prepare
+from compress_env.resources.budget import CostModel
+from compress_env.resources.latency import latency_cache, latency_table, macs
+from compress_env.resources.latency import stopwatch as latency
+from compress_env.resources.latency.runtimes import RuntimeConfig, kernel_times, node_times, prepare
+from compress_env.resources.latency.stopwatch import Paired, Stopwatch, compare
+from compress_env.resources.latency.table import Costs
 from compress_env.rewards import Outcome
 from compress_env.surgery.build import build_student
 from compress_env.surgery.measure import meta_copy
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
+from compress_env.walk.walk import Problem, Walk
 
 TEACHER_MS = 8.0
 
@@ -47,7 +48,7 @@ class MadeUp:
     each: share of the teacher's time that every convolution takes as well, of which the table is not told."""
 
     def __init__(self, example, whole_macs: float, power: float = 1.0, each: float = 0.0):
-        self.setting, self.example, self.whole_macs = Setting(), example[:1], whole_macs
+        self.setting, self.example, self.whole_macs = RuntimeConfig(), example[:1], whole_macs
         self.power, self.each = power, each
         self.nodes_measured, self.pairs_measured = 0, 0
 
@@ -71,12 +72,12 @@ def made_up_problem(
     """Its table is measured in `folder`, if it is not there."""
     monkeypatch.setenv("COMPRESS_ENV_CACHE", str(folder))
     teacher, example, graph = network_of(name)
-    stopwatch = MadeUp(example, graph.reduce(frozenset()).macs(graph.full), power, each)
-    return Problem(teacher, graph, Meter(teacher, graph, example, True, stopwatch=stopwatch), "two-step")
+    stopwatch = MadeUp(example, graph.view(frozenset()).macs(graph.full), power, each)
+    return Problem(teacher, graph, CostModel(teacher, graph, example, True, stopwatch=stopwatch), "two-step")
 
 
 def play(problem: Problem, limits, act=lambda: (0.0, 0.0)):
-    episode = Episode(problem, limits, hard=True)
+    episode = Walk(problem, limits, hard=True)
     while not episode.done:
         episode.step(*act())
     return episode, *episode.finish()
@@ -112,10 +113,10 @@ def quick(monkeypatch):
 
 
 def test_a_setting_reads_what_is_given_and_says_what_it_is():
-    assert Setting.of(None).label == "batch 1, PyTorch eager, 1 thread"
+    assert RuntimeConfig.of(None).label == "batch 1, PyTorch eager, 1 thread"
     given = {"runtime": "onnxruntime", "batch": 4, "threads": 2}
-    setting = Setting.of(given)
-    assert setting.label == "batch 4, ONNX Runtime, 2 threads" and Setting.of(setting.as_dict()) == setting
+    setting = RuntimeConfig.of(given)
+    assert setting.label == "batch 4, ONNX Runtime, 2 threads" and RuntimeConfig.of(setting.as_dict()) == setting
 
 
 @pytest.mark.parametrize(
@@ -135,12 +136,12 @@ def test_settings_that_cannot_be_used_are_refused(given, message):
 
 def test_runtimes_agree_and_leave_threads_and_the_module_alone():
     teacher, example, graph = network_of("resnet20-cifar10")
-    student = build_student(teacher, graph, graph.canonical(frozenset([next(iter(graph.units))]), graph.full // 2))
+    student = build_student(teacher, graph, graph.canonical(frozenset([next(iter(graph.blocks))]), graph.full // 2))
     with torch.no_grad():
         expected = student(example[:1]).repeat(3, 1)
     before, state = torch.get_num_threads(), {k: v.clone() for k, v in student.state_dict().items()}
     for runtime in ("eager", "onnxruntime"):
-        setting = Setting(runtime, batch=3, threads=2)
+        setting = RuntimeConfig(runtime, batch=3, threads=2)
         run = prepare(student, example, setting)
         with setting.active():
             assert torch.get_num_threads() == 2
@@ -152,13 +153,13 @@ def test_runtimes_agree_and_leave_threads_and_the_module_alone():
 
 def test_every_operation_gets_a_time_and_layers_are_told_apart_in_onnx_runtime():
     teacher, example, graph = network_of("resnet8-digits")
-    whole, costs = build_student(teacher, graph, StudentPlan()), Costs(graph.reduce(frozenset()))
-    eager = node_times(whole, example, Setting(), 0.01)
+    whole, costs = build_student(teacher, graph, Plan()), Costs(graph.view(frozenset()))
+    eager = node_times(whole, example, RuntimeConfig(), 0.01)
     assert set(costs.names) <= set(eager) and min(eager.values()) > 0
-    kernels = kernel_times(whole, example, Setting("onnxruntime", batch=2), 0.01)
+    kernels = kernel_times(whole, example, RuntimeConfig("onnxruntime", batch=2), 0.01)
     layers = sorted(2 * round(w) for w, c in zip(costs(graph.full)[0], costs.computes) if c)
     assert sorted(k.macs for k in kernels if k.macs) == layers
-    found = Stopwatch(whole, example, Setting("onnxruntime")).nodes(whole, costs, graph.full, 0.01)
+    found = Stopwatch(whole, example, RuntimeConfig("onnxruntime")).nodes(whole, costs, graph.full, 0.01)
     assert set(found) == set(costs.names)
 
 
@@ -174,7 +175,7 @@ def test_a_pair_is_the_ratio_of_both_even_if_the_machine_slows_down():
         while time.thread_time() < end:
             pass
 
-    pair = compare(lambda: busy(0.2), lambda: busy(0.4), Setting(), seconds=0.3)
+    pair = compare(lambda: busy(0.2), lambda: busy(0.4), RuntimeConfig(), seconds=0.3)
     assert pair.ratio == pytest.approx(0.5, rel=0.1) and pair.low <= pair.ratio <= pair.high and pair.pairs >= 15
 
 
@@ -185,25 +186,25 @@ def test_work_is_the_networks_own_cost_and_grades_follow_the_channels():
     _, _, graph = network_of("resnet20-cifar10")
     rng = np.random.default_rng(0)
     for _ in range(5):
-        network = graph.reduce(frozenset(u for u in graph.units if rng.random() < 0.4))
+        network = graph.view(frozenset(u for u in graph.blocks if rng.random() < 0.4))
         widths, costs = rng.integers(graph.floor, graph.full + 1), Costs(network)
         work, _ = costs(widths)
         assert (work * costs.computes).sum() == pytest.approx(network.macs(widths))
-    costs = Costs(graph.reduce(frozenset()))
+    costs = Costs(graph.view(frozenset()))
     for width, grade in ((16, 0), (8, 1), (12, 2), (13, 3)):
         assert set(costs(np.full(len(graph.groups), width))[1][costs.computes]) == {grade}
 
 
 def test_the_table_predicts_a_clock_that_it_has_measured(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
-    graph, meter = problem.graph, problem.meter
-    assert meter.predict_all(frozenset(), graph.full)["latency"] == pytest.approx(TEACHER_MS)
+    graph, cost_model = problem.graph, problem.cost_model
+    assert cost_model.predict_all(frozenset(), graph.full)["latency"] == pytest.approx(TEACHER_MS)
     rng, errors = np.random.default_rng(1), []
     for _ in range(10):
-        network = graph.reduce(frozenset(u for u in graph.units if rng.random() < 0.3))
+        network = graph.view(frozenset(u for u in graph.blocks if rng.random() < 0.3))
         widths = rng.integers(graph.full // 3, graph.full + 1)
-        true = TEACHER_MS * network.macs(widths) / network.graph.reduce(frozenset()).macs(graph.full)
-        errors.append(meter.predict("latency", network, widths) / true - 1)
+        true = TEACHER_MS * network.macs(widths) / network.graph.view(frozenset()).macs(graph.full)
+        errors.append(cost_model.predict("latency", network, widths) / true - 1)
     assert np.sqrt(np.mean(np.square(errors))) < 0.1
 
 
@@ -211,20 +212,20 @@ def test_a_second_environment_measures_nothing(quick, monkeypatch, tmp_path):
     first = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
     _, plan, _, usage = play(first, {"latency": 0.5 * TEACHER_MS})
     second = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
-    assert first.meter.stopwatch.nodes_measured > 0
+    assert first.cost_model.stopwatch.nodes_measured > 0
     again = play(second, {"latency": 0.5 * TEACHER_MS})
     assert (again[1], again[3]) == (plan, usage)
-    assert second.meter.stopwatch.nodes_measured == second.meter.stopwatch.pairs_measured == 0
+    assert second.cost_model.stopwatch.nodes_measured == second.cost_model.stopwatch.pairs_measured == 0
 
 
 def test_other_teachers_settings_and_versions_have_their_own_files(monkeypatch):
     _, _, graph = network_of("resnet8-digits")
     _, _, other = network_of("resnet8-digits", channel_multiple=8)
-    paths = {latency_cache.LatencyCache(g, s).table_path for g in (graph, other) for s in (Setting(), Setting(batch=2))}
+    paths = {latency_cache.LatencyCache(g, s).table_path for g in (graph, other) for s in (RuntimeConfig(), RuntimeConfig(batch=2))}
     assert len(paths) == 4
-    assert latency_cache.LatencyCache(network_of("resnet8-digits")[2], Setting()).table_path in paths  # other weights
+    assert latency_cache.LatencyCache(network_of("resnet8-digits")[2], RuntimeConfig()).table_path in paths  # other weights
     monkeypatch.setattr(latency_cache, "version", lambda name: "0")
-    assert latency_cache.LatencyCache(graph, Setting()).table_path not in paths
+    assert latency_cache.LatencyCache(graph, RuntimeConfig()).table_path not in paths
 
 
 @pytest.mark.parametrize("damage", ["", '{"table": {}}', '{"table": {"teacher_ms": 1, "weights": [1], "points": {}}}'])
@@ -233,13 +234,13 @@ def test_a_damaged_cache_is_measured_again(damage, quick, monkeypatch, tmp_path)
     for path in (tmp_path / "latency").iterdir():
         path.write_text(damage)
     again = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
-    assert again.meter.stopwatch.nodes_measured > 0 and again.meter.teacher == problem.meter.teacher
+    assert again.cost_model.stopwatch.nodes_measured > 0 and again.cost_model.teacher == problem.cost_model.teacher
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(quick, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     problem = made_up_problem(monkeypatch, tmp_path / "file", name="resnet8-digits")
-    assert problem.meter.teacher["latency"] == TEACHER_MS
+    assert problem.cost_model.teacher["latency"] == TEACHER_MS
 
 
 # Sending back
@@ -253,7 +254,7 @@ def test_students_end_within_five_points_of_the_budget_though_predictions_are_wr
     rng = np.random.default_rng(0)
     for act in (lambda: (0.0, 0.0), lambda: (1.0, rng.uniform(-1, 0.3))):
         episode, plan, student, usage = play(problem, {"latency": share * TEACHER_MS}, act)
-        assert usage["latency"] == problem.meter.count(student, plan)["latency"]
+        assert usage["latency"] == problem.cost_model.count(student, plan)["latency"]
         assert share - 0.05 <= usage["latency"] / TEACHER_MS <= share
 
 
@@ -261,13 +262,13 @@ def test_a_policy_that_wishes_for_less_gets_no_more(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured, 1.3)  # students take less than predicted
     limits = {"latency": 0.9 * TEACHER_MS}
     episode, plan, _, usage = play(problem, limits, lambda: (1.0, 0.5))
-    wished = problem.meter.predict("latency", problem.graph.reduce(episode.removed), episode.widths)
+    wished = problem.cost_model.predict("latency", problem.graph.view(episode.removed), episode.widths)
     assert wished < 0.6 * limits["latency"] and usage["latency"] <= wished
 
 
 def test_other_limits_hold_while_a_student_grows(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured, 1.4)
-    limits = {"latency": 0.6 * TEACHER_MS, "params": 0.62 * problem.meter.teacher["params"]}
+    limits = {"latency": 0.6 * TEACHER_MS, "params": 0.62 * problem.cost_model.teacher["params"]}
     _, _, student, usage = play(problem, limits)
     assert usage["params"] == sum(p.numel() for p in student.parameters()) <= limits["params"]
     assert usage["latency"] <= limits["latency"]
@@ -277,10 +278,10 @@ def test_if_nothing_fits_the_way_out_does(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
     monkeypatch.setattr(send_back, "ROUNDS", 1)
     limits = {"latency": 0.5 * TEACHER_MS}
-    episode = Episode(problem, limits, hard=True)
+    episode = Walk(problem, limits, hard=True)
     while not episode.done:
         episode.step(0.0, 0.0)
-    problem.meter.stopwatch.power = 0.01  # all of a sudden, everything takes as long as the teacher
+    problem.cost_model.stopwatch.power = 0.01  # all of a sudden, everything takes as long as the teacher
     plan, _, usage = episode.finish()
     assert usage == problem.way_out(limits).usage and usage["latency"] <= limits["latency"]
 
@@ -291,7 +292,7 @@ def test_units_go_where_even_the_smallest_widths_take_too_long(monkeypatch, meas
     episode, plan, student, usage = play(problem, {"latency": share * TEACHER_MS})
     narrowest = problem.graph.canonical(episode.removed, problem.graph.floor)
     smallest = build_student(problem.teacher, problem.graph, narrowest)
-    assert problem.meter.stopwatch.pair(smallest).ratio > share  # the policy's units cannot all stay
+    assert problem.cost_model.stopwatch.pair(smallest).ratio > share  # the policy's blocks cannot all stay
     assert len(episode.removed) < len(plan.removed) < len(problem.completions[0].removed)
     assert share - 0.05 <= usage["latency"] / TEACHER_MS <= share
 
@@ -299,35 +300,35 @@ def test_units_go_where_even_the_smallest_widths_take_too_long(monkeypatch, meas
 def test_a_student_near_the_limit_is_measured_twice(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
     noise = iter([0.48, 0.52] + [0.475] * 20)
-    monkeypatch.setattr(problem.meter.stopwatch, "pair", lambda *_: Paired(r := next(noise), r, r, (r, 1.0), 15))
+    monkeypatch.setattr(problem.cost_model.stopwatch, "pair", lambda *_: Paired(r := next(noise), r, r, (r, 1.0), 15))
     _, plan, student, usage = play(problem, {"latency": 0.5 * TEACHER_MS})
     assert usage["latency"] == pytest.approx(0.475 * TEACHER_MS)  # the first one was only lucky
 
 
 def test_a_recorded_latency_is_taken_up_again(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
-    graph, meter = problem.graph, problem.meter
+    graph, cost_model = problem.graph, problem.cost_model
     plan = graph.canonical(frozenset(), graph.full // 2)
-    recorded = dict(meter.teacher, latency=3.0)
-    meter.remember(plan, recorded, dict(meter.teacher))
-    assert meter.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 3.0
-    meter.remember(plan, recorded, dict(meter.teacher, latency=2 * TEACHER_MS))  # another machine's milliseconds
-    assert meter.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 1.5
+    recorded = dict(cost_model.teacher, latency=3.0)
+    cost_model.remember(plan, recorded, dict(cost_model.teacher))
+    assert cost_model.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 3.0
+    cost_model.remember(plan, recorded, dict(cost_model.teacher, latency=2 * TEACHER_MS))  # another machine's milliseconds
+    assert cost_model.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 1.5
 
 
 def test_the_environment_measures_in_its_runtime_and_remembers(quick):
     env = LayerRemovalEnv(budget={"latency": 0.8}, latency={"runtime": "onnxruntime"})
-    assert env.latency == env.meter.setting == Setting("onnxruntime")
+    assert env.latency == env.cost_model.setting == RuntimeConfig("onnxruntime")
     assert all(g.step == 8 for g in env.graph.groups.values())
     env.reset(seed=0)
     done = False
     while not done:
         _, _, done, _, info = env.step(np.zeros(2, np.float32))
-    assert info["is_success"] and info["usage"]["latency"] <= 0.8 * env.meter.teacher["latency"]
-    plan = StudentPlan.from_json(info["plan"])
-    env.remember(plan, Outcome(0.5, 1.0, info["usage"], dict(env.meter.teacher), info["budget"], ""))
+    assert info["is_success"] and info["usage"]["latency"] <= 0.8 * env.cost_model.teacher["latency"]
+    plan = Plan.from_json(info["plan"])
+    env.remember(plan, Outcome(0.5, 1.0, info["usage"], dict(env.cost_model.teacher), info["budget"], ""))
     assert (
-        env.meter.count(build_student(env.teacher.module, env.graph, plan), plan)["latency"] == info["usage"]["latency"]
+        env.cost_model.count(build_student(env.teacher.module, env.graph, plan), plan)["latency"] == info["usage"]["latency"]
     )
 
 
@@ -368,9 +369,9 @@ def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
         "resnet8-digits", None, {"latency": 0.9}, "uniform", 1, 0, tmp_path, latency=setting, progress=False
     )
     recorded = json.loads((tmp_path / "run.json").read_text())["latency"]
-    assert recorded == dataclasses.asdict(Setting(batch=2))
+    assert recorded == dataclasses.asdict(RuntimeConfig(batch=2))
     with pytest.raises(UserError, match="latency"):
-        RunFolder(tmp_path).admit(folder.settings() | {"latency": Setting().as_dict()}, resume=True)
+        RunFolder(tmp_path).admit(folder.settings() | {"latency": RuntimeConfig().as_dict()}, resume=True)
     again, _ = run_search(
         "resnet8-digits",
         None,
@@ -395,7 +396,7 @@ def test_the_peak_of_activations_is_what_pytorch_holds_after_each_operator(name)
     rng = np.random.default_rng(0)
     for widths in (graph.full, rng.integers(graph.floor, graph.full + 1)):
         student = build_student(teacher, graph, graph.canonical(frozenset(), widths))
-        predicted = graph.reduce(frozenset()).activation_bytes(widths)
+        predicted = graph.view(frozenset()).activation_bytes(widths)
         after, within = allocated(student, example[:1])
         own = example[:1].numel() * 4  # the caller keeps the input, which is predicted up to its last use
         assert 0.999 * predicted <= after <= 1.001 * predicted + own

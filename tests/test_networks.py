@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from zoo import TIMM, TORCHVISION, make
 
-from compress_env.envs.episode import Episode, Problem
 from compress_env.export import export_onnx
-from compress_env.resources.budget import Meter
+from compress_env.resources.budget import CostModel
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.plan import StudentPlan
-from compress_env.surgery.redundancy import bypassed
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
+from compress_env.walk.walk import Problem, Walk
 
 PLANS = 20
 EXACT = ("params", "macs", "memory")
@@ -35,21 +35,21 @@ def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path
     seconds = {"trace": time.perf_counter() - began}
     with torch.no_grad():
         expected = teacher(inputs)
-        assert torch.equal(build_student(teacher, graph, StudentPlan())(inputs), expected)
-    problem = Problem(teacher, graph, Meter(teacher, graph, inputs, False), "two-step")
-    smallest = problem.smallest("macs") / problem.meter.teacher["macs"]
-    assert graph.units and graph.groups and smallest < 0.4
+        assert torch.equal(build_student(teacher, graph, Plan())(inputs), expected)
+    problem = Problem(teacher, graph, CostModel(teacher, graph, inputs, False), "two-step")
+    smallest = problem.smallest("macs") / problem.cost_model.teacher["macs"]
+    assert graph.blocks and graph.groups and smallest < 0.4
     rng = np.random.default_rng(0)
     builds, differences = [], []
     for i in range(PLANS):
-        limits = {n: rng.uniform(problem.smallest(n), problem.meter.teacher[n]) for n in EXACT if rng.random() < 0.5}
-        episode = Episode(problem, limits or {"macs": problem.meter.teacher["macs"] / 2}, hard=True)
+        limits = {n: rng.uniform(problem.smallest(n), problem.cost_model.teacher[n]) for n in EXACT if rng.random() < 0.5}
+        episode = Walk(problem, limits or {"macs": problem.cost_model.teacher["macs"] / 2}, hard=True)
         bias = rng.uniform(-1, 1, 2)
         while not episode.done:
             episode.step(*np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1))
         plan, student, usage = episode.finish()
         assert all(usage[n] <= limit for n, limit in limits.items())
-        predicted = problem.meter.predict_all(frozenset(plan.removed), graph.widths(plan))
+        predicted = problem.cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
         assert usage["params"] == predicted["params"] == sum(p.numel() for p in student.parameters())
         assert usage["macs"] == pytest.approx(predicted["macs"], rel=1e-12)
         assert usage["memory"] == pytest.approx(predicted["memory"], rel=1e-12)
@@ -75,14 +75,14 @@ def row(
     name: str, graph: LayerGraph, smallest: float, seconds: dict[str, float], build: float, exported: int
 ) -> dict[str, str]:
     """What the table says of a network; times are this run's, beside each other."""
-    whole, full = graph.reduce(frozenset()), graph.full
-    removed = graph.reduce(frozenset(graph.canonical(frozenset(graph.units), full).removed))
+    whole, full = graph.view(frozenset()), graph.full
+    removed = graph.view(frozenset(graph.canonical(frozenset(graph.blocks), full).removed))
     stays = Counter(
         why for why in graph.left_alone.values() if not why.startswith("not removable") and "outputs" not in why
     )
     return {
         "network": name,
-        "units": str(len(graph.units)),
+        "blocks": str(len(graph.blocks)),
         "groups": str(len(graph.groups)),
         "smallest MACs": f"{smallest:.1%}",
         "by removal": f"{removed.macs(full) / whole.macs(full):.1%}",
@@ -112,7 +112,7 @@ def test_a_student_computes_what_the_teacher_does_with_the_lost_channels_silence
     silenced = copy.deepcopy(teacher)
     for group, width in widths.items():
         silence(silenced, graph, group, ~graph.groups[group].kept(width))
-    student = build_student(teacher, graph, StudentPlan.of((), widths))
+    student = build_student(teacher, graph, Plan.of((), widths))
     with torch.no_grad():
         expected = silenced(inputs)
         assert not torch.allclose(expected, teacher(inputs), rtol=1e-3)
@@ -140,6 +140,6 @@ def test_what_a_unit_adds_is_measured_whatever_the_layout(name):
     teacher, inputs = make(name)
     graph = trace(teacher, inputs)
     images = torch.randn(16, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
-    shares = bypassed(build_student(teacher, graph, StudentPlan()), graph, images)
-    assert set(shares) == set(graph.units) and all(0 <= share <= 1 for share in shares.values())
+    shares = block_redundancy(build_student(teacher, graph, Plan()), graph, images)
+    assert set(shares) == set(graph.blocks) and all(0 <= share <= 1 for share in shares.values())
     assert np.mean([share > 0 for share in shares.values()]) > 0.5

@@ -14,8 +14,8 @@ from torch import nn
 from compress_env.api import finetuning_recipe
 from compress_env.bench import peers
 from compress_env.bench.statistics import mean_interval
-from compress_env.cli import main
-from compress_env.datasets import load_data
+from compress_env.cli.main import main
+from compress_env.data import load_data
 from compress_env.distill.finetune import finetune
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
@@ -38,7 +38,7 @@ class Rigid(nn.Module):
 
 @pytest.mark.parametrize("name", ["magnitude-uniform", "taylor-global"])
 def test_a_pruner_gives_the_largest_student_within_the_budget(digits_env, name):
-    env, limit = digits_env, 0.5 * digits_env.meter.teacher["macs"]
+    env, limit = digits_env, 0.5 * digits_env.cost_model.teacher["macs"]
     before = {k: v.clone() for k, v in env.teacher.module.state_dict().items()}
     model, ratio = peers.shrunk(env, peers.PRUNERS[name], limit)
     used = macs.count(model, env.data.calibration(1))
@@ -66,7 +66,7 @@ def test_the_outputs_of_the_classifier_are_found(digits_env):
 
 
 def test_students_are_trained_alike_once_and_what_fails_says_why(digits_env, tmp_path):
-    env, limit = digits_env, 0.5 * digits_env.meter.teacher["macs"]
+    env, limit = digits_env, 0.5 * digits_env.cost_model.teacher["macs"]
     plan = peers.uniform_plan(env, limit)
 
     def explode():
@@ -105,7 +105,7 @@ def test_a_network_that_torch_pruning_breaks_is_reported(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         env = LayerRemovalEnv(teacher=Rigid().eval(), data=load_data("digits"), budget={"macs": 0.5})
-    limit = 0.5 * env.meter.teacher["macs"]
+    limit = 0.5 * env.cost_model.teacher["macs"]
     rows = peers.compare(
         env, [peers.of_library(env, "magnitude-uniform", limit)], limit, 1, 1, tmp_path, progress=False
     )[1]

@@ -10,19 +10,19 @@ import onnx
 import pytest
 import sb3_contrib
 import stable_baselines3
-from compress_env.agents.rehearsal import SHIFTS, KnownTeacher, Rehearsal
-from compress_env.agents.saved import load_policy, save_policy
-from compress_env.agents.trusted import TrustedActor
 from gymnasium.utils.env_checker import check_env
 from test_cli import refused, works
 from tqdm.auto import tqdm
 
+from compress_env.agents.offline import SHIFTS, SurrogateEnv, SurrogateTeacher
+from compress_env.agents.policy_selection import PolicySelection
+from compress_env.agents.saved import load_policy, save_policy
 from compress_env.api import environment_of, learn_policy
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.envs.observation import entries
 from compress_env.errors import UserError
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder
+from compress_env.walk.observation import entries
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +155,11 @@ def test_the_same_seed_learns_the_same_policy(searched, tmp_path):
 
 def test_rehearsal_is_an_environment_whose_uniform_students_gain_nothing(searched):
     teachers = [
-        KnownTeacher(environment_of(f, False, {"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
+        SurrogateTeacher(environment_of(f, False, {"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
         for f in map(RunFolder, searched[1:])
     ]
-    check_env(Rehearsal(teachers, 10, tqdm(disable=True)), skip_render_check=True)
-    env = Rehearsal(teachers, 10, tqdm(disable=True))
+    check_env(SurrogateEnv(teachers, 10, tqdm(disable=True)), skip_render_check=True)
+    env = SurrogateEnv(teachers, 10, tqdm(disable=True))
     met = set()
     for _ in range(10):
         env.reset()
@@ -181,20 +181,20 @@ def test_rehearsal_is_an_environment_whose_uniform_students_gain_nothing(searche
 
 def test_an_off_policy_agent_that_rehearses_leaves_its_most_trusted_policy(searched, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(TrustedActor, "give", lambda self, actor: kept.extend(self.actors))
+    monkeypatch.setattr(PolicySelection, "give", lambda self, actor: kept.extend(self.actors))
     learn_policy(searched[:1], tmp_path / "p.onnx", agent="ddpg", episodes=60, progress=False)
     assert 1 < len(kept) and all(len(a.plans) == 1 for a in kept)
 
 
 def test_what_was_learned_until_ctrl_c_is_kept(searched, tmp_path, monkeypatch):
-    step = Rehearsal.step
+    step = SurrogateEnv.step
 
     def interrupted(self, action):
         if self.played == 5:
             raise KeyboardInterrupt
         return step(self, action)
 
-    monkeypatch.setattr(Rehearsal, "step", interrupted)
+    monkeypatch.setattr(SurrogateEnv, "step", interrupted)
     ((name, _),) = learn_policy(searched[:1], tmp_path / "new" / "p.onnx", episodes=100, progress=False)
     assert name == "resnet8-digits" and load_policy(tmp_path / "new" / "p.onnx")
 

@@ -15,9 +15,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from compress_env.agents import sb3
 from tqdm.auto import tqdm
 
+from compress_env.agents import sb3
 from compress_env.errors import UserError
 from compress_env.rewards import Outcome
 from compress_env.search import run
@@ -25,7 +25,7 @@ from compress_env.search.run import AGENTS, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial
 from compress_env.search.validate import differences
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 
 LEARNING = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n")
 QUICK = {"budget": {"macs": 0.25}, "evaluator": {"calibration_images": 64, "validation_images": 100}}
@@ -41,7 +41,7 @@ def same(a: list[Trial], b: list[Trial]) -> bool:
 
 def trial(index=0, reward=0.5, used=0.4, failed="") -> Trial:
     outcome = Outcome(0.5, 0.9, {"macs": used}, {"macs": 1.0}, {"macs": 0.5}, failed)
-    return Trial(index, StudentPlan.of(["a"], {"b": 3}), outcome, reward, {"accuracy": reward}, False, 0, 1.5)
+    return Trial(index, Plan.of(["a"], {"b": 3}), outcome, reward, {"accuracy": reward}, False, 0, 1.5)
 
 
 @pytest.mark.parametrize("name", sorted(set(AGENTS) - {"policy"}))  # which needs a file: test_policy.py
@@ -234,7 +234,7 @@ def test_returns_reach_over_the_whole_episode():
     env = make()
     agent = sb3.OffPolicyAgent("DDPG", env, 4, seed=0)
     assert agent.model.n_steps == env.unwrapped.steps and agent.model.gamma == 1.0
-    assert agent.model.train_freq.unit.value == "episode"
+    assert agent.model.train_freq.block.value == "episode"
 
 
 def test_greedy_never_gets_worse_than_the_uniform_student():

@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from compress_env.datasets import load_data
+from compress_env.data import load_data
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
-from compress_env.surgery.redundancy import bypassed
-from compress_env.surgery.selection import RIDGE, select_channels, selection_order
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.ranking.reconstruction import RIDGE, rank_by_reconstruction, selection_order
+from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
 
@@ -59,10 +59,10 @@ def test_a_channel_that_no_consumer_reads_goes_first_although_its_weights_are_la
     images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = trace(teacher, images[:2])
     assert graph.groups["0"].kept(5)[3]
-    select_channels(build_student(teacher, graph, StudentPlan()), graph, images)
+    rank_by_reconstruction(build_student(teacher, graph, Plan()), graph, images)
     assert not graph.groups["0"].kept(5)[3]
     order = np.argsort(-graph.groups["2"].importance)
-    select_channels(build_student(teacher, graph, StudentPlan()), graph, images)
+    rank_by_reconstruction(build_student(teacher, graph, Plan()), graph, images)
     assert order.tolist() == np.argsort(-graph.groups["2"].importance).tolist()
 
 
@@ -72,10 +72,10 @@ def test_students_of_the_digits_lie_nearer_to_the_teacher_than_with_the_largest_
     found = []
     for by_images in (False, True):
         graph = trace(teacher, data.calibration(2))
-        whole = build_student(teacher, graph, StudentPlan())
+        whole = build_student(teacher, graph, Plan())
         if by_images:
-            select_channels(whole, graph, data.calibration(512))
-        plan = StudentPlan.of((), {g.name: int(share * g.size) for g in graph.groups.values()})
+            rank_by_reconstruction(whole, graph, data.calibration(512))
+        plan = Plan.of((), {g.name: int(share * g.size) for g in graph.groups.values()})
         found.append(
             Evaluator(whole, graph, data, EvaluatorSettings())(build_student(teacher, graph, plan), plan).likeness
         )
@@ -102,6 +102,6 @@ def test_what_a_removal_costs_is_told_by_what_goes_round_it():
         ).eval()  # fmt: skip
     images = torch.randn(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = trace(teacher, images[:2])
-    shares = bypassed(build_student(teacher, graph, StudentPlan()), graph, images)
-    assert set(shares) == set(graph.units) and all(0 <= s <= 1 for s in shares.values())
+    shares = block_redundancy(build_student(teacher, graph, Plan()), graph, images)
+    assert set(shares) == set(graph.blocks) and all(0 <= s <= 1 for s in shares.values())
     assert shares["1.conv"] > 0.99 and 0.05 < shares["2.conv"] < 0.9 and shares["3"] < shares["1.conv"]

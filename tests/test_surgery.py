@@ -12,15 +12,15 @@ from networks import NETWORKS, Functional, random_plan, vgg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress_env.envs.episode import Episode, Problem
 from compress_env.errors import InvalidPlan, UserError
 from compress_env.resources import memory
-from compress_env.resources.budget import Meter
+from compress_env.resources.budget import CostModel
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
 from compress_env.surgery.tracer import NotTraced
 from compress_env.teachers.resnet import resnet8_digits
+from compress_env.walk.walk import Problem, Walk
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -29,7 +29,7 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def test_the_empty_plan_gives_the_teachers_outputs_bit_for_bit(network):
     teacher, example, graph = network
-    student = build_student(teacher, graph, StudentPlan())
+    student = build_student(teacher, graph, Plan())
     with torch.no_grad():
         assert torch.equal(student(example), teacher(example))
     assert student.state_dict().keys() == teacher.state_dict().keys()
@@ -61,7 +61,7 @@ def test_any_removal_and_widths_give_a_network_that_runs_trains_and_costs_what_w
         student = build_student(teacher, graph, plan)
         with torch.no_grad():
             assert student(example).shape == teacher(example).shape
-        reduced, widths = graph.reduce(frozenset(plan.removed)), graph.widths(plan)
+        reduced, widths = graph.view(frozenset(plan.removed)), graph.widths(plan)
         assert sum(p.numel() for p in student.parameters()) == reduced.parameters(widths)
         shadow, one = pickle.loads(pickle.dumps(student)).to("meta"), example[:1].to("meta")
         with FlopCounterMode(display=False) as counter:
@@ -76,7 +76,7 @@ def test_peak_memory_agrees_with_pytorchs_own_tracker(network):
     from torch.distributed._tools.mem_tracker import MemTracker, _MemRefType
 
     teacher, example, graph = network
-    student = build_student(teacher, graph, StudentPlan())
+    student = build_student(teacher, graph, Plan())
     tracker = MemTracker()
     tracker.track_external(student)
     one = example[:1].clone()
@@ -85,7 +85,7 @@ def test_peak_memory_agrees_with_pytorchs_own_tracker(network):
         student(one)
     peak = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     tracked = sum(v for k, v in peak.items() if k in (_MemRefType.ACT, _MemRefType.TEMP, _MemRefType.OTH))
-    ours = graph.reduce(frozenset()).activation_bytes(graph.full)
+    ours = graph.view(frozenset()).activation_bytes(graph.full)
     assert ours == pytest.approx(
         tracked, rel=0.25
     )  # the tracker keeps inputs alive and counts what operators allocate inside
@@ -93,9 +93,9 @@ def test_peak_memory_agrees_with_pytorchs_own_tracker(network):
 
 def test_removing_or_narrowing_never_costs_more(network):
     _, _, graph = network
-    whole = graph.reduce(frozenset())
-    for name in graph.units:
-        assert graph.reduce(frozenset([name])).macs(graph.full) <= whole.macs(graph.full)
+    whole = graph.view(frozenset())
+    for name in graph.blocks:
+        assert graph.view(frozenset([name])).macs(graph.full) <= whole.macs(graph.full)
     for i in range(len(graph.groups)):
         narrower = graph.full.copy()
         narrower[i] -= 1
@@ -106,9 +106,9 @@ def test_removing_or_narrowing_never_costs_more(network):
 def test_units_of_residual_networks_are_their_branches_and_leave_the_shortcut():
     teacher = NETWORKS["resnet20-cifar10"][0]().eval()
     graph = trace(teacher, torch.zeros(1, 3, 32, 32))
-    assert list(graph.units) == [f"stages.{i}.{j}" for i in range(3) for j in range(3)]
-    assert {u.kind for u in graph.units.values()} == {"branch"}
-    student = build_student(teacher, graph, StudentPlan.of(["stages.1.0", "stages.2.2"]))
+    assert list(graph.blocks) == [f"stages.{i}.{j}" for i in range(3) for j in range(3)]
+    assert {u.kind for u in graph.blocks.values()} == {"branch"}
+    student = build_student(teacher, graph, Plan.of(["stages.1.0", "stages.2.2"]))
     names = {name for name, _ in student.named_parameters()}
     assert "stages.1.0.shortcut.0.weight" in names and "stages.1.0.conv1.weight" not in names
     assert not any(name.startswith("stages.2.2") for name in names)
@@ -138,7 +138,7 @@ def test_cutting_channels_whose_consumers_ignore_them_changes_nothing():
     consumer = teacher[10]
     with torch.no_grad():
         consumer.weight[:, torch.from_numpy(dropped)] = 0
-    student = build_student(teacher, graph, StudentPlan.of((), {"7": group.size // 2}))
+    student = build_student(teacher, graph, Plan.of((), {"7": group.size // 2}))
     assert student.get_submodule("7").out_channels == student.get_submodule("10").in_channels == group.size // 2
     with torch.no_grad():
         torch.testing.assert_close(student(example), teacher(example))
@@ -147,11 +147,11 @@ def test_cutting_channels_whose_consumers_ignore_them_changes_nothing():
 def test_a_chain_offers_same_shape_layers_and_repairs_behind_the_others():
     teacher = vgg().eval()
     graph = trace(teacher, torch.zeros(1, 3, 8, 8))
-    kinds = {name: unit.kind for name, unit in graph.units.items()}
+    kinds = {name: block.kind for name, block in graph.blocks.items()}
     assert kinds["3"] == "region" and kinds["10"] == "region" and kinds["7"] == "chain" and kinds["13"] == "chain"
-    student = build_student(teacher, graph, StudentPlan.of(["7", "10"]))
+    student = build_student(teacher, graph, Plan.of(["7", "10"]))
     assert student.get_submodule("13").weight.shape == (24, 8, 3, 3)
-    one = build_student(teacher, graph, StudentPlan.of(["13"]))
+    one = build_student(teacher, graph, Plan.of(["13"]))
     assert one.get_submodule("18").weight.shape == (32, 16 * 4)
 
 
@@ -162,17 +162,17 @@ def test_a_repaired_layer_continues_the_linear_part_of_the_removed_one():
     teacher.eval()
     x = torch.randn(6, 3, 2, 2)
     graph = trace(teacher, x)
-    student = build_student(teacher, graph, StudentPlan.of(["0"]))
+    student = build_student(teacher, graph, Plan.of(["0"]))
     with torch.no_grad():
         torch.testing.assert_close(student(x), teacher(x))  # two linear layers are one
 
 
 def test_depthwise_and_called_twice_modules_are_handled():
     graph = trace(Functional().eval(), torch.zeros(1, 3, 8, 8))
-    assert {name: unit.kind for name, unit in graph.units.items()} == {"depthwise": "branch", "mix": "branch"}
+    assert {name: block.kind for name, block in graph.blocks.items()} == {"depthwise": "branch", "mix": "branch"}
     assert graph.groups["stem"].size == 12
     assert {m.layer for m in graph.groups["stem"].members} >= {"stem", "depthwise", "norm", "point", "expand"}
-    student = build_student(Functional().eval(), graph, StudentPlan.of((), {"stem": 5}))
+    student = build_student(Functional().eval(), graph, Plan.of((), {"stem": 5}))
     assert student.get_submodule("depthwise").groups == 5
 
 
@@ -182,33 +182,33 @@ def test_channels_are_chosen_by_importance():
         teacher[0].weight *= torch.tensor([1.0, 0.01, 1, 0.01, 1, 0.01, 1, 0.01]).view(-1, 1, 1, 1)
     graph = trace(teacher, torch.zeros(1, 3, 8, 8))
     assert np.flatnonzero(graph.groups["0"].kept(4)).tolist() == [0, 2, 4, 6]
-    student = build_student(teacher, graph, StudentPlan.of((), {"0": 4}))
+    student = build_student(teacher, graph, Plan.of((), {"0": 4}))
     assert torch.equal(student.get_submodule("0").weight, teacher[0].weight[::2])
 
 
 def test_canonical_plans_drop_what_makes_no_difference():
     graph = trace(NETWORKS["resnet8-digits"][0]().eval(), torch.zeros(1, 1, 8, 8))
     full = graph.full.copy()
-    assert graph.canonical(frozenset(), full) == StudentPlan()
+    assert graph.canonical(frozenset(), full) == Plan()
     widths = dict(zip(graph.groups, full)) | {"stages.0.0.conv1": 3}
-    assert graph.canonical(frozenset(["stages.0.0"]), widths) == StudentPlan.of(["stages.0.0"])
+    assert graph.canonical(frozenset(["stages.0.0"]), widths) == Plan.of(["stages.0.0"])
 
 
 def test_plans_survive_json_and_have_keys_that_differ():
-    plan = StudentPlan.of(["b", "a"], {"y": 3, "x": 2})
+    plan = Plan.of(["b", "a"], {"y": 3, "x": 2})
     assert plan.removed == ("a", "b") and plan.widths == (("x", 2), ("y", 3))
-    assert StudentPlan.from_json(plan.to_json()) == plan
-    assert plan.key == StudentPlan.from_json(plan.to_json()).key != StudentPlan.of(["a"]).key
-    assert hash(plan) == hash(StudentPlan.from_json(plan.to_json()))
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.key == Plan.from_json(plan.to_json()).key != Plan.of(["a"]).key
+    assert hash(plan) == hash(Plan.from_json(plan.to_json()))
 
 
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (StudentPlan.of(["stages.0.9"]), "did you mean 'stages.0.0'"),
-        (StudentPlan.of((), {"conv2": 3}), "did you mean 'conv1'"),
-        (StudentPlan.of((), {"conv1": 0}), "keeps 0 channels of 'conv1', which has 16"),
-        (StudentPlan.of((), {"conv1": 17}), "keeps 17 channels"),
+        (Plan.of(["stages.0.9"]), "did you mean 'stages.0.0'"),
+        (Plan.of((), {"conv2": 3}), "did you mean 'conv1'"),
+        (Plan.of((), {"conv1": 0}), "keeps 0 channels of 'conv1', which has 16"),
+        (Plan.of((), {"conv1": 17}), "keeps 17 channels"),
     ],
 )
 def test_plans_of_another_network_are_refused_by_name(plan, message):
@@ -220,7 +220,7 @@ def test_plans_of_another_network_are_refused_by_name(plan, message):
 
 def test_kept_layers_are_neither_removed_nor_shrunk():
     graph = trace(NETWORKS["resnet8-digits"][0]().eval(), torch.zeros(1, 1, 8, 8), keep=["stages.0.*"])
-    assert "stages.0.0" not in graph.units and "stages.1.0" in graph.units
+    assert "stages.0.0" not in graph.blocks and "stages.1.0" in graph.blocks
     assert "stages.0.0.conv1" not in graph.groups and "conv1" not in graph.groups
     assert graph.left_alone["stages.0.0.conv1"] == "kept on request"
 
@@ -260,11 +260,11 @@ def test_what_cannot_be_traced_is_named_with_its_line_and_shrinks_inside(network
     teacher, x = network().eval(), torch.randn(4, 3, 8, 8)
     with pytest.warns(NotTraced, match=rf"{re.escape(where)} cannot be traced \(test_surgery.py:\d+"):
         graph = trace(teacher, x)
-    assert inside in graph.groups and not any("wide" in u for unit in graph.units.values() for u in unit.layers)
-    assert list(graph.units) == (["gate", "mix"] if network is Gated else [])
-    assert torch.equal(build_student(teacher, graph, StudentPlan())(x), teacher(x))
-    meter = Meter(teacher, graph, x, False)
-    assert meter.teacher["macs"] == sum(
+    assert inside in graph.groups and not any("wide" in u for block in graph.blocks.values() for u in block.layers)
+    assert list(graph.blocks) == (["gate", "mix"] if network is Gated else [])
+    assert torch.equal(build_student(teacher, graph, Plan())(x), teacher(x))
+    cost_model = CostModel(teacher, graph, x, False)
+    assert cost_model.teacher["macs"] == sum(
         8 * 8 * c.weight.numel() for c in (teacher.stem, teacher.gate.wide, teacher.gate.narrow, teacher.mix)
     ) + teacher.head.weight.numel()  # fmt: skip
     rng = np.random.default_rng(0)
@@ -272,7 +272,7 @@ def test_what_cannot_be_traced_is_named_with_its_line_and_shrinks_inside(network
         plan = random_plan(graph, rng)
         student = build_student(teacher, graph, plan)
         assert student(x).shape == (4, 5)
-        usage, predicted = meter.count(student, plan), meter.predict_all(frozenset(plan.removed), graph.widths(plan))
+        usage, predicted = cost_model.count(student, plan), cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
         assert all(usage[n] == predicted[n] for n in ("params", "macs"))
 
 
@@ -286,7 +286,7 @@ def test_a_network_that_does_not_run_is_refused_with_what_it_says():
 def test_scope_restricts_what_is_removed_and_shrunk_and_names_unknown_layers():
     teacher, x = resnet8_digits().eval(), torch.zeros(1, 1, 8, 8)
     graph = trace(teacher, x, removable=["stages.1.*"], shrinkable=["stages.2.*"])
-    assert list(graph.units) == ["stages.1.0"] and list(graph.groups) == ["stages.2.0.conv1", "stages.2.0.conv2"]
+    assert list(graph.blocks) == ["stages.1.0"] and list(graph.groups) == ["stages.2.0.conv1", "stages.2.0.conv2"]
     with pytest.raises(UserError, match="no layer is called 'stage.1'"):
         trace(teacher, x, keep=["stage.1"])
 
@@ -294,11 +294,11 @@ def test_scope_restricts_what_is_removed_and_shrunk_and_names_unknown_layers():
 def test_widths_are_multiples_for_the_hardware():
     teacher = NETWORKS["resnet20-cifar10"][0]().eval()
     graph = trace(teacher, torch.zeros(1, 3, 32, 32), channel_multiple=8)
-    problem = Problem(teacher, graph, Meter(teacher, graph, torch.zeros(1, 3, 32, 32), False), "two-step")
+    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 32, 32), False), "two-step")
     rng = np.random.default_rng(0)
     for _ in range(20):
-        limits = {"macs": rng.uniform(problem.smallest("macs"), problem.meter.teacher["macs"])}
-        episode = Episode(problem, limits, hard=True)
+        limits = {"macs": rng.uniform(problem.smallest("macs"), problem.cost_model.teacher["macs"])}
+        episode = Walk(problem, limits, hard=True)
         while not episode.done:
             episode.step(*rng.uniform(-1, 1, 2))
         _, student, usage = episode.finish()
@@ -319,15 +319,15 @@ def test_several_inputs():
 
     teacher, inputs = Two().eval(), (torch.randn(4, 3, 8, 8), torch.randn(4, 5))
     graph = trace(teacher, inputs)
-    assert list(graph.units) == ["hidden"] and list(graph.groups) == ["image", "table"]
-    student = build_student(teacher, graph, StudentPlan.of(["hidden"], {"image": 2, "table": 3}))
+    assert list(graph.blocks) == ["hidden"] and list(graph.groups) == ["image", "table"]
+    student = build_student(teacher, graph, Plan.of(["hidden"], {"image": 2, "table": 3}))
     assert student(*inputs).shape == (4, 3) and student.head.in_features == 5
 
 
 def test_dropout_and_normalisation_follow_the_mode_of_the_student():
     teacher = vgg().eval()
     graph = trace(teacher, torch.zeros(1, 3, 8, 8))
-    student = build_student(teacher, graph, StudentPlan.of(["3"]))
+    student = build_student(teacher, graph, Plan.of(["3"]))
     before = student.get_submodule("1").running_mean.clone()
     student.train()(torch.randn(8, 3, 8, 8))
     assert not torch.equal(before, student.get_submodule("1").running_mean)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress_env.datasets import load_data
+from compress_env.data import load_data
 from compress_env.distill.train import Recipe, accuracy, predict
 from compress_env.errors import UnknownName, UserError
 from compress_env.teachers import TEACHERS, load_teacher, load_weights

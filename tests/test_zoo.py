@@ -10,8 +10,9 @@ import pytest
 import stable_baselines3
 import yaml
 from click.testing import CliRunner
-from compress_env.agents import zoo
 from stable_baselines3.common.utils import FloatSchedule
+
+from compress_env.agents import zoo
 
 PRESETS = files("compress_env.agents") / "presets"
 COMPARED = ("gamma", "n_steps", "batch_size", "buffer_size", "learning_starts", "gradient_steps", "tau", "n_epochs", "gae_lambda",

@@ -18,7 +18,7 @@ def bench() -> None:
 
 
 for _command in (
-    compare.run, compare.report, compare.redistil, compare.peers, compare.policy,
+    compare.run, compare.report, compare.retrain, compare.peers, compare.policy,
     measure.latency, measure.speed, measure.fidelity, measure.losses,
 ):  # fmt: skip
     bench.add_command(_command)

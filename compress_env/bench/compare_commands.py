@@ -1,4 +1,4 @@
-"""`compress-env bench run|report|redistil|peers|policy`: what agents find, beside each other and other tools.
+"""`compress-env bench run|report|retrain|peers|policy`: what agents find, beside each other and other tools.
 
 Heavy modules are imported where they are used.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from compress_env.options import DATA, TEACHER, WEIGHTS
+from compress_env.cli.options import DATA, TEACHER, WEIGHTS
 
 
 @click.command(short_help="Search with several agents on several tasks over seeds.")
@@ -53,7 +53,7 @@ def run(tasks, agents, evaluations, seeds, data, jobs, out) -> None:
 
 def _list_tasks(context, _parameter, value) -> None:
     if value:
-        from compress_env.bench.tasks import TASKS
+        from compress_env.bench.scenarios import TASKS
 
         for name, task in TASKS.items():
             click.echo(f"{name:16} {task.about}")
@@ -92,19 +92,19 @@ def report(out, results) -> None:
 )
 @click.option("--task", "tasks", multiple=True, help="Only this one; all if absent. May be repeated.")
 @click.option("--agent", "agents", multiple=True, help="Only this one; all if absent. May be repeated.")
-def redistil(results, data, epochs, seeds, tasks, agents) -> None:
+def retrain(results, data, epochs, seeds, tasks, agents) -> None:
     """Distil the best student of each agent's searches fully, each with a fresh seed, and measure it on test images.
 
     What is finished is kept beside the results and skipped; `bench report` then has it as a column.
 
     \b
-    compress-env bench redistil --results runs/bench --epochs 30 --seeds 5
+    compress-env bench retrain --results runs/bench --epochs 30 --seeds 5
     compress-env bench report --out runs/bench
     """
-    from compress_env.bench import redistil as measure
+    from compress_env.bench import retrain as measure
 
     path = results / "results.jsonl" if results.is_dir() else results
-    measure.redistil(path, epochs, seeds, data=data, tasks=tasks, agents=agents)
+    measure.retrain(path, epochs, seeds, data=data, tasks=tasks, agents=agents)
     click.echo(measure.path_of(path))
     extra = "" if path.name == "results.jsonl" else f" --results {shlex.quote(str(path))}"
     click.echo(f"next: compress-env bench report --out {shlex.quote(str(path.parent))}{extra}")
@@ -149,7 +149,7 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, se
     limits = {name: value}
     measure.limit_of(limits, 1.0)  # refuse before the teacher is loaded
     env = LayerRemovalEnv(teacher=teacher, weights=weights, data=data, budget=limits, device=device, progress=True)
-    limit = measure.limit_of(limits, env.meter.teacher["macs"])
+    limit = measure.limit_of(limits, env.cost_model.teacher["macs"])
     contestants = measure.contestants(env, limit, methods, runs, teacher, weights)
     text = measure.table(*measure.compare(env, contestants, limit, finetune_epochs, seeds, out, lr))
     command = "compress-env " + shlex.join(sys.argv[1:])

@@ -13,15 +13,15 @@ import torch
 from tqdm.auto import tqdm
 
 from compress_env.bench.fidelity import Truth, Views, draw
+from compress_env.contexts import one_thread
 from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings, divergence
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
-from compress_env.threads import one_thread
 
 DEFAULT = "default"
 BY_WEIGHTS = "channels by weights"
@@ -59,7 +59,7 @@ def score(
     """Scores of all truths' plans by all `evaluators`; rows are appended to `path`, and rows with the same settings used again."""
     wanted = {name: asdict(EvaluatorSettings(**settings)) for name, settings in evaluators.items()}
     known = [Score(**json.loads(line)) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
-    plans = {(t.budget, t.index): StudentPlan.from_json(t.plan) for t in truths}
+    plans = {(t.budget, t.index): Plan.from_json(t.plan) for t in truths}
     known = [s for s in known if wanted.get(s.evaluator) == s.settings and (s.budget, s.index) in plans]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(asdict(s)) + "\n" for s in known))
@@ -84,7 +84,7 @@ def _by_weights(env: LayerRemovalEnv) -> LayerGraph:
     return trace(env.teacher.module, env.data.calibration(2))
 
 
-def _score(evaluator: Evaluator, student, name: str, budget: float, index: int, plan: StudentPlan) -> Score:
+def _score(evaluator: Evaluator, student, name: str, budget: float, index: int, plan: Plan) -> Score:
     began = time.process_time()
     try:
         logits = evaluator.logits(student, plan)
@@ -102,9 +102,9 @@ def sizes(env: LayerRemovalEnv, truths: Sequence[Truth]) -> dict[str, float]:
     """Each plan's share of the teacher's parameters."""
     found = {}
     for truth in truths:
-        plan = StudentPlan.from_json(truth.plan)
-        network, widths = env.graph.reduce(frozenset(plan.removed)), env.graph.widths(plan)
-        found[truth.plan] = env.meter.predict("params", network, widths) / env.meter.teacher["params"]
+        plan = Plan.from_json(truth.plan)
+        network, widths = env.graph.view(frozenset(plan.removed)), env.graph.widths(plan)
+        found[truth.plan] = env.cost_model.predict("params", network, widths) / env.cost_model.teacher["params"]
     return found
 
 
@@ -125,7 +125,7 @@ def distillation_seconds(
             chosen = [t for t in truths if t.budget == budget][:TIMED]
             seconds = []
             for truth in chosen:
-                student = env.student(StudentPlan.from_json(truth.plan))
+                student = env.student(Plan.from_json(truth.plan))
                 stamps = []
 
                 def objective(logits, labels, _inputs, rows, stamps=stamps):

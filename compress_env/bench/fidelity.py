@@ -15,15 +15,15 @@ from tqdm.auto import tqdm
 from compress_env.api import finetuning_recipe
 from compress_env.bench.results import Results, read
 from compress_env.cache import fingerprint
-from compress_env.datasets.data import Data, Split
+from compress_env.contexts import one_thread
+from compress_env.data.dataset import Data, Split
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings, divergence
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
-from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread
+from compress_env.surgery.plan import Plan
+from compress_env.walk.walk import Walk
 
 LEAST = 0.95
 """Plans use at least this share of their budget, so that what is compared is how it is spent."""
@@ -49,20 +49,20 @@ class Truth:
     seconds: float
 
 
-def draw(env: LayerRemovalEnv, budget: float, count: int, seed: int) -> list[StudentPlan]:
+def draw(env: LayerRemovalEnv, budget: float, count: int, seed: int) -> list[Plan]:
     """`count` different random plans of 95 to 100 % of `budget` (share of the MACs), depth and width mixed; fewer plans are a prefix.
 
     Each plan has its own probability of removal, up to 0.7, and its own spread of sparsities, so that plans lie far apart.
     """
     rng = np.random.default_rng([seed, round(budget * 1e6)])
-    limits = {"macs": budget * env.meter.teacher["macs"]}
-    plans: dict[str, StudentPlan] = {}
+    limits = {"macs": budget * env.cost_model.teacher["macs"]}
+    plans: dict[str, Plan] = {}
     for _ in range(10_000 * count):
         removal, spread = rng.uniform(0, 0.7), rng.uniform(0.1, 1)
-        episode = Episode(env.problem, limits, hard=True)
+        episode = Walk(env.problem, limits, hard=True)
         while not episode.done:
             episode.step(-1.0 if rng.random() < removal else 1.0, float(rng.uniform(-spread, spread)))
-        used = env.meter.predict("macs", env.graph.reduce(episode.removed), episode.widths)
+        used = env.cost_model.predict("macs", env.graph.view(episode.removed), episode.widths)
         if used >= LEAST * limits["macs"]:
             plan = env.graph.canonical(episode.removed, episode.widths)
             plans.setdefault(plan.key, plan)
@@ -141,7 +141,7 @@ def truths(
 
 
 def _truth(
-    env, budget: float, index: int, plan: StudentPlan, refit: Evaluator, views: Views, target: Tensor, seed: int
+    env, budget: float, index: int, plan: Plan, refit: Evaluator, views: Views, target: Tensor, seed: int
 ) -> Truth:
     student = env.student(plan)
     refit.prepare(student, plan)

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from compress_env.envs.episode import Episode, Problem
+from compress_env.contexts import one_thread
 from compress_env.errors import InfeasibleBudget, UserError
-from compress_env.resources.budget import Meter
-from compress_env.resources.latency import Stopwatch
-from compress_env.resources.runtimes import Setting
+from compress_env.resources.budget import CostModel
+from compress_env.resources.latency.runtimes import RuntimeConfig
+from compress_env.resources.latency.stopwatch import Stopwatch
 from compress_env.search.store import cut_torn_line
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
-from compress_env.threads import one_thread
+from compress_env.walk.walk import Problem, Walk
 
 TEACHERS = ("resnet20-cifar10", "torchvision.models:resnet18", "torchvision.models:mobilenet_v2")
 POINTS = 0.05
@@ -41,7 +41,7 @@ HEAD = (
 
 
 def run(
-    out: Path, teachers: Sequence[str], settings: Sequence[Setting], budgets: Sequence[float], random_policies: int,
+    out: Path, teachers: Sequence[str], settings: Sequence[RuntimeConfig], budgets: Sequence[float], random_policies: int,
     input_shape: Sequence[int], channel_multiple: int, progress: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows for every teacher, setting, budget and policy, appended to `out` as JSON lines; rows that are there are not repeated.
@@ -77,33 +77,33 @@ def run(
     return kept
 
 
-def _problem(module: torch.nn.Module, shape: Sequence[int], multiple: int, setting: Setting) -> Problem:
+def _problem(module: torch.nn.Module, shape: Sequence[int], multiple: int, setting: RuntimeConfig) -> Problem:
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     graph = trace(module, example, channel_multiple=multiple)
-    return Problem(module, graph, Meter(module, graph, example, True, setting), "two-step")
+    return Problem(module, graph, CostModel(module, graph, example, True, setting), "two-step")
 
 
 def measure(problem: Problem, resource: str, share: float, policy: str | int) -> dict[str, Any]:
     """One student of an episode under the budget: shares of the teacher's usage as predicted, as verified, and measured again."""
-    meter, graph = problem.meter, problem.graph
-    limits = {resource: share * meter.teacher[resource]}
+    cost_model, graph = problem.cost_model, problem.graph
+    limits = {resource: share * cost_model.teacher[resource]}
     try:
-        episode = Episode(problem, limits, hard=True)
+        episode = Walk(problem, limits, hard=True)
     except InfeasibleBudget as error:
         return {"error": str(error)}
     rng = np.random.default_rng(policy) if policy != "uniform" else None
     while not episode.done:
         episode.step(*(rng.uniform(-0.5, 1), rng.uniform(-1, 0.5)) if rng else (0.0, 0.0))
-    asked = meter.predict("latency", graph.reduce(episode.removed), episode.widths)
+    asked = cost_model.predict("latency", graph.view(episode.removed), episode.widths)
     plan, student, usage = episode.finish()
-    predicted = meter.predict_all(frozenset(plan.removed), graph.widths(plan))
-    whole = build_student(problem.teacher, graph, StudentPlan())
-    again = Stopwatch(whole, meter.example, meter.setting).pair(student, SECONDS, PAIRS)
+    predicted = cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
+    whole = build_student(problem.teacher, graph, Plan())
+    again = Stopwatch(whole, cost_model.example, cost_model.setting).pair(student, SECONDS, PAIRS)
     return {
         "plan": json.loads(plan.to_json()), "teacher_ms": again.milliseconds[1],
-        "macs": usage["macs"] / meter.teacher["macs"], "predicted": predicted["latency"] / meter.teacher["latency"],
-        "verified": usage["latency"] / meter.teacher["latency"], "measured": again.ratio, "low": again.low, "high": again.high,
-        "pairs": again.pairs, "asked": asked / meter.teacher["latency"],
+        "macs": usage["macs"] / cost_model.teacher["macs"], "predicted": predicted["latency"] / cost_model.teacher["latency"],
+        "verified": usage["latency"] / cost_model.teacher["latency"], "measured": again.ratio, "low": again.low, "high": again.high,
+        "pairs": again.pairs, "asked": asked / cost_model.teacher["latency"],
     }  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [HEAD, ["---"] * len(HEAD)]
     for row in rows:
-        label = Setting.of(row["setting"]).label
+        label = RuntimeConfig.of(row["setting"]).label
         size = "x".join(map(str, row["input_shape"]))
         start = [
             f"{row['teacher'].rpartition(':')[2]}, {size}",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from compress_env.options import DATA, TEACHER, WEIGHTS
+from compress_env.cli.options import DATA, TEACHER, WEIGHTS
 
 
 @click.command(short_help="Measured latency of students against their budget.")
@@ -42,9 +42,9 @@ def latency(teachers, runtimes, budgets, random_policies, input_side, channel_mu
     compress-env bench latency --teacher net.py:make --runtime onnxruntime --latency-threads 2 --budget 0.5
     """
     from compress_env.bench.latency import TEACHERS, run, table
-    from compress_env.resources.runtimes import Setting
+    from compress_env.resources.latency.runtimes import RuntimeConfig
 
-    settings = [Setting(runtime, latency_batch, latency_threads, device) for runtime in runtimes]
+    settings = [RuntimeConfig(runtime, latency_batch, latency_threads, device) for runtime in runtimes]
     shape = (3, input_side, input_side)
     click.echo(table(run(Path(out), teachers or TEACHERS, settings, budgets, random_policies, shape, channel_multiple)))
 

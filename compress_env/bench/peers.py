@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from compress_env.bench.results import Results
 from compress_env.bench.statistics import mean_interval, percent
 from compress_env.bench.trained import built, recipe_of, train
+from compress_env.contexts import one_thread
 from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, predict
-from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.registry import unknown
@@ -27,9 +27,9 @@ from compress_env.resources import macs, params
 from compress_env.resources.budget import parse_limit
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
-from compress_env.surgery.kinds import DENSE
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread
+from compress_env.surgery.layer_types import DENSE
+from compress_env.surgery.plan import Plan
+from compress_env.walk.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ def of_library(env: LayerRemovalEnv, name: str, limit: float) -> Contestant:
     return Contestant(PREFIX + name, make)
 
 
-def of_plan(env: LayerRemovalEnv, name: str, plan: StudentPlan) -> Contestant:
+def of_plan(env: LayerRemovalEnv, name: str, plan: Plan) -> Contestant:
     return Contestant(name, lambda: (built(env, plan), plan.to_json()))
 
 
-def uniform_plan(env: LayerRemovalEnv, limit: float) -> StudentPlan:
+def uniform_plan(env: LayerRemovalEnv, limit: float) -> Plan:
     """The plan of action 0 at every step."""
-    episode = Episode(env.problem, {"macs": limit}, hard=True)
+    episode = Walk(env.problem, {"macs": limit}, hard=True)
     while not episode.done:
         episode.step(0.0, 0.0)
     return episode.finish()[0]
@@ -187,7 +187,7 @@ def of_run(env: LayerRemovalEnv, path: Path, limit: float, teacher: str, weights
             raise UserError(f"{path} is a run with {name} {settings.get(name)!r}, not {mine!r}; give it the same one")
     if best is None:
         raise UserError(f"{path} has no student that meets its budget yet; search further with --resume")
-    used = env.meter.predict("macs", env.graph.reduce(frozenset(best.plan.removed)), env.graph.widths(best.plan))
+    used = env.cost_model.predict("macs", env.graph.view(frozenset(best.plan.removed)), env.graph.widths(best.plan))
     if used > limit * (1 + 1e-9):
         raise UserError(
             f"the student of {path} has {used:,.0f} MACs, more than {limit:,.0f}; search with --budget macs={limit:.0f}"
@@ -214,7 +214,7 @@ def compare(
     recipe = recipe_of(env, epochs, lr)
     settings = {
         "teacher": env.teacher.name, "data": env.data.name, "training_images": len(env.data.train), "limit": limit,
-        "share": limit / env.meter.teacher["macs"], "epochs": epochs, "loss": "hinton", "steps": STEPS,
+        "share": limit / env.cost_model.teacher["macs"], "epochs": epochs, "loss": "hinton", "steps": STEPS,
         "recipe": asdict(recipe), **_teacher(env),
     }  # fmt: skip
     results = Results(out / "peers.jsonl", Row, settings)
@@ -242,7 +242,7 @@ def _rows(env, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out
         yield Row(contestant.name, seeds[0], _reason(error))
         return
     example = env.data.calibration(1).to(next(whole.parameters()).device)
-    shares = [resource.count(whole, example) / env.meter.teacher[name] for name, resource in
+    shares = [resource.count(whole, example) / env.cost_model.teacher[name] for name, resource in
               (("macs", macs), ("params", params))]  # fmt: skip
     for seed in seeds:
         checkpoint = out / f"{contestant.name.replace(' ', '-')}-{seed}.checkpoint"

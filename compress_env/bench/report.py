@@ -13,11 +13,11 @@ from jinja2 import Environment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from compress_env.bench.redistil import Redistilled, of_agent, path_of
-from compress_env.bench.redistil import read as read_redistilled
+from compress_env.bench.retrain import Redistilled, of_agent, path_of
+from compress_env.bench.retrain import read as read_redistilled
 from compress_env.bench.run import Run, Table, load
+from compress_env.bench.scenarios import TASKS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, percent, profile
-from compress_env.bench.tasks import TASKS
 
 REFERENCE = "random"
 """What every agent has to beat."""

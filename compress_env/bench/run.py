@@ -18,9 +18,9 @@ import gymnasium as gym
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.bench.tasks import TASKS
+from compress_env.bench.scenarios import TASKS
+from compress_env.cli.options import name_values
 from compress_env.errors import UserError
-from compress_env.options import name_values
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in, cut_torn_line
 from compress_env.search.trial import Trial

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from compress_env.contexts import one_thread
 from compress_env.distill.train import fit
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.search.run import search
 from compress_env.teachers import TEACHERS
-from compress_env.threads import one_thread
 
 STEPS = 30
 """Of the teacher's training, timed after two others; the rest are the same."""

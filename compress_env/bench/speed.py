@@ -21,27 +21,27 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from compress_env.api import finetuning_recipe
+from compress_env.contexts import one_thread
 from compress_env.distill import train
 from compress_env.distill.evaluator import Evaluator
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import accuracy, channels_last, fit, predict
-from compress_env.envs.episode import Episode, Problem
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.envs.observation import Embedding
-from compress_env.resources.budget import Meter
+from compress_env.resources.budget import CostModel
 from compress_env.surgery import build
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread
+from compress_env.surgery.plan import Plan
+from compress_env.walk.observation import Embedding
+from compress_env.walk.walk import Problem, Walk
 
 SHARES = 0.25, 0.75  # of the teacher's MACs, between which budgets are drawn
 N2N_EPOCHS = 5
 STAGES = (
     (LayerRemovalEnv, "reset", "reset"),
-    (Episode, "step", "decisions"),
+    (Walk, "step", "decisions"),
     (Embedding, "__call__", "observations"),
     (build, "build_student", "build"),
-    (Meter, "count", "count usage"),
+    (CostModel, "count", "count usage"),
     (Evaluator, "prepare", "refit"),
     (train, "fit", "distil"),
     (Evaluator, "__call__", "validation"),
@@ -84,15 +84,15 @@ def rounds(what: str, seconds: float, least: int, progress: bool) -> Iterator[No
 
 
 def decisions(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progress: bool) -> dict[str, float]:
-    """Steps a second of `env.step` and of `Episode.step`, up to the last decision, which also evaluates."""
+    """Steps a second of `env.step` and of `Walk.step`, up to the last decision, which also evaluates."""
 
     def start_env() -> Callable:
         env.reset(options={"budget": random_budget(env, rng)})
         return env.step
 
     def start_episode() -> Callable:
-        limits = {"macs": random_budget(env, rng)["macs"] * env.meter.teacher["macs"]}
-        walk = Episode(env.problem, limits, hard=True)
+        limits = {"macs": random_budget(env, rng)["macs"] * env.cost_model.teacher["macs"]}
+        walk = Walk(env.problem, limits, hard=True)
         return lambda action: walk.step(*action)
 
     rates = {}
@@ -113,7 +113,7 @@ def decisions(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, pr
 
 def random_budget(env: LayerRemovalEnv, rng: np.random.Generator) -> dict[str, float]:
     """A share of the MACs between a quarter and three quarters, or what can be reached."""
-    least = env.problem.smallest("macs") / env.meter.teacher["macs"]
+    least = env.problem.smallest("macs") / env.cost_model.teacher["macs"]
     return {"macs": float(max(rng.uniform(*SHARES), least))}
 
 
@@ -176,13 +176,13 @@ def building(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, pro
     inputs = inputs.repeat(-(-32 // len(inputs)), *[1] * (inputs.dim() - 1))[:32]
     times: dict[str, list[float]] = {"build": [], "count": [], "forward of 32": []}
     for _ in rounds("building", seconds / 2, 5, progress):
-        removed = frozenset(name for name in graph.units if rng.random() < 0.5)
+        removed = frozenset(name for name in graph.blocks if rng.random() < 0.5)
         plan = graph.canonical(removed, rng.integers(graph.floor, graph.full + 1))
         began = thread_time()
         student = build_student(module, graph, plan)
         times["build"].append(thread_time() - began)
         began = thread_time()
-        env.meter.count(student, plan)
+        env.cost_model.count(student, plan)
         times["count"].append(thread_time() - began)
         with torch.inference_mode():
             began = thread_time()
@@ -219,13 +219,13 @@ def peers(env: LayerRemovalEnv, seconds: float, rng: np.random.Generator, progre
     return [*rows, trained_anew(env, plans[0], seconds, progress)]
 
 
-def width_plans(env: LayerRemovalEnv, rng: np.random.Generator, count: int) -> list[StudentPlan]:
+def width_plans(env: LayerRemovalEnv, rng: np.random.Generator, count: int) -> list[Plan]:
     """Plans that remove nothing, from random episodes at half the MACs, or what widths alone can reach."""
-    problem = Problem(env.teacher.module, env.graph, env.meter, "shrink")
-    limits = {"macs": max(0.5 * env.meter.teacher["macs"], problem.smallest("macs"))}
+    problem = Problem(env.teacher.module, env.graph, env.cost_model, "shrink")
+    limits = {"macs": max(0.5 * env.cost_model.teacher["macs"], problem.smallest("macs"))}
     plans = []
     for _ in range(count):
-        walk = Episode(problem, limits, hard=True)
+        walk = Walk(problem, limits, hard=True)
         while not walk.done:
             walk.step(1.0, rng.uniform(-1, 1))
         plans.append(env.graph.canonical(walk.removed, walk.widths))
@@ -239,14 +239,14 @@ def judged(env: LayerRemovalEnv, student: nn.Module) -> float:
         return accuracy(predict(student, env.data, validation), validation.labels)
 
 
-def refitted(env: LayerRemovalEnv, plan: StudentPlan) -> nn.Module:
+def refitted(env: LayerRemovalEnv, plan: Plan) -> nn.Module:
     """The student as the environment's evaluator judges it."""
     student = build_student(env.teacher.module, env.graph, plan)
     env.evaluator.prepare(student, plan)
     return student
 
 
-def pruned(env: LayerRemovalEnv, plan: StudentPlan) -> nn.Module:
+def pruned(env: LayerRemovalEnv, plan: Plan) -> nn.Module:
     """The same student by Torch-Pruning (Fang et al., CVPR 2023): its dependency graph finds what goes with a layer's channels."""
     model = copy.deepcopy(env.teacher.module)
     dependencies = tp.DependencyGraph().build_dependency(model, env.data.calibration(2), verbose=False)
@@ -257,13 +257,13 @@ def pruned(env: LayerRemovalEnv, plan: StudentPlan) -> nn.Module:
         layer = model.get_submodule(member.layer)
         function = dependencies.get_pruner_of_module(layer).prune_out_channels
         dependencies.get_pruning_group(layer, function, lost.tolist()).prune()
-    expected = env.graph.reduce(frozenset()).parameters(env.graph.widths(plan))
+    expected = env.graph.view(frozenset()).parameters(env.graph.widths(plan))
     if sum(p.numel() for p in model.parameters()) != expected:
         raise ValueError("it ties other channels together than we do")
     return model
 
 
-def trained_anew(env: LayerRemovalEnv, plan: StudentPlan, seconds: float, progress: bool) -> dict[str, Any]:
+def trained_anew(env: LayerRemovalEnv, plan: Plan, seconds: float, progress: bool) -> dict[str, Any]:
     """The same student with random weights, trained on labels, as N2N learning did (Ashok et al., ICLR 2018): N2N_EPOCHS epochs.
 
     If those would take longer than `seconds`, it is one epoch, and the time is scaled; `epochs` says how many they were.

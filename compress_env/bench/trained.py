@@ -8,11 +8,11 @@ from pathlib import Path
 from torch import fx, nn
 
 from compress_env.api import finetuning_recipe
+from compress_env.contexts import one_thread
 from compress_env.distill.finetune import finetune
 from compress_env.distill.train import Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread
+from compress_env.surgery.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def train(
     return Trained(done.history[0], start, done.best_validation, done.accuracy_test, done.best_epoch)
 
 
-def built(env: LayerRemovalEnv, plan: StudentPlan) -> fx.GraphModule:
+def built(env: LayerRemovalEnv, plan: Plan) -> fx.GraphModule:
     """The student of a plan as it is before fine-tuning: with the teacher's weights, refitted as the search saw it."""
     student = env.student(plan)
     env.evaluator.prepare(student, plan)

@@ -13,14 +13,14 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from compress_env import cache, devices
-from compress_env.datasets.data import Data
+from compress_env.contexts import one_thread
+from compress_env.data.dataset import Data
 from compress_env.distill.losses import LOSSES
-from compress_env.distill.steps import Steps
+from compress_env.distill.short import Steps
 from compress_env.distill.train import Diverged, accuracy, channels_last, memory_format, predict
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.plan import StudentPlan
-from compress_env.surgery.reconstruct import Reconstruction
-from compress_env.threads import one_thread
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.refit import Refit
 
 SMALL = 5_000_000
 """MACs of a teacher below which converting to bfloat16, or a GPU, costs more than it saves."""
@@ -87,13 +87,13 @@ class Evaluator:
             self.teacher_accuracy = accuracy(self.teacher_logits, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
             inputs = inputs.contiguous(memory_format=memory_format(inputs))
-            self._reconstruction = Reconstruction(teacher, graph, inputs, bfloat16=self.bfloat16)
+            self._reconstruction = Refit(teacher, graph, inputs, bfloat16=self.bfloat16)
             self._steps = settings.distill_steps and Steps(
                 teacher, data, inputs, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
                 loss=settings.loss, temperature=settings.temperature, bfloat16=self.bfloat16,
             )  # fmt: skip
 
-    def prepare(self, student: fx.GraphModule, plan: StudentPlan) -> None:
+    def prepare(self, student: fx.GraphModule, plan: Plan) -> None:
         """Refit `student` to the teacher and distil it for a moment, in place. Raises EvaluationFailed if it diverges."""
         with _failures(), one_thread(), channels_last(student):
             if self.settings.refit:
@@ -101,7 +101,7 @@ class Evaluator:
             if self._steps:
                 self._steps(student)
 
-    def logits(self, student: fx.GraphModule, plan: StudentPlan) -> Tensor:
+    def logits(self, student: fx.GraphModule, plan: Plan) -> Tensor:
         """Outputs `(images, classes)` on the validation images of `student`, which is refitted in place. Raises EvaluationFailed."""
         self.prepare(student, plan)
         with _failures(), one_thread(), channels_last(student):
@@ -110,7 +110,7 @@ class Evaluator:
             raise EvaluationFailed("the student's outputs are not finite")
         return logits
 
-    def __call__(self, student: fx.GraphModule, plan: StudentPlan) -> Score:
+    def __call__(self, student: fx.GraphModule, plan: Plan) -> Score:
         """The score of `student`, which is refitted in place. Raises EvaluationFailed with the reason."""
         logits = self.logits(student, plan)
         return Score(accuracy(logits, self.validation.labels), math.exp(-divergence(logits, self.teacher_logits)))
@@ -132,10 +132,10 @@ def _failures() -> Iterator[None]:
 
 def fastest_device(graph: LayerGraph) -> torch.device:
     """CUDA if there is one, but the CPU for very small networks, of which a GPU waits for the next instruction most of the time."""
-    large = graph.reduce(frozenset()).macs(graph.full) >= SMALL
+    large = graph.view(frozenset()).macs(graph.full) >= SMALL
     return devices.fastest() if large else torch.device("cpu")
 
 
 def bfloat16_pays(graph: LayerGraph, device: torch.device) -> bool:
     """Whether mixed precision is faster: on processors that have it, for all but very small networks."""
-    return devices.has_bfloat16(device) and bool(graph.reduce(frozenset()).macs(graph.full) >= SMALL)
+    return devices.has_bfloat16(device) and bool(graph.view(frozenset()).macs(graph.full) >= SMALL)

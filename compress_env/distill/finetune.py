@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compress_env.datasets.data import Data
+from compress_env.contexts import one_thread
+from compress_env.data.dataset import Data
+from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.losses import LOSSES
-from compress_env.distill.replay import answering
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
-from compress_env.threads import one_thread
 
 
 @dataclass(frozen=True)

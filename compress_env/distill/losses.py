@@ -64,8 +64,8 @@ def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
     return 9 * (temperature / 2) ** 2 * soft + 0.1 * F.cross_entropy(student, labels)
 
 
-@LOSSES.register("mimic")
-def mimic(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+@LOSSES.register("logit_mse")
+def logit_mse(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Half the squared distance of the logits, averaged over examples (Ba & Caruana 2014); labels and temperature play no part."""
     return 0.5 * (student - teacher).square().sum(1).mean()
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, distributed, nn
 from tqdm.auto import tqdm
 
-from compress_env.datasets.data import Data, Split, batches
+from compress_env.data.dataset import Data, Split, batches
 from compress_env.devices import repeatable
-from compress_env.distill.replay import replayed_training
+from compress_env.distill.cuda_graphs import replayed_training
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`(logits, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""

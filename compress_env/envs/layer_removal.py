@@ -12,24 +12,24 @@ import torch
 from gymnasium.utils import EzPickle
 
 from compress_env import rewards
-from compress_env.datasets import load_data
+from compress_env.contexts import one_thread
+from compress_env.data import load_data
 from compress_env.devices import usable
 from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings, fastest_device
 from compress_env.envs import render
-from compress_env.envs.episode import Episode, Problem
-from compress_env.envs.observation import Embedding
 from compress_env.errors import UserError
 from compress_env.registry import unknown
-from compress_env.resources.budget import RESOURCES, Meter, parse_budget
-from compress_env.resources.runtimes import Setting
+from compress_env.resources.budget import RESOURCES, CostModel, parse_budget
+from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.rewards import REWARDS, Outcome
 from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import StudentPlan
-from compress_env.surgery.redundancy import bypassed
-from compress_env.surgery.selection import select_channels
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.ranking.reconstruction import rank_by_reconstruction
+from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
-from compress_env.threads import one_thread
+from compress_env.walk.observation import Embedding
+from compress_env.walk.walk import Problem, Walk
 
 SELECTION_IMAGES = 512
 """Training images that channels are ranked on, once; judging a student takes fewer, since it is done for each."""
@@ -40,7 +40,7 @@ FAST_CHANNELS = 8
 class LayerRemovalEnv(gym.Env, EzPickle):
     """
     ## Description
-    A trained *teacher* network is walked over twice: first the agent decides for each unit (a residual branch, a layer of a
+    A trained *teacher* network is walked over twice: first the agent decides for each block (a residual branch, a layer of a
     chain) whether it is **removed**, then for each group of tied channels of what is left how far it **shrinks**. At the end the
     student is built with the teacher's weights, refitted, judged on validation images and counted. Every action is clamped so
     that the budget stays within reach: a finished student meets every limit, counted on the module that was really built.
@@ -50,23 +50,23 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     | Num | Action   | -1 | 0 | 1 |
     |-----|----------|----|---|---|
-    | 0   | keep     | remove the unit (as everything below 0) | keep it | keep it |
+    | 0   | keep     | remove the block (as everything below 0) | keep it | keep it |
     | 1   | sparsity | keep all channels | the share that, for all open groups alike, meets the budget | `min_width` of the channels |
 
     ## Observation Space
     `Box(0, 1, (31,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource that
-    is registered. `compress_env.envs.observation.entries()` gives name, minimum and meaning of each.
+    is registered. `compress_env.walk.observation.entries()` gives name, minimum and meaning of each.
 
     | Num | Observation | Min | Max | Meaning |
     |-----|-------------|-----|-----|---------|
     | 0 | pass | 0 | 1 | 0 while layers are removed, 1 while they are shrunk |
     | 1 | progress | 0 | 1 | steps taken / steps of the episode |
-    | 2 | void | 0 | 1 | 1 if the layer went with a unit that was removed before; the action then has no effect |
+    | 2 | void | 0 | 1 | 1 if the layer went with a block that was removed before; the action then has no effect |
     | 3 | convolution | 0 | 1 | share of the target's layers that are dense convolutions |
     | 4 | depthwise | 0 | 1 | share that are depthwise or grouped convolutions |
     | 5 | linear | 0 | 1 | share that are linear layers |
     | 6 | branch | 0 | 1 | 1 if the target is a residual branch, or lies within one; 0 if all that comes after depends on it |
-    | 7 | explained | 0 | 1 | of what a unit puts out, the share that is known without it; of a group, what half of its channels tell |
+    | 7 | explained | 0 | 1 | of what a block puts out, the share that is known without it; of a group, what half of its channels tell |
     | 8 | index | 0 | 1 | position of the target's first layer in the network |
     | 9 | channels in | 0 | 1 | log2(1 + channels into the first layer) / 12 |
     | 10 | channels out | 0 | 1 | log2(1 + channels out of the last layer) / 12 |
@@ -79,7 +79,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 17 | share of params | 0 | 1 | the target's parameters / the teacher's |
     | 18 | removed so far | 0 | 1 | share of the teacher's MACs saved by the decisions taken |
     | 19 | left to decide | 0 | 1 | share of the teacher's MACs in layers that are still undecided |
-    | 20 | even share | 0 | 1 | share of channels that all undecided groups could keep together; sparsity 0 gives it |
+    | 20 | uniform keep ratio | 0 | 1 | share of channels that all undecided groups could keep together; sparsity 0 gives it |
     | 21 | previous keep | -1 | 1 | the last removal as executed: -1 removed, 1 kept, 0 if the last step was none |
     | 22 | previous sparsity | -1 | 1 | the last sparsity as executed, after the clamp |
     | 23 | budget latency | 0 | 1 | limit on latency as a share of the teacher's, at most 1; 1 if there is none |
@@ -97,17 +97,17 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     less the relative excess over each limit. A student that cannot be evaluated gives -1.
 
     ## Starting State
-    The first unit of the teacher, nothing decided. If the budget is a range, a limit is drawn from it. `reset(options={"budget":
+    The first block of the teacher, nothing decided. If the budget is a range, a limit is drawn from it. `reset(options={"budget":
     {"macs": 0.4}})` sets the budget of one episode.
 
     ## Episode End
-    `terminated` after one step a unit and one a group, always the same number for a teacher (9 for the default one); layers that
-    vanished with a unit keep their step, which then has no effect. Never truncated.
+    `terminated` after one step a block and one a group, always the same number for a teacher (9 for the default one); layers that
+    vanished with a block keep their step, which then has no effect. Never truncated.
 
     ## Information
     Empty until the last step, then: `accuracy`, `teacher_accuracy` (floats in [0, 1], validation images), `likeness` (exp(-KL) of
     the predictions, in [0, 1]), `reward_terms` (dict of floats), `usage` and `budget` (dicts of floats in
-    the resources' units), `is_success` (every limit met), `plan` (JSON of the `StudentPlan`), `failed` (why there is no accuracy, or
+    the resources' units), `is_success` (every limit met), `plan` (JSON of the `Plan`), `failed` (why there is no accuracy, or
     ""), `repeated` (the plan was known, its outcome was used again).
 
     ## Arguments
@@ -199,12 +199,12 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             "min_width": min_width,
         }  # fmt: skip
         self.device = usable("cpu" if device == "auto" else device)
-        self.latency = Setting.of(latency, device)
+        self.latency = RuntimeConfig.of(latency, device)
         usable(self.latency.device)
         self._build(scope, schedule, settings, device, progress)
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gym.spaces.Box(self.embedding.low, self.embedding.high, dtype=np.float32)
-        self._episode: Episode | None = None
+        self._episode: Walk | None = None
         self._outcomes: dict[str, Outcome] = {}
 
     def _build(self, scope, schedule, settings, device, progress) -> None:
@@ -213,26 +213,26 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             module = self.teacher.module
             _check_classes(module, example, self.data, self.teacher.name)
             self.graph = trace(module, example, **scope)
-            self.meter = Meter(module, self.graph, example, "latency" in self._budget, self.latency, progress)
-            self.problem = Problem(module, self.graph, self.meter, schedule)
+            self.cost_model = CostModel(module, self.graph, example, "latency" in self._budget, self.latency, progress)
+            self.problem = Problem(module, self.graph, self.cost_model, schedule)
             if device == "auto":
                 self.device = fastest_device(self.graph)
-            self.whole = self.student(StudentPlan())
+            self.whole = self.student(Plan())
         if self.hard:
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
         with one_thread():
             images = self.data.calibration(SELECTION_IMAGES).to(self.device)
             explained = {
-                "shrink": select_channels(self.whole, self.graph, images),
-                "remove": bypassed(self.whole, self.graph, images),
+                "shrink": rank_by_reconstruction(self.whole, self.graph, images),
+                "remove": block_redundancy(self.whole, self.graph, images),
             }
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
         self.embedding = Embedding(self.problem, explained)
 
     def _absolute(self, limits: Mapping[str, Any]) -> dict[str, float]:
-        return {name: float(limit.absolute(self.meter.teacher[name])) for name, limit in limits.items()}
+        return {name: float(limit.absolute(self.cost_model.teacher[name])) for name, limit in limits.items()}
 
-    def student(self, plan: StudentPlan) -> torch.fx.GraphModule:
+    def student(self, plan: Plan) -> torch.fx.GraphModule:
         """The student of a plan with the teacher's weights, not refitted, on the device of the evaluation."""
         return build_student(self.teacher.module, self.graph, plan).to(self.device)
 
@@ -241,14 +241,14 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         """Steps of an episode."""
         return len(self.problem.decisions)
 
-    def remember(self, plan: StudentPlan, outcome: Outcome) -> None:
+    def remember(self, plan: Plan, outcome: Outcome) -> None:
         """Take the outcome of a plan as known, as from the records of an earlier run: it is not evaluated again."""
         self._outcomes[plan.key] = outcome
-        self.meter.remember(plan, outcome.usage, outcome.teacher_usage)
+        self.cost_model.remember(plan, outcome.usage, outcome.teacher_usage)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._episode = Episode(self.problem, self.draw_limits(options), self.hard)
+        self._episode = Walk(self.problem, self.draw_limits(options), self.hard)
         return self.embedding(self._episode), {}
 
     def draw_limits(self, options: Mapping[str, Any] | None = None) -> dict[str, float]:
@@ -271,7 +271,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     def _range(self, budget: Mapping[str, tuple]) -> tuple[dict[str, float], dict[str, float]]:
         """The smallest and largest limits, in each resource's unit."""
-        if "latency" in budget and "latency" not in self.meter.names:
+        if "latency" in budget and "latency" not in self.cost_model.names:
             raise UserError(
                 "a latency budget has to be among those of the environment, which then measures the teacher"
             )
@@ -291,7 +291,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         reward, info = self._finish(episode)
         return self.embedding(episode), reward, True, False, info
 
-    def _finish(self, episode: Episode) -> tuple[float, dict[str, Any]]:
+    def _finish(self, episode: Walk) -> tuple[float, dict[str, Any]]:
         plan, student, usage = episode.finish()
         repeated = plan.key in self._outcomes
         if repeated:
@@ -303,7 +303,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             except EvaluationFailed as error:
                 accuracy, likeness, failed = 0.0, 0.0, str(error)
         outcome = Outcome(
-            accuracy, self.evaluator.teacher_accuracy, usage, self.meter.teacher, episode.limits, failed, likeness
+            accuracy, self.evaluator.teacher_accuracy, usage, self.cost_model.teacher, episode.limits, failed, likeness
         )
         self._outcomes[plan.key] = outcome
         reward, terms = rewards.evaluate(self._reward, outcome)
@@ -333,12 +333,12 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         episode = self._episode
         if episode is None:
             raise gym.error.ResetNeeded("call reset() before render()")
-        used = self.meter.predict_all(episode.removed, episode.widths)
+        used = self.cost_model.predict_all(episode.removed, episode.widths)
         spent = {
             name: {
                 "used": used[name],
                 "limit": limit,
-                "teacher": self.meter.teacher[name],
+                "teacher": self.cost_model.teacher[name],
                 "unit": RESOURCES.get(name).UNIT,
             }
             for name, limit in episode.limits.items()
@@ -352,13 +352,13 @@ def network_rows(
 ) -> list[dict[str, Any]]:
     """A row a layer with weights: channels and MACs before and after, and whether it was kept, shrunk, removed or is undecided."""
     graph = env.graph
-    network = graph.reduce(frozenset(removed))
+    network = graph.view(frozenset(removed))
     sides = network.layer_sides(widths)
-    before, after = graph.reduce(frozenset()).layer_macs(graph.full), network.layer_macs(widths)
+    before, after = graph.view(frozenset()).layer_macs(graph.full), network.layer_macs(widths)
     undecided = set()
     if episode is not None:
         for d in env.problem.decisions[episode.step_index :]:
-            undecided.update(graph.units[d.target].layers if d.kind == "remove" else [graph.groups[d.target].layer])
+            undecided.update(graph.blocks[d.target].layers if d.kind == "remove" else [graph.groups[d.target].layer])
     rows = []
     for name, layer in graph.layers.items():
         if layer.kind == "parameter":

@@ -5,28 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 from compress_env.distill.evaluator import Score
-from compress_env.envs.episode import Episode
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
+from compress_env.walk.walk import Walk
 
 
 class PlantedEvaluator:
     """Accuracy 1 for one planted plan, less the further a plan is from it: what an agent should find is known, and costs nothing.
 
-    1 - sum of w_u over units decided differently - sum of w_g |share - planted share| over groups, the weights drawn once and
+    1 - sum of w_u over blocks decided differently - sum of w_g |share - planted share| over groups, the weights drawn once and
     adding up to 1. Differences count on what the planted plan keeps.
     """
 
     teacher_accuracy = 1.0
 
-    def __init__(self, planted: StudentPlan, graph, rng: np.random.Generator):
+    def __init__(self, planted: Plan, graph, rng: np.random.Generator):
         self.planted, self.graph = planted, graph
         self.removed, self.widths = frozenset(planted.removed), graph.widths(planted)
-        weights = rng.dirichlet(np.ones(len(graph.units) + len(graph.groups)))
-        self.of_units = dict(zip(graph.units, weights))
-        self.of_groups = weights[len(graph.units) :]
+        weights = rng.dirichlet(np.ones(len(graph.blocks) + len(graph.groups)))
+        self.of_units = dict(zip(graph.blocks, weights))
+        self.of_groups = weights[len(graph.blocks) :]
 
-    def __call__(self, student, plan: StudentPlan) -> Score:
+    def __call__(self, student, plan: Plan) -> Score:
         """The formula's accuracy in [0, 1]; the student is not run, and its likeness not known."""
         different = frozenset(plan.removed) ^ self.removed
         distance = np.abs(self.graph.widths(plan) - self.widths) / self.graph.full
@@ -52,7 +52,7 @@ class LayerRemovalPlantedEnv(LayerRemovalEnv):
         super().__init__(*args, **kwargs)
         self._ezpickle_kwargs = {**self._ezpickle_kwargs, "planted_seed": planted_seed}
         rng = np.random.default_rng([planted_seed, 1])  # not the stream with which random search begins
-        episode = Episode(
+        episode = Walk(
             self.problem, self._absolute({name: low for name, (low, _) in self._budget.items()}), hard=True
         )
         while not episode.done:

@@ -12,33 +12,33 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_env.datasets import load_data
-from compress_env.envs.episode import Problem
+from compress_env.contexts import one_thread
+from compress_env.data import load_data
 from compress_env.envs.render import fit_name
 from compress_env.errors import NothingToDecide, UserError
 from compress_env.progress import announced
-from compress_env.resources.budget import RESOURCES, Meter, amount
-from compress_env.resources.runtimes import Setting
+from compress_env.resources.budget import RESOURCES, CostModel, amount
+from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
-from compress_env.threads import one_thread
+from compress_env.walk.walk import Problem
 
 LABELS = {"macs": "MACs"}
 TIED = "it is tied to a layer that stays as it is"
 NOT_REMOVABLE = "not removable: "
 NOTE = (
-    "Percentages: what goes with a unit if it is removed, or with a group at its fewest channels, as a share of the teacher's "
-    "usage. Units and groups overlap, so their shares do not add up."
+    "Percentages: what goes with a block if it is removed, or with a group at its fewest channels, as a share of the teacher's "
+    "usage. Blocks and groups overlap, so their shares do not add up."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A unit, a group, or a layer that stays.
+    """A block, a group, or a layer that stays.
 
-    kind: "branch", "region" or "chain" (units, as in `surgery.graph.Unit`), "group" or "stays". depth: how many units it lies
-    in. layers: how many vanish with the unit, or produce the group's channels. channels: of a group, all and the fewest.
+    kind: "branch", "region" or "chain" (blocks, as in `surgery.graph.Block`), "group" or "stays". depth: how many blocks it lies
+    in. layers: how many vanish with the block, or produce the group's channels. channels: of a group, all and the fewest.
     shares: by resource, the share of the teacher's usage that goes with it; below 0 where a repair costs more than it saves.
     """
 
@@ -91,7 +91,7 @@ def inspect(
     and min_width, as for `trace`. Raises UserError.
     """
     loaded = load_teacher(teacher, weights)
-    setting = Setting.of(latency if isinstance(latency, Mapping) else None)
+    setting = RuntimeConfig.of(latency if isinstance(latency, Mapping) else None)
     shape = _shape(input_shape, data, image_size, loaded, progress)
     example = torch.zeros(2, *shape, device=next((p.device for p in loaded.module.parameters()), None))
     _check(loaded.module, example, loaded.name)
@@ -99,35 +99,35 @@ def inspect(
         with announced(f"tracing {loaded.name}", progress):
             graph = trace(loaded.module, example, **scope)
         with announced(f"measuring {loaded.name}", progress):
-            meter = Meter(loaded.module, graph, example, latency is not False, setting, progress)
-            smallest = _smallest(loaded.module, graph, meter)
-            units, groups = shares(graph, meter)
+            cost_model = CostModel(loaded.module, graph, example, latency is not False, setting, progress)
+            smallest = _smallest(loaded.module, graph, cost_model)
+            blocks, groups = shares(graph, cost_model)
     only_shrink, stays = left_alone(graph)
-    rows = tree(graph, units, groups, stays)
+    rows = tree(graph, blocks, groups, stays)
     return Inspection(
-        loaded.name, shape, len(graph.layers), rows, dict(meter.teacher), smallest, only_shrink, stays,
+        loaded.name, shape, len(graph.layers), rows, dict(cost_model.teacher), smallest, only_shrink, stays,
         setting.label if latency is not False else "",
     )  # fmt: skip
 
 
-def shares(graph: LayerGraph, meter: Meter) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """By unit and by group, for each resource: 1 - usage without the unit, or with the group at its floor / the teacher's."""
+def shares(graph: LayerGraph, cost_model: CostModel) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """By block and by group, for each resource: 1 - usage without the block, or with the group at its floor / the teacher's."""
 
     def saved(removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
-        usage = meter.predict_all(removed, widths)
-        return {name: 1 - usage[name] / whole if whole else 0.0 for name, whole in meter.teacher.items()}
+        usage = cost_model.predict_all(removed, widths)
+        return {name: 1 - usage[name] / whole if whole else 0.0 for name, whole in cost_model.teacher.items()}
 
     groups = {}
     for i, (name, group) in enumerate(graph.groups.items()):
         widths = graph.full.copy()
         widths[i] = group.floor
         groups[name] = saved(frozenset(), widths)
-    return {name: saved(frozenset([name]), graph.full) for name in graph.units}, groups
+    return {name: saved(frozenset([name]), graph.full) for name in graph.blocks}, groups
 
 
 def left_alone(graph: LayerGraph) -> tuple[dict[str, str], dict[str, str]]:
     """Layers that can only shrink, and those that stay as they are, each with the reason, in order of computation."""
-    inside = {name for unit in graph.units.values() for name in unit.layers}
+    inside = {name for block in graph.blocks.values() for name in block.layers}
     narrow = {name for group in graph.groups.values() for name in _produced_by(group)}
     only_shrink, stays = {}, {}
     for name, layer in graph.layers.items():
@@ -140,11 +140,11 @@ def left_alone(graph: LayerGraph) -> tuple[dict[str, str], dict[str, str]]:
     return only_shrink, stays
 
 
-def tree(graph: LayerGraph, units: Mapping, groups: Mapping, stays: Mapping[str, str]) -> list[Row]:
-    """Rows in order of computation; what vanishes with a unit comes right below it. `units`, `groups`: as of `shares`."""
+def tree(graph: LayerGraph, blocks: Mapping, groups: Mapping, stays: Mapping[str, str]) -> list[Row]:
+    """Rows in order of computation; what vanishes with a block comes right below it. `blocks`, `groups`: as of `shares`."""
     position = {name: i for i, name in enumerate(graph.layers)}
-    inside = {name for unit in graph.units.values() for name in unit.layers}
-    entries = [(frozenset(u.layers), Row(n, u.kind, 0, len(u.layers), None, units[n])) for n, u in graph.units.items()]
+    inside = {name for block in graph.blocks.values() for name in block.layers}
+    entries = [(frozenset(u.layers), Row(n, u.kind, 0, len(u.layers), None, blocks[n])) for n, u in graph.blocks.items()]
     entries += [
         (_produced_by(g), Row(n, "group", 0, len(_produced_by(g)), (g.size, g.floor), groups[n]))
         for n, g in graph.groups.items()
@@ -168,11 +168,11 @@ def tree(graph: LayerGraph, units: Mapping, groups: Mapping, stays: Mapping[str,
 def text(found: Inspection, width: int = 100) -> str:
     """Lines of at most `width` characters, unless numbers leave less than 12 of them to names; long names lose their beginning."""
     resources = list(found.usage)
-    units = sum(row.kind not in ("group", "stays") for row in found.rows)
+    blocks = sum(row.kind not in ("group", "stays") for row in found.rows)
     groups = sum(row.kind == "group" for row in found.rows)
-    what = f"{_count(units, 'unit')} can be removed and {_count(groups, 'group')} of channels can shrink"
+    what = f"{_count(blocks, 'block')} can be removed and {_count(groups, 'group')} of channels can shrink"
     shape = "x".join(map(str, found.input_shape))
-    head = f"{found.teacher}, inputs of {shape}: {what}" if units or groups else f"{found.teacher}: nothing to compress"
+    head = f"{found.teacher}, inputs of {shape}: {what}" if blocks or groups else f"{found.teacher}: nothing to compress"
     table = [("", "kind", "layers", "channels", *(LABELS.get(r, r) for r in resources))]
     for row in found.rows:
         channels = f"{row.channels[0]} to {row.channels[1]}" if row.channels else ""
@@ -231,12 +231,12 @@ def _produced_by(group) -> frozenset[str]:
     return frozenset(m.layer for m in group.members if m.side == "out")
 
 
-def _smallest(module: nn.Module, graph: LayerGraph, meter: Meter) -> dict[str, float]:
+def _smallest(module: nn.Module, graph: LayerGraph, cost_model: CostModel) -> dict[str, float]:
     try:
-        problem = Problem(module, graph, meter, "two-step")
+        problem = Problem(module, graph, cost_model, "two-step")
     except NothingToDecide:
-        return dict(meter.teacher)
-    return {name: problem.smallest(name) for name in meter.teacher}
+        return dict(cost_model.teacher)
+    return {name: problem.smallest(name) for name in cost_model.teacher}
 
 
 def _shape(input_shape, data, image_size, teacher, progress: bool) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The picture of an inspection: what goes with each unit and each group, a panel a resource."""
+"""The picture of an inspection: what goes with each block and each group, a panel a resource."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_place(path: str | Path) -> Path:
 
 
 def save_picture(found: Inspection, path: str | Path) -> Path:
-    """Draw the tree of units and groups with a bar a resource each, and what the teacher uses and could use at least.
+    """Draw the tree of blocks and groups with a bar a resource each, and what the teacher uses and could use at least.
 
     Raises UserError as `check_place`, or if the file cannot be written; it is written whole or not at all.
     """
@@ -58,7 +58,7 @@ def draw(found: Inspection) -> Figure:
     title = f"{found.teacher}, inputs of {'x'.join(map(str, found.input_shape))}"
     figure.text(0.12 / width, 1 - 0.2 / height, fit_name(title, 90), fontsize=12, va="center", color=INK)
     kinds = {
-        "saved by removing a unit": Patch(color=BLUE),
+        "saved by removing a block": Patch(color=BLUE),
         "saved by shrinking a group to its fewest channels": Patch(color=ORANGE),
     }
     figure.legend(

@@ -1,4 +1,4 @@
-"""Budgets: limits on resources, read from numbers and strings, and the meter that predicts and counts usage."""
+"""Budgets: limits on resources, read from numbers and strings, and the cost_model that predicts and counts usage."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import numpy as np
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from compress_env.contexts import one_thread
 from compress_env.errors import UserError
 from compress_env.registry import Registry, unknown
-from compress_env.resources import latency, macs, memory, params
-from compress_env.resources.latency_cache import LatencyCache
-from compress_env.resources.latency_table import measure_table
-from compress_env.resources.runtimes import Setting
+from compress_env.resources import macs, memory, params
+from compress_env.resources.latency import stopwatch as latency
+from compress_env.resources.latency.cache import LatencyCache
+from compress_env.resources.latency.runtimes import RuntimeConfig
+from compress_env.resources.latency.table import measure_table
 from compress_env.surgery.build import build_student
-from compress_env.surgery.graph import LayerGraph, Reduced
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread
+from compress_env.surgery.graph import LayerGraph, PrunedView
+from compress_env.surgery.plan import Plan
 
 RESOURCES = Registry("resource")
 """Each has a UNIT, `predict(network, widths)`, exact and in microseconds, and `count(model, example)` for one example; latency
@@ -91,7 +92,7 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
-class Meter:
+class CostModel:
     """Predicts the usage of plans in microseconds and counts it on built students, for one teacher on this device.
 
     setting: what a latency is measured with. stopwatch: measures it, `latency.Stopwatch` if None. Latencies of the teacher's
@@ -104,15 +105,15 @@ class Meter:
         graph: LayerGraph,
         example: Tensor,
         with_latency: bool,
-        setting: Setting | None = None,
+        setting: RuntimeConfig | None = None,
         progress: bool = False,
         stopwatch: latency.Stopwatch | None = None,
     ):
-        self.graph, self.example, self.setting = graph, example[:1], setting or Setting()
+        self.graph, self.example, self.setting = graph, example[:1], setting or RuntimeConfig()
         self._exact = {name: resource for name, resource in RESOURCES.items() if resource is not latency}
         self.names = [*self._exact]
         self._many = {name for name, resource in self._exact.items() if getattr(resource, "MANY", False)}
-        whole = build_student(teacher, graph, StudentPlan())
+        whole = build_student(teacher, graph, Plan())
         self.teacher = self._count(whole)
         self.stopwatch = stopwatch or latency.Stopwatch(whole, self.example, self.setting)
         self._table = None
@@ -129,20 +130,20 @@ class Meter:
             self._measured |= self._cache.plans()
             self.teacher[latency.NAME] = self._table.teacher_ms
 
-    def predict(self, name: str, network: Reduced, widths: np.ndarray) -> float:
+    def predict(self, name: str, network: PrunedView, widths: np.ndarray) -> float:
         """Usage of one resource by the network with these widths `(groups,)`."""
         if name == latency.NAME:
             return self._table.predict(network, widths)
         return self._exact[name].predict(network, widths)
 
-    def fits(self, network: Reduced, widths: np.ndarray, limits: Mapping[str, float]) -> bool:
+    def fits(self, network: PrunedView, widths: np.ndarray, limits: Mapping[str, float]) -> bool:
         """Whether the network with these widths `(groups,)` is predicted to meet all limits."""
         for name, limit in limits.items():
             if self.predict(name, network, widths) > limit:
                 return False
         return True
 
-    def last_fitting(self, network: Reduced, widths: np.ndarray, limits: Mapping[str, float]) -> int:
+    def last_fitting(self, network: PrunedView, widths: np.ndarray, limits: Mapping[str, float]) -> int:
         """For columns of widths `(groups, n)` that grow from each to the next, the last up to which all meet the limits, or -1."""
         start, stop = 0, widths.shape[1]
         stride = math.isqrt(stop) if stop > _AT_ONCE else 1
@@ -162,18 +163,18 @@ class Meter:
         return stop - 1
 
     def predict_all(self, removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
-        network = self.graph.reduce(removed)
+        network = self.graph.view(removed)
         return {name: self.predict(name, network, widths) for name in self.names}
 
-    def count(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
+    def count(self, student: nn.Module, plan: Plan) -> dict[str, float]:
         """Usage of the student that was really built. Latency is measured beside the teacher's, once a plan on this device."""
         return self._count(student) | self._latency(student, plan, 1)
 
-    def settle(self, student: nn.Module, plan: StudentPlan) -> dict[str, float]:
+    def settle(self, student: nn.Module, plan: Plan) -> dict[str, float]:
         """The same, latency being the mean of two measurements at least."""
         return self._count(student) | self._latency(student, plan, 2)
 
-    def _latency(self, student: nn.Module, plan: StudentPlan, times: int) -> dict[str, float]:
+    def _latency(self, student: nn.Module, plan: Plan, times: int) -> dict[str, float]:
         if not self._table:
             return {}
         measured = self._measured.setdefault(plan.key, [])
@@ -182,7 +183,7 @@ class Meter:
             self._cache.add(plan.key, measured[-1])
         return {latency.NAME: float(np.mean(measured))}
 
-    def remember(self, plan: StudentPlan, usage: Mapping[str, float], teacher: Mapping[str, float]) -> None:
+    def remember(self, plan: Plan, usage: Mapping[str, float], teacher: Mapping[str, float]) -> None:
         """Take the latency of a plan as recorded beside its teacher's, as from an earlier run: it is not measured again."""
         if self._table and latency.NAME in usage and teacher.get(latency.NAME):
             ratio = usage[latency.NAME] / teacher[latency.NAME]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
-from compress_env.surgery.graph import Reduced
+from compress_env.surgery.graph import PrunedView
 from compress_env.surgery.measure import meta_copy
 
 UNIT = "MACs"
@@ -16,7 +16,7 @@ MANY = True
 _FORMULAS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
+def predict(network: PrunedView, widths: np.ndarray) -> float | np.ndarray:
     """MACs of the network with these widths `(groups,)`, exactly; normalisation and activations count nothing."""
     return network.macs(widths)
 

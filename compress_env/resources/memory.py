@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from compress_env.surgery.graph import Reduced
+from compress_env.surgery.graph import PrunedView
 
 UNIT = "bytes"
 MANY = True
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
+def predict(network: PrunedView, widths: np.ndarray) -> float | np.ndarray:
     """Bytes of the network with these widths `(groups,)` for one example, with float32 weights and activations."""
     return network.weight_bytes(widths) + network.activation_bytes(widths)
 

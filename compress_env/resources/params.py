@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
-from compress_env.surgery.graph import Reduced
+from compress_env.surgery.graph import PrunedView
 
 UNIT = "parameters"
 MANY = True
 
 
-def predict(network: Reduced, widths: np.ndarray) -> float | np.ndarray:
+def predict(network: PrunedView, widths: np.ndarray) -> float | np.ndarray:
     """Parameters of the network with these widths `(groups,)`, exactly."""
     return network.parameters(widths)
 

@@ -14,13 +14,13 @@ import gymnasium as gym
 import numpy as np
 from tqdm.auto import tqdm
 
+from compress_env.contexts import one_thread, own_random_state
 from compress_env.errors import UnknownName, UserError
 from compress_env.registry import load_attribute, unknown
 from compress_env.rewards import Outcome
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial
-from compress_env.surgery.plan import StudentPlan
-from compress_env.threads import one_thread, own_random_state
+from compress_env.surgery.plan import Plan
 
 NAMES = (
     "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n",
@@ -111,12 +111,12 @@ def make_trial(index: int, seed: int, reward: float, info: dict[str, Any], env, 
         info["accuracy"],
         info["teacher_accuracy"],
         info["usage"],
-        dict(env.meter.teacher),
+        dict(env.cost_model.teacher),
         info["budget"],
         info["failed"],
         info["likeness"],
     )
-    plan = StudentPlan.from_json(info["plan"])
+    plan = Plan.from_json(info["plan"])
     return Trial(index, plan, outcome, float(reward), info["reward_terms"], info["repeated"], seed, round(seconds, 3))
 
 

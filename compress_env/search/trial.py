@@ -1,4 +1,4 @@
-"""`Trial`: one recorded evaluation, the unit of logging, caching and resuming."""
+"""`Trial`: one recorded evaluation, the block of logging, caching and resuming."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from compress_env.rewards import Outcome
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.plan import Plan
 
 PACKAGES = ("compress-env", "torch", "gymnasium", "stable-baselines3", "scikit-learn", "torch-pruning", "numpy")
 
@@ -32,7 +32,7 @@ class Trial:
     """
 
     index: int
-    plan: StudentPlan
+    plan: Plan
     outcome: Outcome
     reward: float
     reward_terms: dict[str, float]
@@ -50,7 +50,7 @@ class Trial:
     def from_json(cls, line: str) -> Trial:
         data: dict[str, Any] = json.loads(line)
         data.pop("feasible")
-        plan = StudentPlan.of(data["plan"]["removed"], data["plan"]["widths"])
+        plan = Plan.of(data["plan"]["removed"], data["plan"]["widths"])
         return cls(**{**data, "plan": plan, "outcome": Outcome(**data["outcome"])})
 
     def same(self, other: Trial) -> bool:

@@ -17,7 +17,7 @@ def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
     wrong = []
     for trial in chosen:
         student = build_student(env.teacher.module, env.graph, trial.plan)  # counted where the teacher is
-        usage = env.meter.count(student, trial.plan)
+        usage = env.cost_model.count(student, trial.plan)
         try:
             accuracy = env.evaluator(student.to(env.device), trial.plan).accuracy
         except EvaluationFailed:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.graph import LayerGraph, Reduced
-from compress_env.surgery.kinds import BATCH_NORMS
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.graph import LayerGraph, PrunedView
+from compress_env.surgery.layer_types import BATCH_NORMS
+from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.slicing import sliced
 
@@ -19,7 +19,7 @@ _OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, opera
 """Removal makes tensors shared that were not; an operation in place would then change what another one reads."""
 
 
-def build_student(teacher: nn.Module, graph: LayerGraph, plan: StudentPlan) -> fx.GraphModule:
+def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.GraphModule:
     """A new module in evaluation mode with the plan applied to the teacher's weights; the teacher is not changed.
 
     Inputs and outputs are the teacher's; names in the state dict too. Nothing is shared with the teacher. The empty plan gives
@@ -27,13 +27,13 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: StudentPlan) -> f
     """
     graph.check(plan)
     teacher = graph.holding(teacher)
-    reduced = graph.reduce(frozenset(plan.removed))
+    reduced = graph.view(frozenset(plan.removed))
     masks: dict[str, dict[str, np.ndarray]] = {}
     for (layer, side), mask in feature_masks(graph, plan).items():
         masks.setdefault(layer, {})[side] = mask
     repaired: dict[str, list[str]] = {}
-    for unit, layer in repairs(graph, reduced):
-        repaired.setdefault(layer, []).append(unit)
+    for block, layer in repairs(graph, reduced):
+        repaired.setdefault(layer, []).append(block)
     parts: dict[str, nn.Module | torch.Tensor] = {}
     alive = reduced.alive_ops
     for node in graph.fx_graph.nodes:
@@ -45,7 +45,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: StudentPlan) -> f
             module = teacher.get_submodule(name)
             if name in repaired:
                 module = copy.deepcopy(module)
-                _repair(module, [_linear_part(teacher, graph, unit) for unit in repaired[name]])
+                _repair(module, [_linear_part(teacher, graph, block) for block in repaired[name]])
             parts[name] = sliced(module, masks, name)
     for part in parts.values():
         for module in part.modules() if isinstance(part, nn.Module) else ():
@@ -65,9 +65,9 @@ def _attribute(teacher: nn.Module, name: str, masks: dict[str, np.ndarray]) -> t
     return nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
 
 
-def feature_masks(graph: LayerGraph, plan: StudentPlan) -> dict[tuple[str, str], np.ndarray]:
+def feature_masks(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.ndarray]:
     """For each side `(layer, "in" or "out")` that loses features under the plan, the mask of those that stay."""
-    reduced = graph.reduce(frozenset(plan.removed))
+    reduced = graph.view(frozenset(plan.removed))
     own = {g.name: g.kept(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
     masks: dict[tuple[str, str], np.ndarray] = {}
     for group in graph.groups.values():
@@ -88,7 +88,7 @@ def feature_masks(graph: LayerGraph, plan: StudentPlan) -> dict[tuple[str, str],
     return masks
 
 
-def _kept(name: str, reduced: Reduced, own: dict[str, np.ndarray], graph: LayerGraph) -> tuple[np.ndarray, bool]:
+def _kept(name: str, reduced: PrunedView, own: dict[str, np.ndarray], graph: LayerGraph) -> tuple[np.ndarray, bool]:
     """Mask of a group's channels that stay, or of those that took their place; and whether they are as many as before."""
     if name not in reduced.sources:
         return own[name], False
@@ -102,31 +102,31 @@ def _kept(name: str, reduced: Reduced, own: dict[str, np.ndarray], graph: LayerG
     return (mask, True) if resized else (mask[source.index], False)
 
 
-def repairs(graph: LayerGraph, reduced: Reduced) -> list[tuple[str, str]]:
-    """Pairs of a removed unit and a layer that has to take the unit's input; later units first, so that repairs add up."""
+def repairs(graph: LayerGraph, reduced: PrunedView) -> list[tuple[str, str]]:
+    """Pairs of a removed block and a layer that has to take the block's input; later blocks first, so that repairs add up."""
     present = {layer.name for layer in reduced.layers}
     pairs, consumers = [], {}
-    for name, unit in reversed(graph.units.items()):
-        if not unit.sources or name not in reduced.removed:
+    for name, block in reversed(graph.blocks.items()):
+        if not block.sources or name not in reduced.removed:
             continue
-        groups = {group for group, _ in unit.sources}
-        members = {m.layer for g in groups for m in graph.groups[g].members if m.side == "in"} - set(unit.layers)
+        groups = {group for group, _ in block.sources}
+        members = {m.layer for g in groups for m in graph.groups[g].members if m.side == "in"} - set(block.layers)
         behind = set().union(*(consumers.get(layer, {layer}) for layer in members))
-        consumers[unit.layers[0]] = behind
-        if unit.fold:
+        consumers[block.layers[0]] = behind
+        if block.fold:
             pairs += [(name, layer) for layer in sorted(behind & present)]
     return pairs
 
 
 @torch.no_grad()
-def _linear_part(teacher: nn.Module, graph: LayerGraph, unit: str) -> torch.Tensor:
-    """What a removed unit does to channels `(out, in)`: its filters summed over the kernel, times the normalisation's scale.
+def _linear_part(teacher: nn.Module, graph: LayerGraph, block: str) -> torch.Tensor:
+    """What a removed block does to channels `(out, in)`: its filters summed over the kernel, times the normalisation's scale.
 
     What the non-linearity behind them did is left to the least-squares refit and to distillation.
     """
-    removed = teacher.get_submodule(graph.units[unit].fold)
+    removed = teacher.get_submodule(graph.blocks[block].fold)
     linear = removed.weight.flatten(2).sum(2) if removed.weight.dim() > 2 else removed.weight
-    for name in graph.units[unit].layers[1:]:
+    for name in graph.blocks[block].layers[1:]:
         norm = teacher.get_submodule(name)
         if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
             linear = linear * (norm.weight / (norm.running_var + norm.eps).sqrt()).unsqueeze(1)
@@ -135,7 +135,7 @@ def _linear_part(teacher: nn.Module, graph: LayerGraph, unit: str) -> torch.Tens
 
 @torch.no_grad()
 def _repair(layer: nn.Module, parts: list[torch.Tensor]) -> None:
-    """Let `layer` take the input of removed units, given as matrices from the last to the first, in place of their output."""
+    """Let `layer` take the input of removed blocks, given as matrices from the last to the first, in place of their output."""
     linear = torch.linalg.multi_dot(parts) if len(parts) > 1 else parts[0]
     weight = layer.weight
     split = weight.reshape(weight.shape[0], linear.shape[0], -1)
@@ -148,8 +148,8 @@ def _repair(layer: nn.Module, parts: list[torch.Tensor]) -> None:
         layer.in_features = layer.weight.shape[1]
 
 
-def _rewire(graph: LayerGraph, reduced: Reduced, alive: set[str], widths: np.ndarray) -> fx.Graph:
-    """The teacher's graph without dead nodes, users of removed units reading what replaces them, and sizes as they have become."""
+def _rewire(graph: LayerGraph, reduced: PrunedView, alive: set[str], widths: np.ndarray) -> fx.Graph:
+    """The teacher's graph without dead nodes, users of removed blocks reading what replaces them, and sizes as they have become."""
     new, copies = fx.Graph(), {}
     stale = False
     for node in graph.fx_graph.nodes:

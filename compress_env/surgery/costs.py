@@ -1,8 +1,8 @@
 """The cost model: what a network costs as polynomials of its groups' widths, compiled once for a layer graph.
 
 Parameters, MACs, bytes of buffers and activations are sums of terms, each a factor times the number of channels on at most a few
-axes; a number of channels is linear in the widths. Removing units makes terms vanish with the operations and layers that nothing
-needs any more, and makes the channels of vanished groups those of the groups that take their place. So for a set of removed units
+axes; a number of channels is linear in the widths. Removing blocks makes terms vanish with the operations and layers that nothing
+needs any more, and makes the channels of vanished groups those of the groups that take their place. So for a set of removed blocks
 only the factors and one small matrix are made anew, and a cost is a handful of array operations, for many widths at once.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 
 if TYPE_CHECKING:
     from compress_env.surgery.graph import LayerGraph
-    from compress_env.surgery.parts import Term
+    from compress_env.surgery.ir import Term
 
 Spread = tuple[np.ndarray, np.ndarray] | None
-"""What the groups' widths have become with units removed, as `matrix @ widths + constant`; None if all are their own."""
+"""What the groups' widths have become with blocks removed, as `matrix @ widths + constant`; None if all are their own."""
 
 
 class Polynomial:
@@ -71,7 +71,7 @@ class Sum:
 
 
 class Costs:
-    """The costs of a layer graph and what is left of it without units, as arrays over its operations, layers and groups."""
+    """The costs of a layer graph and what is left of it without blocks, as arrays over its operations, layers and groups."""
 
     def __init__(self, graph: LayerGraph):
         ops, layers, groups = list(graph.ops.values()), list(graph.layers.values()), graph.group_index
@@ -94,12 +94,12 @@ class Costs:
 
     def _find_regions(self, ops: list, layer: Mapping[str, int]) -> None:
         """For each tensor that may be read in place of another: what it needs, up to the next ones that may be replaced."""
-        units = self.graph.units.values()
-        replaceable = {unit.node for unit in units}
+        blocks = self.graph.blocks.values()
+        replaceable = {block.node for block in blocks}
         self._behind: dict[str, list[str]] = {}
         self._row: dict[str, int] = {}
         needed = []
-        for start in dict.fromkeys([self.graph.output, *replaceable, *(unit.replacement for unit in units)]):
+        for start in dict.fromkeys([self.graph.output, *replaceable, *(block.replacement for block in blocks)]):
             inside, edge, todo = {start}, {}, [start]
             while todo:
                 for name in self.graph.ops[todo.pop()].inputs:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from compress_env.surgery.kinds import (
+from compress_env.surgery.channel_ids import Ties, compact, respread, spread
+from compress_env.surgery.layer_types import (
     DENSE,
     ELEMENTWISE,
     MOVING,
@@ -23,7 +24,6 @@ from compress_env.surgery.kinds import (
     SAME_AXIS_FUNCTIONS,
     SAME_CHANNELS,
 )
-from compress_env.surgery.labels import Ties, compact, respread, spread
 
 LARGEST_PARAMETER = 200_000
 """A bare parameter with more numbers, an embedding table say, keeps its size."""

@@ -9,8 +9,8 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress_env.surgery.kinds import BATCH_NORMS, CONVOLUTIONS, DENSE
-from compress_env.surgery.labels import Ties
+from compress_env.surgery.channel_ids import Ties
+from compress_env.surgery.layer_types import BATCH_NORMS, CONVOLUTIONS, DENSE
 
 Sides = dict[tuple[str, str], np.ndarray]
 

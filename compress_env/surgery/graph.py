@@ -1,4 +1,4 @@
-"""`LayerGraph`: what was found in a teacher, and what is left of it when units are removed and groups shrink."""
+"""`LayerGraph`: what was found in a teacher, and what is left of it when blocks are removed and groups shrink."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import fx, nn
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
 from compress_env.surgery.costs import Costs, Polynomial, Spread
-from compress_env.surgery.parts import FLOAT_BYTES, Channels, Group, Layer, Op, Resize, Term, Unit
-from compress_env.surgery.plan import StudentPlan
+from compress_env.surgery.ir import FLOAT_BYTES, Block, Channels, Group, Layer, Op, Resize, Term
+from compress_env.surgery.plan import Plan
 
 LEVELS = 1024
 WHOLE = "network"
 """Name of the only layer of a network that cannot be traced at all."""
 
 
-class Reduced:
-    """The network without the removed units: its costs, exactly, and what its layers are.
+class PrunedView:
+    """The network without the removed blocks: its costs, exactly, and what its layers are.
 
     Widths are vectors `(groups,)` in the order of the graph's groups, and give a float; or many of them at once as columns
     `(groups, n)`, and give `(n,)`. All but the masks of what is alive is computed when it is first asked for.
@@ -30,9 +30,9 @@ class Reduced:
 
     def __init__(self, graph: LayerGraph, removed: frozenset[str]):
         self.graph, self.removed = graph, removed
-        units = [graph.units[u] for u in removed]
-        self._follow = {unit.node: unit.replacement for unit in units}
-        self.sources = {group: source for unit in units for group, source in unit.sources}
+        blocks = [graph.blocks[u] for u in removed]
+        self._follow = {block.node: block.replacement for block in blocks}
+        self.sources = {group: source for block in blocks for group, source in block.sources}
         self._alive_ops, self._alive_layers = graph.costs.alive(self._follow)
 
     def resolve(self, name: str) -> str:
@@ -184,9 +184,9 @@ class Reduced:
 
 @dataclass(eq=False)
 class LayerGraph:
-    """A teacher as a compression problem: units that can go, groups that can shrink, and what everything costs.
+    """A teacher as a compression problem: blocks that can go, groups that can shrink, and what everything costs.
 
-    `units`, `groups`, `layers` and `ops` are in the order in which the network computes them. `left_alone` maps layers
+    `blocks`, `groups`, `layers` and `ops` are in the order in which the network computes them. `left_alone` maps layers
     that stay as they are to the reason. The teacher itself is not held.
     resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
     """
@@ -195,14 +195,14 @@ class LayerGraph:
     ops: dict[str, Op]
     output: str
     layers: dict[str, Layer]
-    units: dict[str, Unit]
+    blocks: dict[str, Block]
     groups: dict[str, Group]
     left_alone: dict[str, str]
     input_shape: tuple[int, ...]
     resizes: dict[str, Resize] = field(default_factory=dict)
     parameter_shapes: dict[tuple[str, str], int] = field(default_factory=dict)
     teacher_name: str = ""
-    _reduced: dict[frozenset, Reduced] = field(default_factory=dict, repr=False)
+    _views: dict[frozenset, PrunedView] = field(default_factory=dict, repr=False)
 
     @cached_property
     def group_index(self) -> dict[str, int]:
@@ -275,41 +275,41 @@ class LayerGraph:
         last = np.append((widths[:, 1:] != widths[:, :-1]).any(0), True)
         return widths[:, last], shares[last]
 
-    def reduce(self, removed: frozenset[str]) -> Reduced:
-        """The network without `removed` units; remembered, since a search asks for the same ones again and again."""
-        if removed not in self._reduced:
-            if len(self._reduced) > 4096:
-                self._reduced.clear()
-            self._reduced[removed] = Reduced(self, removed)
-        return self._reduced[removed]
+    def view(self, removed: frozenset[str]) -> PrunedView:
+        """The network without `removed` blocks; remembered, since a search asks for the same ones again and again."""
+        if removed not in self._views:
+            if len(self._views) > 4096:
+                self._views.clear()
+            self._views[removed] = PrunedView(self, removed)
+        return self._views[removed]
 
     def forget(self) -> None:
-        """Drop what `reduce` remembers, to see what it costs without."""
-        self._reduced.clear()
+        """Drop what `view` remembers, to see what it costs without."""
+        self._views.clear()
 
-    def widths(self, plan: StudentPlan) -> np.ndarray:
+    def widths(self, plan: Plan) -> np.ndarray:
         """Widths `(groups,)` of a plan."""
         w = self.full.copy()
         for name, n in plan.widths:
             w[self.group_index[name]] = n
         return w
 
-    def canonical(self, removed: frozenset[str], widths: np.ndarray | Mapping[str, int]) -> StudentPlan:
-        """The plan without what makes no difference: units inside removed ones, widths of vanished groups or as in the teacher."""
+    def canonical(self, removed: frozenset[str], widths: np.ndarray | Mapping[str, int]) -> Plan:
+        """The plan without what makes no difference: blocks inside removed ones, widths of vanished groups or as in the teacher."""
         if not isinstance(widths, Mapping):
             widths = {name: int(n) for name, n in zip(self.groups, widths)}
         kept = set(removed)
         for name in sorted(removed):
-            if not self.reduce(frozenset(kept - {name})).has(self.units[name].node):
+            if not self.view(frozenset(kept - {name})).has(self.blocks[name].node):
                 kept.discard(name)
-        alive = self.reduce(frozenset(kept)).alive_groups
-        return StudentPlan.of(kept, {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size})
+        alive = self.view(frozenset(kept)).alive_groups
+        return Plan.of(kept, {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size})
 
-    def check(self, plan: StudentPlan) -> None:
-        """Raises InvalidPlan naming the unit, group or width that this graph does not have."""
+    def check(self, plan: Plan) -> None:
+        """Raises InvalidPlan naming the block, group or width that this graph does not have."""
         for name in plan.removed:
-            if name not in self.units:
-                raise InvalidPlan(f"the plan removes {name!r}: {unknown('unit', name, list(self.units))}")
+            if name not in self.blocks:
+                raise InvalidPlan(f"the plan removes {name!r}: {unknown('block', name, list(self.blocks))}")
         for name, n in plan.widths:
             if name not in self.groups:
                 raise InvalidPlan(f"the plan shrinks {name!r}: {unknown('group', name, list(self.groups))}")

@@ -1,4 +1,4 @@
-"""`StudentPlan`: what becomes of each part of the teacher, as a value that can be hashed, stored and replayed."""
+"""`Plan`: what becomes of each part of the teacher, as a value that can be hashed, stored and replayed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class StudentPlan:
-    """Which units are removed and how many channels the groups keep.
+class Plan:
+    """Which blocks are removed and how many channels the groups keep.
 
-    removed: names of units, sorted. widths: `(group, channels)` pairs, sorted; a group that is absent keeps all channels.
+    removed: names of blocks, sorted. widths: `(group, channels)` pairs, sorted; a group that is absent keeps all channels.
     Equal students have equal plans if made by `LayerGraph.canonical`.
     """
 
@@ -20,7 +20,7 @@ class StudentPlan:
     widths: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of(cls, removed: Iterable[str] = (), widths: Mapping[str, int] | None = None) -> StudentPlan:
+    def of(cls, removed: Iterable[str] = (), widths: Mapping[str, int] | None = None) -> Plan:
         return cls(tuple(sorted(removed)), tuple(sorted((g, int(n)) for g, n in (widths or {}).items())))
 
     def to_json(self) -> str:
@@ -28,7 +28,7 @@ class StudentPlan:
         return json.dumps({"removed": list(self.removed), "widths": dict(self.widths)})
 
     @classmethod
-    def from_json(cls, text: str) -> StudentPlan:
+    def from_json(cls, text: str) -> Plan:
         data = json.loads(text)
         return cls.of(data["removed"], data["widths"])
 

@@ -1,4 +1,4 @@
-"""How much of what a unit computes is known without it: what a removal is likely to cost, before any student is built."""
+"""How much of what a block computes is known without it: what a removal is likely to cost, before any student is built."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ RIDGE = 0.1
 """Share of the mean variance of an input that is added to each, as where students are refitted."""
 
 
-def bypassed(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, float]:
-    """For each unit, how much of what comes out of it is known from what takes its place: a share in [0, 1].
+def block_redundancy(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, float]:
+    """For each block, how much of what comes out of it is known from what takes its place: a share in [0, 1].
 
     It is the share of the variance that a linear map explains, fitted on one half of `inputs` `(n, ...)` and judged on the other; 0
     where resolutions differ, or channels cannot be told from positions. teacher: the module of the empty plan. Shares that took
     more than a second are kept in the user's cache folder.
     """
-    units = {name: (unit.node, unit.replacement) for name, unit in graph.units.items()}
-    if not units:
+    blocks = {name: (block.node, block.replacement) for name, block in graph.blocks.items()}
+    if not blocks:
         return {}
-    key = cache.content_key(FORMAT, teacher, inputs, units, inputs.device.type)
+    key = cache.content_key(FORMAT, teacher, inputs, blocks, inputs.device.type)
 
     def compute() -> dict[str, Tensor]:
         with torch.no_grad():
-            rows = _Rows(teacher, graph, {node for pair in units.values() for node in pair})
+            rows = _Rows(teacher, graph, {node for pair in blocks.values() for node in pair})
             rows.run(inputs)
-            return {name: _explained(*(rows.found.get(node) for node in pair)) for name, pair in units.items()}
+            return {name: _explained(*(rows.found.get(node) for node in pair)) for name, pair in blocks.items()}
 
-    return {name: float(share) for name, share in cache.tensors("bypassed", key, compute).items()}
+    return {name: float(share) for name, share in cache.tensors("block_redundancy", key, compute).items()}
 
 
 class _Rows(fx.Interpreter):
@@ -43,7 +43,7 @@ class _Rows(fx.Interpreter):
 
     def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, wanted: set[str]):
         super().__init__(teacher)
-        whole = graph.reduce(frozenset())
+        whole = graph.view(frozenset())
         self.channels = {name: whole.size(graph.ops[name].channels, graph.full) for name in wanted}
         self.found: dict[str, Tensor] = {}
 

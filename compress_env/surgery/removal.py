@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.kinds import ACTIVATIONS, BATCH_NORMS, CONVOLUTIONS, DENSE, DROPOUTS, NORMS, POOLS
-from compress_env.surgery.parts import Channels, Layer, Source, Unit
-from compress_env.surgery.width import Grouping
+from compress_env.surgery.grouping import Grouping
+from compress_env.surgery.ir import Block, Channels, Layer, Source
+from compress_env.surgery.layer_types import ACTIVATIONS, BATCH_NORMS, CONVOLUTIONS, DENSE, DROPOUTS, NORMS, POOLS
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 PASSING_FUNCTIONS = (torch.relu, torch.flatten, nn.functional.relu, nn.functional.dropout, "relu", "relu_", "flatten")
@@ -21,7 +21,7 @@ LIGHT = ("norm", "parameter")
 
 
 class Finder:
-    """Finds the units of a traced network.
+    """Finds the blocks of a traced network.
 
     axes: for each node its axes that run over channels, as numbers. left_alone: layers that cannot be removed, with the reason.
     """
@@ -45,34 +45,34 @@ class Finder:
                 for g in np.unique(grouping.positions(numbers)[0]).tolist():
                     self.producers.setdefault(g, set()).add(layer)
 
-    def units(self) -> dict[str, Unit]:
-        """Units in the order of computation: branches first, then regions and layers of a chain that lie in none of them."""
-        units: list[Unit] = []
+    def blocks(self) -> dict[str, Block]:
+        """Blocks in the order of computation: branches first, then regions and layers of a chain that lie in none of them."""
+        blocks: list[Block] = []
         inside: set[str] = set()
         for node in self.nodes:
             branch = _branch(node, self.output, self.layers)
-            if branch and not any(set(branch[1]) == set(u.layers) for u in units):
+            if branch and not any(set(branch[1]) == set(u.layers) for u in blocks):
                 shortcut, vanished = branch
-                units.append(Unit(self._name(vanished, units), "branch", node.name, shortcut.name, vanished))
+                blocks.append(Block(self._name(vanished, blocks), "branch", node.name, shortcut.name, vanished))
                 inside.update(vanished)
         for region in self._regions(inside):
-            units.append(region)
+            blocks.append(region)
             inside.update(region.layers)
         for node in self.nodes:
             layer = self.layers.get(node.target) if node.op == "call_module" else None
             if layer is None or layer.kind not in ("conv", "linear") or layer.name in inside:
                 continue
-            unit, reason = self._chain(node, layer)
-            if unit:
-                units.append(unit)
+            block, reason = self._chain(node, layer)
+            if block:
+                blocks.append(block)
             else:
                 self.left_alone.setdefault(layer.name, reason)
-        for name in inside | {layer for u in units for layer in u.layers}:
+        for name in inside | {layer for u in blocks for layer in u.layers}:
             self.left_alone.pop(name, None)
-        order = {u.name: min(self.position[n.name] for n in self.nodes if n.target in u.layers) for u in units}
-        return {u.name: u for u in sorted(units, key=lambda u: order[u.name])}
+        order = {u.name: min(self.position[n.name] for n in self.nodes if n.target in u.layers) for u in blocks}
+        return {u.name: u for u in sorted(blocks, key=lambda u: order[u.name])}
 
-    def _regions(self, inside: set[str]) -> list[Unit]:
+    def _regions(self, inside: set[str]) -> list[Block]:
         """From a tensor to a later one of its shape that every path from it to the output and from the input to it passes.
 
         Of all that remove the same layers, the one that starts last and ends last, so that a layer's own normalisation and
@@ -101,7 +101,7 @@ class Finder:
                             found[heavy] = (u, node, vanished)
                         break
                 before = above.get(before) if above.get(before) != before else None
-        units: list[Unit] = []
+        blocks: list[Block] = []
         for heavy, (u, v, vanished) in found.items():
             if any(other < heavy for other in found):
                 continue
@@ -109,8 +109,8 @@ class Finder:
             if reason:
                 self.left_alone.update(dict.fromkeys(heavy, reason))
             else:
-                units.append(Unit(self._name(vanished, units), "region", v.name, u.name, vanished, sources))
-        return units
+                blocks.append(Block(self._name(vanished, blocks), "region", v.name, u.name, vanished, sources))
+        return blocks
 
     def _sources(self, u: fx.Node, v: fx.Node, vanished: set[str]) -> tuple[tuple[tuple[str, Source], ...], str | None]:
         """What becomes of the groups of `v` when its users take `u` instead; or why they cannot."""
@@ -147,8 +147,8 @@ class Finder:
                 sources[name] = source
         return tuple(sources.items()), None
 
-    def _chain(self, node: fx.Node, layer: Layer) -> tuple[Unit | None, str | None]:
-        """The unit of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
+    def _chain(self, node: fx.Node, layer: Layer) -> tuple[Block | None, str | None]:
+        """The block of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
         source, modules = node.all_input_nodes[0], self.modules
         last, vanished = node, [layer.name]
         while len(last.users) == 1:
@@ -185,10 +185,10 @@ class Finder:
         if not _reaches_only(last, consumers, modules):
             return None, "what is computed behind it needs its number of channels"
         sources = ((name, Source(before)),)
-        return Unit(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name), None
+        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name), None
 
-    def _name(self, vanished: tuple[str, ...], taken: list[Unit]) -> str:
-        """The module that holds all that is heavy in it, or the first such layer if another unit has that name."""
+    def _name(self, vanished: tuple[str, ...], taken: list[Block]) -> str:
+        """The module that holds all that is heavy in it, or the first such layer if another block has that name."""
         layers = [name for name in vanished if self.layers[name].kind not in LIGHT]
         prefix = os.path.commonprefix([f"{name}." for name in layers])
         name = prefix[: prefix.rfind(".")]

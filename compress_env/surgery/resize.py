@@ -10,8 +10,8 @@ from torch import fx
 
 from compress_env.surgery.dependencies import Dependencies
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.kinds import SIZED
-from compress_env.surgery.parts import Channels, Resize
+from compress_env.surgery.ir import Channels, Resize
+from compress_env.surgery.layer_types import SIZED
 
 
 def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: LayerGraph) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_env.surgery.kinds import CONVOLUTIONS, NORMS
+from compress_env.surgery.layer_types import CONVOLUTIONS, NORMS
 
 Masks = Mapping[str, np.ndarray]
 """For "in" and "out", which features stay."""

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from compress_env.errors import UserError
 from compress_env.surgery.dependencies import Dependencies
-from compress_env.surgery.describe import describe
 from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.guard import guard
-from compress_env.surgery.kinds import DENSE, NORMS
+from compress_env.surgery.grouping import Grouping
+from compress_env.surgery.ir import Resize
+from compress_env.surgery.layer_costs import describe
+from compress_env.surgery.layer_types import DENSE, NORMS
 from compress_env.surgery.measure import measure, shared_copy
-from compress_env.surgery.parts import Resize
 from compress_env.surgery.removal import Finder, ancestors
 from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.tracer import trace_modules
-from compress_env.surgery.width import Grouping
+from compress_env.surgery.verify import guard
 
 
 def trace(
@@ -83,13 +83,13 @@ def trace(
         groups = grouping.groups(min_width, channel_multiple)
         layers, ops, shapes = describe(nodes, modules, grouping, axes, dependencies, usage, within)
         finder = Finder(nodes, output, layers, modules, grouping, axes)
-        units = {
-            name: unit
-            for name, unit in finder.units().items()
+        blocks = {
+            name: block
+            for name, block in finder.blocks().items()
             if name not in without
-            and not any(_matches(layer, keep) for layer in unit.layers)
+            and not any(_matches(layer, keep) for layer in block.layers)
             and all(
-                _matches(layer, removable) for layer in unit.layers if layers[layer].kind not in ("norm", "parameter")
+                _matches(layer, removable) for layer in block.layers if layers[layer].kind not in ("norm", "parameter")
             )
         }
         left_alone = grouping.left_alone()
@@ -101,14 +101,14 @@ def trace(
         }
         shape = tuple(examples[0].shape[1:])
         return LayerGraph(
-            traced.graph, ops, output.name, layers, units, groups, left_alone, shape, resizes, shapes, type(teacher).__name__
+            traced.graph, ops, output.name, layers, blocks, groups, left_alone, shape, resizes, shapes, type(teacher).__name__
         )  # fmt: skip
 
     return guard(model, build, examples)
 
 
 def _examples(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Two examples on the model's device, so that batch and unit dimensions cannot be mistaken."""
+    """Two examples on the model's device, so that batch and block dimensions cannot be mistaken."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     given = example_input if isinstance(example_input, tuple) else (example_input,)
     return tuple(torch.cat([x[:1], x[:1]]).to(device) for x in given)

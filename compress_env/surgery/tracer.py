@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
 from compress_env.surgery.graph import WHOLE
-from compress_env.surgery.kinds import CONVOLUTIONS, NORMS
+from compress_env.surgery.layer_types import CONVOLUTIONS, NORMS
 
 LEAVES = (*CONVOLUTIONS, nn.Linear, *NORMS, nn.MultiheadAttention, nn.RNNBase)
 

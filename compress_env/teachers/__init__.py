@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from compress_env.datasets.data import Normalization
+from compress_env.data.dataset import Normalization
 from compress_env.distill.train import Recipe
 from compress_env.errors import UserError
 from compress_env.registry import Registry

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from compress_env import devices, options
-from compress_env.datasets import load_data
+from compress_env import devices
+from compress_env.cli import options
+from compress_env.contexts import one_thread
+from compress_env.data import load_data
 from compress_env.distill.train import accuracy, channels_last, fit, predict
 from compress_env.teachers import TEACHERS
-from compress_env.threads import one_thread
 
 
 @click.command(cls=options.Command, help=__doc__)

@@ -1,0 +1,62 @@
+"""Data sets by name, by folder, by factory or as a pair of torch datasets: `load_data`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from compress_env.data import digits, imagefolder, torchvision_sets
+from compress_env.data.dataset import Data, Normalization, Split, make_data
+from compress_env.errors import UserError
+from compress_env.registry import Registry
+
+DATASETS = Registry("data set")
+DATASETS.register("digits")(digits.load)
+DATASETS.register("cifar10")(torchvision_sets.cifar10)
+DATASETS.register("fashion-mnist")(torchvision_sets.fashion_mnist)
+
+__all__ = ["DATASETS", "Data", "Normalization", "Split", "load_data", "make_data"]
+
+
+def load_data(
+    spec: Any, *, normalization: Normalization | None = None, image_size: int | None = None, progress: bool = False
+) -> Data:
+    """`Data` from a `Data`, a pair `(train, test)` of torch datasets, a name, `imagefolder:DIR`, or a factory `module:attribute`.
+
+    normalization: mean and deviation a channel that the teacher was trained with; the data set's own if None.
+    image_size: pixels to bring the images of a folder to. Raises UserError for what cannot be used.
+    """
+    if isinstance(spec, Data):
+        return spec
+    if isinstance(spec, (tuple, list)) and len(spec) == 2:
+        train, test = (_in_memory(part) for part in spec)
+        return make_data("custom", train, test, normalization=normalization)
+    if not isinstance(spec, str):
+        raise UserError(
+            f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}"
+        )
+    if spec.startswith("imagefolder:"):
+        directory = spec.removeprefix("imagefolder:")
+        return imagefolder.load(directory, image_size=image_size, normalization=normalization, progress=progress)
+    if image_size is not None:
+        raise UserError(f"image_size is for imagefolder:DIR; the data set {spec!r} has its own size")
+    factory = DATASETS.get(spec)
+    takes = inspect.signature(factory).parameters
+    loaded = factory(normalization=normalization) if "normalization" in takes else factory()
+    return load_data(loaded, normalization=normalization) if not isinstance(loaded, str) else load_data(loaded)
+
+
+def _in_memory(dataset: Dataset) -> Split:
+    """Every example of a dataset of `(input, label)`, stacked."""
+    if isinstance(dataset, Split):
+        return dataset
+    if len(dataset) == 0:
+        raise UserError("data: one of the datasets is empty")
+    inputs, labels = zip(*(dataset[i] for i in range(len(dataset))))
+    shapes = {tuple(torch.as_tensor(x).shape) for x in inputs}
+    if len(shapes) > 1:
+        raise UserError(f"data: inputs have different shapes, for example {sorted(shapes)[:2]}; bring them to one")
+    return Split(torch.stack([torch.as_tensor(x) for x in inputs]), torch.tensor([int(y) for y in labels]))

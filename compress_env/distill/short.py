@@ -1,0 +1,73 @@
+"""A few steps of distillation, the same ones for every student: how fast it learns says more than how far surgery has left it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress_env.data.dataset import Data
+from compress_env.distill.losses import LOSSES
+from compress_env.distill.train import Diverged, memory_format, predict
+
+WARMUP = 3
+"""Steps over which the rate rises: Adam's first steps are as large as its rate, whatever the gradient."""
+
+
+class Steps:
+    """`steps` batches of augmented training images with the teacher's logits, made once; calling it trains a student on them.
+
+    inputs: calibration images, on which normalisation statistics are taken anew at the end: running averages lag behind the weights.
+    """
+
+    def __init__(
+        self, teacher: fx.GraphModule, data: Data, inputs: Tensor, *, steps: int, batch_size: int, lr: float, loss: str,
+        temperature: float, bfloat16: bool,
+    ):  # fmt: skip
+        rows = torch.arange(steps * batch_size) % len(data.train)
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.cat([data.augment(data.train.inputs[r], generator) for r in rows.split(batch_size)])
+        self.labels = data.train.labels[rows]
+        views = type(data.train)(self.images, self.labels)
+        self.logits = predict(teacher, data, views, bfloat16=bfloat16)
+        self.data, self.inputs, self.lr, self.bfloat16 = data, inputs, lr, bfloat16
+        self.steps, self.batch_size, self.loss, self.temperature = steps, batch_size, LOSSES.get(loss), temperature
+
+    def __call__(self, student: nn.Module) -> None:
+        """Train `student` in place with Adam; it ends in evaluation mode. Raises Diverged if the loss stops being finite."""
+        device = self.inputs.device
+        optimizer = torch.optim.Adam(student.parameters(), lr=self.lr, betas=(0.9, 0.99))
+        student.train()
+        for step, rows in enumerate(torch.arange(len(self.labels)).split(self.batch_size)):
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * min(1.0, (step + 1) / WARMUP)
+            raw = self.images[rows]
+            x = self.data.prepare(raw).to(device, memory_format=memory_format(raw))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+                logits = student(x)
+            targets = self.logits[rows].to(device), self.labels[rows].to(device)
+            loss = self.loss(logits.float(), *targets, self.temperature)
+            if not torch.isfinite(loss):
+                raise Diverged(f"the loss is {loss.item()} at step {step + 1} of {self.steps}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        self._normalise(student)
+
+    @torch.no_grad()
+    def _normalise(self, student: nn.Module) -> None:
+        """Statistics of the student's own activations on the calibration images."""
+        student.eval()
+        norms = [
+            m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+        ]
+        if not norms:
+            return
+        before = [m.momentum for m in norms]
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0
+        with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.bfloat16):
+            student(self.inputs)
+        for norm, momentum in zip(norms, before):
+            norm.momentum = momentum
+        student.eval()

@@ -1,0 +1,169 @@
+"""What a `LayerGraph` is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The channels of a tensor or of one side of a layer: `parts` of groups, each channel `repeats` times, and `fixed` others."""
+
+    parts: tuple[tuple[str, int], ...] = ()
+    fixed: int = 0
+
+    def times(self, factor: int) -> Channels:
+        """The same channels with each one `factor` times, as after flattening."""
+        return Channels(tuple((g, r * factor) for g, r in self.parts), self.fixed * factor)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A cost that is `factor` times the product of the sizes of `axes`."""
+
+    factor: float
+    axes: tuple[Channels, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A side of a layer that follows a group: feature `position[i]` belongs to the group's channel `channel[i]`.
+
+    side: "in" or "out"; for a bare parameter the axis, "0", "1" and so on.
+    """
+
+    layer: str
+    side: str
+    position: np.ndarray
+    channel: np.ndarray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that the network ties together; they shrink as one.
+
+    name: the first layer that produces them. size: channels in the teacher; where only whole heads or whole groups of a
+    convolution can go, their number. importance: a score for each channel, the least important ones go first.
+    floor: the fewest channels that may stay. step: widths are multiples of it, or `size`.
+    """
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    importance: np.ndarray
+    floor: int = 1
+    step: int = 1
+
+    @property
+    def layer(self) -> str:
+        """The layer that the group is named after; where its channels are of several kinds, names end in #2, #3 and so on."""
+        return self.name.partition("#")[0]
+
+    def allowed(self, width: int) -> int:
+        """The largest width up to `width` that the group may have; at least its floor."""
+        return self.size if width >= self.size else max(self.floor, width // self.step * self.step)
+
+    def kept(self, width: int) -> np.ndarray:
+        """Mask `(size,)` of the `width` most important channels; of equal ones, the earlier stay."""
+        mask = np.zeros(self.size, bool)
+        mask[np.argsort(-self.importance, kind="stable")[:width]] = True
+        return mask
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the channels of a group become when a block goes: those of `channels`; `index[i]` is the one that channel i becomes.
+
+    index is None where sizes differ, and the layers behind are repaired; or where all of them stay.
+    """
+
+    channels: Channels
+    index: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A region that can be removed whole.
+
+    node, replacement: tensors of the graph; when the block is removed, the users of `node` take `replacement` instead.
+    kind: "branch" (a residual branch; its shortcut stays), "region" (from a tensor to a later one of the same shape) or "chain"
+    (the next layers are repaired). layers: the layers that vanish. sources: what becomes of the groups of the vanishing
+    channels, whose remaining members follow it from then on. fold: for "chain", the layer whose weights the repair folds
+    into the next.
+    """
+
+    name: str
+    kind: str
+    node: str
+    replacement: str
+    layers: tuple[str, ...]
+    sources: tuple[tuple[str, Source], ...] = ()
+    fold: str | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer with weights, as in the teacher. `positions` is the number of outputs per channel and example (height x width).
+
+    kind: "conv", "depthwise", "grouped", "linear", "norm", "parameter" (a bare one) or "other". kernel: weights per pair of
+    channels. parameters: their number. bytes_: of its buffers.
+    """
+
+    name: str
+    kind: str
+    inputs: Channels
+    outputs: Channels
+    channels_in: int
+    channels_out: int
+    kernel: int
+    kernel_size: int
+    stride: int
+    groups: int
+    positions: int
+    positions_in: int
+    parameters: tuple[Term, ...]
+    bytes_: tuple[Term, ...]
+
+    @property
+    def all_bytes(self) -> tuple[Term, ...]:
+        """Bytes of its float32 parameters and of its buffers."""
+        return (*(Term(t.factor * FLOAT_BYTES, t.axes) for t in self.parameters), *self.bytes_)
+
+
+@dataclass(frozen=True)
+class Op:
+    """A node of the traced network: `elements` numbers per channel and example; views take no memory of their own.
+
+    across: a second axis that runs over channels, if there is one. macs: what it computes.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    layer: str | None
+    channels: Channels
+    elements: int
+    view: bool
+    what: str
+    across: Channels | None = None
+    macs: tuple[Term, ...] = ()
+
+    @property
+    def activation(self) -> Term:
+        """The numbers in its result."""
+        return Term(self.elements, (self.channels, *([self.across] if self.across else [])))
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Numbers in a node's arguments that follow the widths.
+
+    kind: "sizes" of a view, "split" sizes, or the bounds of a "slice". axes: for each axis concerned, the channels it runs over;
+    for a split, its parts; for a slice, what lies before and what lies within.
+    """
+
+    kind: str
+    axes: tuple[tuple[int, tuple[Channels, ...]], ...]

@@ -1,0 +1,209 @@
+"""Layers and operations of a traced network, with their costs as terms in the widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+from torch import fx, nn
+
+from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.grouping import Grouping
+from compress_env.surgery.ir import Channels, Layer, Op, Term
+from compress_env.surgery.layer_types import CONVOLUTIONS, DENSE, NORMS
+
+
+def describe(
+    nodes: list[fx.Node],
+    modules: Mapping[str, nn.Module],
+    grouping: Grouping,
+    axes: Mapping[fx.Node, Mapping[int, np.ndarray]],
+    dependencies: Dependencies,
+    usage: Mapping[str, tuple[float, int, tuple[int, ...] | None]],
+    within: Mapping[str, float],
+) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
+    """Layers and operations in the order of computation, and the
+    length of further axes that may shrink: those of bare parameters and of layers inside opaque ones.
+
+    usage: what `measure` found. within: MACs of layers inside opaque ones.
+    """
+    return _Describer(modules, grouping, axes, dependencies, usage, within).run(nodes)
+
+
+class _Describer:
+    def __init__(self, modules, grouping, axes, dependencies, usage, within):
+        self.modules, self.grouping, self.all_axes = modules, grouping, axes
+        self.dependencies, self.usage, self.within = dependencies, usage, within
+        self.layers: dict[str, Layer] = {}
+        self.shapes: dict[tuple[str, str], int] = {}
+
+    def run(self, nodes: list[fx.Node]):
+        ops: dict[str, Op] = {}
+        for node in nodes:
+            if node.op != "output":
+                inputs = tuple(i.name for i in node.all_input_nodes if i.name in ops)
+                ops[node.name] = self._op(node, inputs)
+        return self.layers, ops, self.shapes
+
+    def _op(self, node: fx.Node, inputs: tuple[str, ...]) -> Op:
+        macs, elements, _ = self.usage[node.name]
+        shape = node.meta["shape"]
+        module = self.modules.get(node.target) if node.op == "call_module" else None
+        layer, terms = None, ()
+        if module is not None and _has_state(module):
+            layer, terms = self._layer(node, module, shape, macs)
+        elif node.op == "get_attr":
+            layer = self._parameter(node)
+            elements = 0  # it is counted with the weights
+        elif macs:
+            terms = (self._term(macs, self._axes(node, self.dependencies.products.get(node, []))),)
+            for i in node.all_input_nodes:  # weights of a function, a layer in all but name
+                if i.op == "get_attr":
+                    self.layers[i.target] = replace(self.layers[i.target], kind="other")
+        if node.meta["view"]:
+            elements = 0
+        own = self._channels_of(node, shape)
+        size = prod(self._size(c) for c in own)
+        if shape is None or elements % size:
+            own, size = [Channels((), 1)], 1
+        if (
+            not own[0].parts
+            and shape is not None
+            and len(shape) > 1
+            and not elements % shape[1]
+            and node.op != "get_attr"
+        ):
+            own, size = [Channels((), shape[1])], shape[1]
+        what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+        return Op(
+            node.name, inputs, layer and layer.name, own[0], elements // size, node.meta["view"],
+            what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms,
+        )  # fmt: skip
+
+    def _channels_of(self, node: fx.Node, shape) -> list[Channels]:
+        axes = self.all_axes.get(node, {})
+        found = [self._axis(node, d, numbers) for d, numbers in sorted(axes.items())]
+        found = [c for c in found if c.parts]
+        return found[:2] or [Channels((), 1)]
+
+    def _axis(self, node: fx.Node, d: int, numbers: np.ndarray) -> Channels:
+        shape = self.usage[node.name][2]
+        if shape is not None and d < len(shape):
+            numbers = numbers[: shape[d]]  # in place of two examples, one
+        return self.grouping.channels(numbers, len(numbers))
+
+    def _axes(self, node: fx.Node, labels) -> list[Channels]:
+        found = [self._axis(node, d, v) for each in labels for d, v in self.dependencies.axes([each]).items()]
+        return [c for c in found if c.parts]
+
+    def _size(self, channels: Channels) -> int:
+        return channels.fixed + sum(r * self.grouping.sizes[g] for g, r in channels.parts)
+
+    def _term(self, total: float, axes: list[Channels]) -> Term:
+        axes = [c for c in axes if c.parts]
+        return Term(total / prod(self._size(c) for c in axes), tuple(axes))
+
+    def _side(self, layer: str, which: str, size: int) -> Channels:
+        return self.grouping.channels(self.grouping.sides.get((layer, which)), size)
+
+    def _layer(self, node: fx.Node, module: nn.Module, shape, macs: float) -> tuple[Layer, tuple[Term, ...]]:
+        name = node.target
+        shape_in = node.all_input_nodes[0].meta["shape"] if node.all_input_nodes else None
+        kind, kernel, width, stride, groups = "other", 0, 0, 1, 1
+        channels_in = channels_out = shape[1] if shape is not None and len(shape) > 1 else 1
+        if isinstance(module, CONVOLUTIONS):
+            channels_in, channels_out, groups = module.in_channels, module.out_channels, module.groups
+            kind = "conv" if groups == 1 else "depthwise" if groups == channels_out == channels_in else "grouped"
+            kernel, width, stride = prod(module.kernel_size), module.kernel_size[0], module.stride[0]
+        elif isinstance(module, nn.Linear):
+            kind, kernel, width = "linear", 1, 1
+            channels_in, channels_out = module.in_features, module.out_features
+        elif isinstance(module, NORMS) or (name, "out") in self.dependencies.sides:
+            kind = "norm"
+            numbers = self.dependencies.sides.get((name, "out"))
+            channels_in = channels_out = len(numbers) if numbers is not None else channels_out
+        outputs = self._side(name, "out", channels_out)
+        inputs = self._side(name, "in", channels_in) if isinstance(module, DENSE) else outputs
+        weight_axes = [outputs] if kind == "norm" or self._whole_groups(module) else [inputs, outputs]
+        terms, bytes_ = [], []
+        if kind == "other":
+            terms, bytes_, macs_terms = self._inner(name, module, macs)
+        else:
+            for key, p in module.named_parameters(recurse=False):
+                axes = weight_axes if key == "weight" else [outputs] if p.dim() and p.shape[0] == channels_out else []
+                terms.append(self._term(p.numel(), axes))
+            for b in module.buffers(recurse=False):
+                axes = [outputs] if b.dim() and b.shape[0] == channels_out else []
+                bytes_.append(self._term(b.numel() * b.element_size(), axes))
+            for child in module.children():
+                terms.append(Term(sum(p.numel() for p in child.parameters())))
+                bytes_.append(Term(sum(b.numel() * b.element_size() for b in child.buffers())))
+            along = self._axes(node, self.dependencies.along.get(name, [])) if isinstance(module, DENSE) else []
+            macs_terms = (self._term(macs, [*weight_axes, *along]),) if macs else ()
+        total_in = prod(shape_in[1:]) if shape_in else channels_in
+        total_out = prod(shape[1:]) if shape is not None else channels_out
+        layer = Layer(
+            name, kind, inputs, outputs, channels_in, channels_out, kernel, width, stride, groups,
+            max(1, total_out // channels_out), max(1, total_in // channels_in), tuple(terms), tuple(bytes_),
+        )  # fmt: skip
+        if name in self.layers:  # called again: the positions add up, the weights do not
+            layer = replace(self.layers[name], positions=self.layers[name].positions + layer.positions)
+        self.layers[name] = layer
+        return layer, macs_terms
+
+    def _whole_groups(self, module: nn.Module) -> bool:
+        """Whether a convolution shrinks by whole groups, so that its weights grow with the outputs alone."""
+        return (
+            isinstance(module, CONVOLUTIONS)
+            and module.groups > 1
+            and module.groups >= module.in_channels // module.groups
+        )
+
+    def _inner(self, name: str, module: nn.Module, macs: float):
+        """Costs of a layer that is not understood: as they are, but for layers in it whose widths are."""
+        parameters, bytes_, products = [], [], []
+        for inner, part in module.named_modules():
+            layer = f"{name}.{inner}" if inner else name
+            axes = []
+            for side in ("in", "out"):
+                numbers = self.dependencies.sides.get((layer, side))
+                if numbers is not None:
+                    self.shapes[layer, side] = len(numbers)
+                    axes.append(self.grouping.channels(numbers, len(numbers)))
+            features = self.shapes.get((layer, "out"))
+            for key, p in part.named_parameters(recurse=False):
+                vector = p.dim() == 1 and p.shape[0] == features
+                parameters.append(self._term(p.numel(), axes[-1:] if vector else axes if key == "weight" else []))
+            for b in part.buffers(recurse=False):
+                own = axes[-1:] if b.dim() and b.shape[0] == features else []
+                bytes_.append(self._term(b.numel() * b.element_size(), own))
+            if self.within.get(layer):
+                products.append(self._term(self.within[layer], axes))
+        rest = macs - sum(self.within.get(f"{name}.{inner}", 0) for inner, _ in module.named_modules())
+        return parameters, bytes_, (*products, *([Term(rest)] if rest else []))
+
+    def _parameter(self, node: fx.Node) -> Layer | None:
+        name = node.target
+        owner, _, attribute = name.rpartition(".")
+        value = getattr(self.dependencies.module.get_submodule(owner), attribute)
+        if not hasattr(value, "numel"):
+            return None
+        axes = {}
+        for side, numbers in self.grouping.sides.items():
+            if side[0] == name:
+                axes[side[1]] = self.grouping.channels(numbers, len(numbers))
+                self.shapes[side] = len(numbers)
+        trained = isinstance(value, nn.Parameter)
+        terms = (self._term(value.numel(), list(axes.values())),) if trained else ()
+        bytes_ = () if trained else (Term(value.numel() * value.element_size()),)
+        first = next(iter(axes.values()), Channels((), 1))
+        size = self._size(first)
+        layer = Layer(name, "parameter", first, first, size, size, 0, 0, 1, 1, 1, 1, terms, bytes_)
+        self.layers.setdefault(name, layer)
+        return self.layers[name]
+
+
+def _has_state(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())

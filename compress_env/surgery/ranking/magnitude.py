@@ -1,0 +1,25 @@
+"""How much each channel of a group matters, from the weights alone; `selection` is better where there are images."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from compress_env.surgery.layer_types import DENSE
+
+
+def rank_by_magnitude(modules: dict[str, nn.Module], members, size: int) -> np.ndarray:
+    """Scores `(size,)`: the squared L2 norm of all weights that produce or read a channel (Fang et al., CVPR 2023).
+
+    Summed over the layers, each weighed to mean 1, so that no layer of a residual stage drowns the others.
+    """
+    score = np.zeros(size)
+    for member in members:
+        module = modules.get(member.layer)
+        if not isinstance(module, DENSE) or (member.side == "in" and getattr(module, "groups", 1) > 1):
+            continue  # weights of grouped convolutions are laid out by outputs
+        squares = module.weight.detach().square()
+        norms = (squares if member.side == "out" else squares.transpose(0, 1)).flatten(1).sum(1).double().cpu().numpy()
+        total = np.bincount(member.channel, weights=norms[member.position], minlength=size)
+        score += total / max(total.mean(), 1e-12)
+    return score

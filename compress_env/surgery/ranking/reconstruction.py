@@ -1,0 +1,143 @@
+"""Which channels to keep: those whose activations explain best what the layers behind them compute."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from compress_env import cache
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.ir import Group
+from compress_env.surgery.samples import is_dense, places, sample_inputs
+
+FORMAT = 2
+"""To be counted up when the same inputs give other orders: they are kept on disk."""
+NUMBERS = 2**24
+"""Numbers in the sample of a layer at most: positions x outputs x channels."""
+OUTPUTS = 32
+"""Outputs of a layer that are looked at, at most."""
+PLACES = 16
+"""Positions of each image that are looked at, at most."""
+RIDGE = 0.1
+"""Share of the mean variance of a channel's contribution that is added to each: few images make chance correlations."""
+
+
+def rank_by_reconstruction(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, float]:
+    """Rank the channels of each group of `graph` by how well they explain what its consumers compute on `inputs` `(n, ...)`.
+
+    A channel contributes to each output of a dense layer behind it its weights times its activations (ThiNet, Luo et al.,
+    ICCV 2017). Channels are taken one by one, always the one with which the sum of all contributions is best
+    regressed on those taken so far (orthogonal least squares, Chen et al. 1989), so that of two that say the same, one is enough.
+    Groups without such a layer behind them keep their importance. Returns for the others the share of what their consumers compute
+    that the first half of their channels explains, in [0, 1]. teacher: the module of the empty plan. What took more than a second
+    is kept in the user's cache folder.
+    """
+    members = [
+        (g.name, m.layer, m.side, m.position.tolist(), m.channel.tolist())
+        for g in graph.groups.values()
+        for m in g.members
+    ]
+    key = cache.content_key(FORMAT, teacher, inputs, members, inputs.device.type)
+    found = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
+    graph.rank({name: -np.argsort(order.numpy()) for name, (order, _) in found.items()})
+    return {name: float(explained[(len(explained) - 1) // 2]) for name, (_, explained) in found.items()}
+
+
+@torch.no_grad()
+def _orders(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, Tensor]:
+    sampler = _Sampler(teacher, graph)
+    sampler.run(inputs)
+    return {name: torch.from_numpy(np.stack(selection_order(m))) for name, m in sampler.moments.items()}
+
+
+class _Sampler(fx.Interpreter):
+    """Notes for each group the second moments of its channels' contributions to each of its consumers."""
+
+    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph):
+        super().__init__(teacher)
+        self.moments: dict[str, list[np.ndarray]] = {}
+        self.readers: dict[str, list[tuple[Group, np.ndarray, np.ndarray]]] = {}
+        for group in graph.groups.values():
+            for member in group.members:
+                if member.side == "in":
+                    self.readers.setdefault(member.layer, []).append((group, member.position, member.channel))
+
+    def call_module(self, target, args, kwargs):
+        result = super().call_module(target, args, kwargs)
+        module = self.module.get_submodule(target)
+        if target in self.readers and is_dense(module):
+            weight, patches = _sample(target, module, args[0], result)
+            contributions = torch.einsum("rik,oik->roi", patches, weight).flatten(0, 1)
+            means = torch.einsum("ik,oik->oi", patches.mean(0), weight)
+            for group, position, channel in self.readers[target]:
+                own, mean = (_gather(x, position, channel, group.size) for x in (contributions, means))
+                moments = own.T @ own / len(patches) - mean.T @ mean
+                self.moments.setdefault(group.name, []).append(moments.double().cpu().numpy())
+        return result
+
+
+def _sample(name: str, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights `(outputs, inputs, kernel)` and patches `(samples, inputs, kernel)` of a dense layer that makes `y` of `x`."""
+    weight = module.weight.flatten(2) if module.weight.dim() > 2 else module.weight.unsqueeze(2)
+    weight = weight[:: max(1, len(weight) // OUTPUTS)][:OUTPUTS].float()
+    rows = max(1, NUMBERS // weight[:, :, 0].numel())
+    positions = None
+    if isinstance(module, nn.Conv2d):
+        positions = places(name, *y.shape[2:], min(PLACES, math.ceil(rows / len(x))))
+    patches = sample_inputs(module, x, positions)
+    return weight, patches[:: max(1, len(patches) // rows)][:rows].unflatten(1, (weight.shape[1], -1))
+
+
+def _gather(x: Tensor, position: np.ndarray, channel: np.ndarray, size: int) -> Tensor:
+    """Columns `(.., size)` of channels: sums of the columns at their positions."""
+    if len(position) == x.shape[1] == size and (position == channel).all():
+        return x
+    index = torch.from_numpy(channel).to(x.device)
+    return x.new_zeros(len(x), size).index_add_(1, index, x[:, torch.from_numpy(position).to(x.device)])
+
+
+def selection_order(moments: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Channels `(n,)`, the first to be taken first, and which share of everything those up to each explain `(n,)`.
+
+    moments: matrices `(n, n)` of contributions, one a consumer, which count alike.
+    """
+    fits = [_Fit(m / m.sum()) for m in moments if m.sum() > 0]
+    size = len(moments[0])
+    open_, order, gains = np.ones(size, bool), np.empty(size, int), np.empty(size)
+    for step in range(size):
+        gain = sum((fit.gains for fit in fits), np.zeros(size))
+        order[step] = np.argmax(np.where(open_, gain, -1))
+        gains[step] = gain[order[step]]
+        open_[order[step]] = False
+        for fit in fits:
+            fit.take(order[step])
+    return order, np.clip(gains.cumsum() / max(1, len(fits)), 0, 1)
+
+
+class _Fit:
+    """A regression of the sum of all contributions on those taken, as a Cholesky decomposition that grows by a row each time."""
+
+    def __init__(self, moments: np.ndarray):
+        self.moments = moments
+        ridge = RIDGE * np.diag(moments).mean()
+        self.variance = np.diag(moments) + ridge  # of what is not explained yet
+        self.covariance = moments.sum(1)  # with what the sum still lacks
+        self.rows = np.empty_like(moments)
+        self.taken = 0
+
+    @property
+    def gains(self) -> np.ndarray:
+        """How much of the sum's variance each channel would explain in addition."""
+        return self.covariance**2 / self.variance
+
+    def take(self, channel: int) -> None:
+        known = self.rows[: self.taken]
+        scale = math.sqrt(self.variance[channel])
+        row = (self.moments[channel] - known[:, channel] @ known) / scale
+        self.rows[self.taken] = row
+        self.taken += 1
+        self.covariance = self.covariance - row * (self.covariance[channel] / scale)
+        self.variance = np.maximum(self.variance - row**2, 1e-12)

@@ -1,0 +1,113 @@
+"""The last word on a graph: students are built and run, and whatever does not work is left alone, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress_env.surgery.build import build_student
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.plan import Plan
+
+ROUNDS = 3
+Build = Callable[[dict[str, str], dict[str, str]], LayerGraph]
+
+
+def guard(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> LayerGraph:
+    """The graph of `build(frozen layers, blocks to leave out)` with which every student that was tried is valid.
+
+    Tried are all blocks and groups at once, then random halves of them. Only if one of these fails are they taken apart to find
+    the culprit; so a network that is understood costs a handful of forward passes.
+    """
+    frozen: dict[str, str] = {}
+    without: dict[str, str] = {}
+    while True:
+        graph = build(frozen, without)
+        plan, reason = _failing(model, graph, examples)
+        if plan is None:
+            break
+        removed, shrunk = _culprit(model, graph, plan, examples)
+        for name in removed:
+            without[name] = reason
+        for name in shrunk:
+            frozen[graph.groups[name].layer] = reason
+        if not removed and not shrunk:
+            raise AssertionError(f"the unchanged network is not rebuilt: {reason}")
+    dear = {name: why for name in graph.blocks if (why := _dearer(graph, name))}
+    return build(frozen, {**without, **dear}) if dear else graph
+
+
+def _failing(model, graph: LayerGraph, examples) -> tuple[Plan | None, str | None]:
+    rng = np.random.default_rng(0)
+    blocks = list(graph.blocks)
+
+    def widths(share: np.ndarray | float) -> np.ndarray:
+        return graph.allowed(graph.floor + share * (graph.full - graph.floor))
+
+    plans = [graph.canonical(frozenset(), widths(0.0)), graph.canonical(frozenset(blocks), graph.full)]
+    for _ in range(ROUNDS):
+        half = frozenset(u for u in blocks if rng.random() < 0.5)
+        plans.append(graph.canonical(half, widths(rng.random(len(graph.groups)))))
+    for plan in plans:
+        reason = trial(model, graph, plan, examples)
+        if reason:
+            return plan, reason
+    return None, None
+
+
+def _culprit(model, graph: LayerGraph, plan: Plan, examples) -> tuple[Sequence[str], Sequence[str]]:
+    """The smallest part found of a failing plan that still fails: blocks and groups."""
+
+    def fails(parts: list[tuple[str, str]]) -> bool:
+        removed = [name for kind, name in parts if kind == "block"]
+        shrunk = {name for kind, name in parts if kind == "group"}
+        return (
+            trial(model, graph, Plan.of(removed, {g: w for g, w in plan.widths if g in shrunk}), examples)
+            is not None
+        )
+
+    parts = [("block", u) for u in plan.removed] + [("group", g) for g, _ in plan.widths]
+    size = len(parts) // 2
+    while size:  # leave out what is not needed to fail, in ever smaller pieces (Zeller's delta debugging)
+        start = 0
+        while start < len(parts):
+            fewer = parts[:start] + parts[start + size :]
+            if fewer and fails(fewer):
+                parts = fewer
+            else:
+                start += size
+        size //= 2
+    groups = [name for kind, name in parts if kind == "group"]
+    blocks = [name for kind, name in parts if kind == "block"]
+    return (blocks, []) if blocks else ([], groups)
+
+
+def trial(model: nn.Module, graph: LayerGraph, plan: Plan, examples: tuple[Tensor, ...]) -> str | None:
+    """Why a student of this plan is not valid, or None: it must run, keep the output's shape and have the predicted parameters."""
+    try:
+        student = build_student(model, graph, plan)
+        with torch.no_grad():
+            shape = tuple(student(*examples).shape)
+    except Exception as error:  # noqa: BLE001 - whatever the network raises is the reason to leave the layer alone
+        message = (str(error).splitlines() or [""])[0][:120]
+        return f"the network does not run without it ({type(error).__name__}: {message})"
+    expected = next(n for n in graph.fx_graph.nodes if n.name == graph.output).meta["shape"]
+    if shape != expected:
+        return f"the output would have shape {shape} instead of {expected}"
+    counted = sum(p.numel() for p in student.parameters())
+    predicted = graph.view(frozenset(plan.removed)).parameters(graph.widths(plan))
+    if counted != round(predicted):
+        return f"{predicted:.0f} parameters expected, {counted} built"
+    return None
+
+
+def _dearer(graph: LayerGraph, block: str) -> str | None:
+    """Why the network would cost more without the block, or None: a repaired layer may have to take a larger input."""
+    whole, without = graph.view(frozenset()), graph.view(frozenset([block]))
+    for cost in ("macs", "parameters"):
+        if getattr(without, cost)(graph.full) > getattr(whole, cost)(graph.full) * (1 + 1e-12):
+            return "the layer behind it would cost more than it saves"
+    return None
