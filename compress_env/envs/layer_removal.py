@@ -24,7 +24,7 @@ from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.rewards import REWARDS, Outcome
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking.reconstruction import rank_by_reconstruction
+from compress_env.surgery.ranking import rank_channels
 from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
@@ -212,20 +212,19 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         with one_thread():
             module = self.teacher.module
             _check_classes(module, example, self.data, self.teacher.name)
-            self.graph = trace(module, example, **scope)
+            graph = trace(module, example, **scope)
+            if device == "auto":
+                self.device = fastest_device(graph)
+            self.whole = build_student(module, graph, Plan()).to(self.device)
+            images = self.data.calibration(SELECTION_IMAGES).to(self.device)
+            ranking = rank_channels("reconstruction", self.whole, graph, lambda: images)
+            self.graph = graph.ranked(ranking)
             self.cost_model = CostModel(module, self.graph, example, "latency" in self._budget, self.latency, progress)
             self.problem = Problem(module, self.graph, self.cost_model, schedule)
-            if device == "auto":
-                self.device = fastest_device(self.graph)
-            self.whole = self.student(Plan())
         if self.hard:
             self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
         with one_thread():
-            images = self.data.calibration(SELECTION_IMAGES).to(self.device)
-            explained = {
-                "shrink": rank_by_reconstruction(self.whole, self.graph, images),
-                "remove": block_redundancy(self.whole, self.graph, images),
-            }
+            explained = {"shrink": ranking.explained, "remove": block_redundancy(self.whole, self.graph, images)}
         self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
         self.embedding = Embedding(self.problem, explained)
 

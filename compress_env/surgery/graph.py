@@ -13,7 +13,7 @@ from torch import fx, nn
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
 from compress_env.surgery.costs import Costs, Polynomial, Spread
-from compress_env.surgery.ir import FLOAT_BYTES, Block, Channels, Group, Layer, Op, Resize, Term
+from compress_env.surgery.ir import FLOAT_BYTES, Block, Channels, Group, Layer, Op, Ranking, Resize, Term
 from compress_env.surgery.plan import Plan
 
 LEVELS = 1024
@@ -182,7 +182,7 @@ class PrunedView:
         return self._activations(widths).max(axis=0) * FLOAT_BYTES
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class LayerGraph:
     """A teacher as a compression problem: blocks that can go, groups that can shrink, and what everything costs.
 
@@ -192,17 +192,17 @@ class LayerGraph:
     """
 
     fx_graph: fx.Graph
-    ops: dict[str, Op]
+    ops: Mapping[str, Op]
     output: str
-    layers: dict[str, Layer]
-    blocks: dict[str, Block]
-    groups: dict[str, Group]
-    left_alone: dict[str, str]
+    layers: Mapping[str, Layer]
+    blocks: Mapping[str, Block]
+    groups: Mapping[str, Group]
+    left_alone: Mapping[str, str]
     input_shape: tuple[int, ...]
-    resizes: dict[str, Resize] = field(default_factory=dict)
-    parameter_shapes: dict[tuple[str, str], int] = field(default_factory=dict)
+    resizes: Mapping[str, Resize] = field(default_factory=dict)
+    parameter_shapes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     teacher_name: str = ""
-    _views: dict[frozenset, PrunedView] = field(default_factory=dict, repr=False)
+    _views: dict[frozenset[str], PrunedView] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def group_index(self) -> dict[str, int]:
@@ -213,10 +213,20 @@ class LayerGraph:
         """The cost model, compiled."""
         return Costs(self)
 
-    def rank(self, importance: Mapping[str, np.ndarray]) -> None:
-        """From now on, students keep the channels with the highest of these scores `(channels,)`, for the groups that are named."""
-        for name, scores in importance.items():
-            self.groups[name] = replace(self.groups[name], importance=scores)
+    def ranked(self, ranking: Ranking) -> LayerGraph:
+        """The same graph, whose students keep the channels that come first in `ranking`.
+
+        Groups that the ranking does not name keep the importance that they have. This graph is not changed.
+        Raises InvalidPlan if the ranking is one of another network.
+        """
+        groups = dict(self.groups)
+        for name, order in ranking.orders.items():
+            if name not in groups or not np.array_equal(np.sort(order), np.arange(groups[name].size)):
+                raise InvalidPlan(f"the ranking {ranking.name!r} is not one of this network: see its group {name!r}")
+            groups[name] = replace(groups[name], importance=-np.argsort(order))
+        new = replace(self, groups=groups)
+        new.__dict__["costs"] = self.costs  # which channels stay makes no difference to what they cost
+        return new
 
     @property
     def student_name(self) -> str:
