@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from compress_env import cache, devices
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data
-from compress_env.distill.losses import LOSSES
 from compress_env.distill.short import Steps
 from compress_env.distill.train import Diverged, accuracy, channels_last, memory_format, predict
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit
+from compress_env.tasks.classification.losses import LOSSES
 
 SMALL = 5_000_000
 """MACs of a teacher below which converting to bfloat16, or a GPU, costs more than it saves."""

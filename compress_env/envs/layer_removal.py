@@ -388,7 +388,7 @@ def _check_classes(module: torch.nn.Module, example: torch.Tensor, data, name: s
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the teacher {name!r} does not take inputs of shape {data.input_shape}: {reason}") from error
-    if shape != (len(example), data.classes):
+    if shape != (len(example), data.outputs):
         raise UserError(
-            f"the teacher {name!r} answers with {shape[1:]}, but the data set {data.name!r} has {data.classes} classes"
+            f"the teacher {name!r} answers with {shape[1:]}, but the data set {data.name!r} has {data.outputs} classes"
         )
