@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from compress_env import devices
 from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune
-from compress_env.distill.train import Recipe, accuracy, channels_last, predict
+from compress_env.distill.recipes import finetuning_recipe
+from compress_env.distill.train import channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv, network_rows
 from compress_env.errors import UserError
 from compress_env.export import export_all, save_student
@@ -28,6 +26,8 @@ from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
 from compress_env.surgery.plan import Plan
+from compress_env.tasks import load_task
+from compress_env.tasks.classification import accuracy
 
 DEFAULTS: dict[str, Any] = {
     "teacher": "resnet8-digits", "weights": None, "data": None, "budget": {"macs": 0.5}, "schedule": "two-step",
@@ -159,8 +159,8 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     env.evaluator.prepare(student, plan)
     checkpoint = folder.path / f"finetune-{plan.key}-{epochs}.checkpoint"
     done = finetune(
-        student, teacher, data, finetuning_recipe(len(data.train), epochs, env.device), seed=settings["seed"], checkpoint=checkpoint,
-        progress=progress,
+        student, teacher, data, finetuning_recipe(len(data.train), epochs, env.device), load_task("classification"),
+        seed=settings["seed"], checkpoint=checkpoint, progress=progress,
     )  # fmt: skip
     student = student.cpu()
     size = save_student(student, plan, folder.path).stat().st_size
@@ -177,7 +177,7 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = {
         "teacher": _column(teacher_test, env.cost_model.teacher, pair[0], _file_bytes(teacher)),
-        "student": _column(done.accuracy_test, usage, pair[1], size),
+        "student": _column(done.metric_test, usage, pair[1], size),
         "latency": env.latency.as_dict() | {"label": env.latency.label},
         "budget": dict(best.outcome.budget),
         "feasible": all(usage[name] <= limit for name, limit in best.outcome.budget.items()),
@@ -264,22 +264,6 @@ def learn_policy(
             teachers.append(rehearsal.SurrogateTeacher(env, trials, np.random.default_rng(seed)))
     gains = rehearsal.learn(teachers, agent, episodes, seed, Path(out), settings=agent_options, progress=progress)
     return [(teacher.env.teacher.name, gain) for teacher, gain in zip(teachers, gains)]
-
-
-def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
-    """How a student is distilled fully: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
-
-    The peak rate grows with the root of the number of steps, from 0.02 for 350 to 0.1 at most. A refitted student starts close to its
-    teacher: in one pass over CIFAR-10, a high rate loses what it has (a ResNet-20 student at a quarter of the MACs, two seeds: 54 and
-    70 % at 0.05, 70 and 71 % at 0.04, 72 and 72 % at 0.015), while long trainings gain from one.
-    """
-    small = images < 10_000
-    batch = 64 if small else 128
-    steps = epochs * max(1, images // batch)
-    return Recipe(
-        epochs=epochs, batch_size=batch, lr=round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
-        precision="float32" if small or not devices.has_bfloat16(device) else "bfloat16",
-    )  # fmt: skip
 
 
 def _column(test: float, usage: Mapping[str, float], milliseconds: float, file_bytes: int) -> dict[str, float]:
