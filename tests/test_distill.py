@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from compress_env.data import load_data
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.distill.finetune import finetune
-from compress_env.distill.train import Recipe, fit, predict
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import fit, predict
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit, solve
 from compress_env.surgery.trace import trace
+from compress_env.tasks import load_task
 from compress_env.tasks.classification.losses import LOSSES
 from compress_env.teachers import load_teacher
 
@@ -197,6 +199,7 @@ def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path
         whole,
         data,
         Recipe(epochs=4, batch_size=64, lr=0.05),
+        load_task("classification"),
         progress=False,
         checkpoint=tmp_path / "f.checkpoint",
     )
@@ -207,7 +210,7 @@ def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path
     )
     logits = predict(student, data, data.validation)
     assert (logits.argmax(1) == data.validation.labels).double().mean().item() == done.best_validation
-    assert done.accuracy_test > 0.8 and not list(tmp_path.iterdir())
+    assert done.metric_test > 0.8 and not list(tmp_path.iterdir())
 
 
 def test_settings_that_make_no_sense_are_named():
