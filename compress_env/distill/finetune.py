@@ -11,6 +11,7 @@ from torch import nn
 
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data
+from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
@@ -45,39 +46,33 @@ def finetune(
 ) -> Finetuned:
     """Distil `teacher` into `student`, in place; it ends with the weights of the epoch that was best on validation images.
 
-    The test images are looked at once, after that choice. With `checkpoint`, an interrupted run goes on from there.
+    The test images are looked at once, after that choice. With `checkpoint`, a path, an interrupted run goes on from there.
     """
     objective = distillation(teacher, loss, temperature, recipe.precision)
-    history: list[float] = []
-    best: dict[str, torch.Tensor] = {}
-    best_file = checkpoint and checkpoint.with_suffix(".best")
-    if checkpoint and checkpoint.exists() and best_file.exists():
-        kept = torch.load(best_file, weights_only=True)
-        history, best = kept["history"], kept["best"]
+    file = checkpoint and Checkpoint(checkpoint, student, recipe, loss=loss, temperature=temperature, seed=seed)
+    kept = file.kept if file else {}
+    history: list[float] = kept.setdefault("history", [])
+    best: dict[str, torch.Tensor] = kept.setdefault("best", {})
 
-    def on_epoch(epoch: int) -> str:
+    def on_epoch(_epoch: int) -> str:
         share = accuracy(predict(student, data, data.validation), data.validation.labels)
-        del history[epoch:]  # what a killed run had noted beyond its checkpoint
         if share >= max(history, default=0.0):
             best.clear()
             best.update({k: v.detach().clone() for k, v in student.state_dict().items()})
         history.append(share)
-        if best_file:
-            torch.save({"history": history, "best": best}, best_file)
         return f"validation {share:.4f}, best {max(history):.4f}"
 
     generator = torch.Generator().manual_seed(seed)
     with one_thread(), channels_last(teacher), channels_last(student):
         if not history:
             on_epoch(0)
-        fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=checkpoint,
+        fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=file,
             progress="fine-tuning" if progress else None)  # fmt: skip
         student.load_state_dict(best)
         with channels_last(student):
             test = accuracy(predict(student, data, data.test), data.test.labels)
-    for file in (checkpoint, best_file):
-        if file:
-            file.unlink(missing_ok=True)
+    if file:
+        file.remove()
     return Finetuned(
         epochs=len(history) - 1,
         history=tuple(history),

@@ -19,6 +19,7 @@ from compress_env import devices
 from compress_env.cli import options
 from compress_env.contexts import one_thread
 from compress_env.data import load_data
+from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.train import accuracy, channels_last, fit, predict
 from compress_env.teachers import TEACHERS
 
@@ -43,7 +44,7 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
     def report(epoch: int) -> str:
         return f"validation {accuracy(predict(model, images, images.validation), images.validation.labels):.4f}"
 
-    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint = Checkpoint(out.with_suffix(".checkpoint"), model, teacher.recipe, seed=seed)
     with one_thread():
         fit(
             model,
@@ -62,7 +63,7 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
                     examples = getattr(images, split)
                     share = accuracy(predict(model, images, examples), examples.labels)
                     click.echo(f"{name}: {split} accuracy {share:.4f} on {len(examples):,} images of {images.name}")
-            checkpoint.unlink()
+            checkpoint.remove()
 
 
 if __name__ == "__main__":
