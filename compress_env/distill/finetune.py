@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
+from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import Objective, channels_last, fit, predict
@@ -71,42 +72,35 @@ def finetune(
     Raises:
         Diverged: If the loss stops being finite.
     """
-    function = task.losses.get(task.loss if loss is None else loss)
-    objective = distillation(teacher, function, temperature, recipe.precision)
+    loss = task.loss if loss is None else loss
+    objective = distillation(teacher, task.losses.get(loss), temperature, recipe.precision)
+    file = checkpoint and Checkpoint(checkpoint, student, recipe, loss=loss, temperature=temperature, seed=seed)
+    kept = file.kept if file else {}
+    history: list[float] = kept.setdefault("history", [])
+    best: dict[str, torch.Tensor] = kept.setdefault("best", {})
 
     def measured(split: Split) -> float:
         return task.metrics(predict(student, data, split), split.labels)[task.metric]
 
-    history: list[float] = []
-    best: dict[str, torch.Tensor] = {}
-    best_file = checkpoint and checkpoint.with_suffix(".best")
-    if checkpoint and checkpoint.exists() and best_file.exists():
-        kept = torch.load(best_file, weights_only=True)
-        history, best = kept["history"], kept["best"]
-
-    def on_epoch(epoch: int) -> str:
+    def on_epoch(_epoch: int) -> str:
         value = measured(data.validation)
-        del history[epoch:]  # what a killed run had noted beyond its checkpoint
         if value >= max(history, default=-math.inf):
             best.clear()
             best.update({k: v.detach().clone() for k, v in student.state_dict().items()})
         history.append(value)
-        if best_file:
-            torch.save({"history": history, "best": best}, best_file)
         return f"validation {task.metric} {value:.4f}, best {max(history):.4f}"
 
     generator = torch.Generator().manual_seed(seed)
     with one_thread(), channels_last(teacher), channels_last(student):
         if not history:
             on_epoch(0)
-        fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=checkpoint,
+        fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=file,
             progress="fine-tuning" if progress else None)  # fmt: skip
         student.load_state_dict(best)
         with channels_last(student):
             test = measured(data.test)
-    for file in (checkpoint, best_file):
-        if file:
-            file.unlink(missing_ok=True)
+    if file:
+        file.remove()
     return Finetuned(
         epochs=len(history) - 1,
         history=tuple(history),

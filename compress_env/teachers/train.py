@@ -19,6 +19,7 @@ from compress_env.cli import options
 from compress_env.contexts import one_thread
 from compress_env.data import load_data
 from compress_env.data.dataset import Split
+from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.train import channels_last, fit, predict
 from compress_env.tasks import load_task
 from compress_env.teachers import TEACHERS
@@ -50,7 +51,7 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
     def report(_epoch: int) -> str:
         return f"validation {task.metric} {measured(images.validation):.4f}"
 
-    checkpoint = out.with_suffix(".checkpoint")
+    checkpoint = Checkpoint(out.with_suffix(".checkpoint"), model, teacher.recipe, seed=seed)
     with one_thread():
         fit(
             model,
@@ -69,7 +70,7 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
                     examples = getattr(images, split)
                     value = measured(examples)
                     click.echo(f"{name}: {split} {task.metric} {value:.4f} on {len(examples):,} images of {images.name}")
-            checkpoint.unlink()
+            checkpoint.remove()
 
 
 if __name__ == "__main__":
