@@ -168,16 +168,11 @@ def finish(folder: RunFolder, epochs: int, *, env: LayerRemovalEnv | None = None
     exports = export_all(student, example, folder.path, progress=progress)
     with one_thread(), channels_last(teacher):
         teacher_test = accuracy(predict(teacher, data, data.test), data.test.labels)
-    usage = env.cost_model.count(student, plan)
-    if "latency" in usage:  # as it was measured for the budget
-        pair = env.cost_model.teacher["latency"], usage["latency"]
-    else:
-        measured = env.cost_model.stopwatch.pair(student)
-        pair = measured.milliseconds[1], measured.ratio * measured.milliseconds[1]
+    teacher_usage, usage = env.cost_model.compare(student, plan)
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = {
-        "teacher": _column(teacher_test, env.cost_model.teacher, pair[0], _file_bytes(teacher)),
-        "student": _column(done.accuracy_test, usage, pair[1], size),
+        "teacher": _column(teacher_test, teacher_usage, _file_bytes(teacher)),
+        "student": _column(done.accuracy_test, usage, size),
         "latency": env.latency.as_dict() | {"label": env.latency.label},
         "budget": dict(best.outcome.budget),
         "feasible": all(usage[name] <= limit for name, limit in best.outcome.budget.items()),
@@ -282,9 +277,9 @@ def finetuning_recipe(images: int, epochs: int, device: torch.device) -> Recipe:
     )  # fmt: skip
 
 
-def _column(test: float, usage: Mapping[str, float], milliseconds: float, file_bytes: int) -> dict[str, float]:
+def _column(test: float, usage: Mapping[str, float], file_bytes: int) -> dict[str, float]:
     return {
-        "accuracy_test": test, "params": usage["params"], "macs": usage["macs"], "latency_ms": milliseconds,
+        "accuracy_test": test, "params": usage["params"], "macs": usage["macs"], "latency_ms": usage["latency"],
         "memory_bytes": usage["memory"], "file_bytes": file_bytes,
     }  # fmt: skip
 

@@ -19,7 +19,9 @@ from compress_env.distill.evaluator import EvaluationFailed, Evaluator, Evaluato
 from compress_env.envs import render
 from compress_env.errors import UserError
 from compress_env.registry import unknown
-from compress_env.resources.budget import RESOURCES, CostModel, parse_budget
+from compress_env.resources.base import RESOURCES
+from compress_env.resources.budget import parse_budget
+from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.rewards import REWARDS, Outcome
 from compress_env.surgery.build import build_student
@@ -33,8 +35,6 @@ from compress_env.walk.walk import Problem, Walk
 
 SELECTION_IMAGES = 512
 """Training images that channels are ranked on, once; judging a student takes fewer, since it is done for each."""
-FAST_CHANNELS = 8
-"""Kernels compute 8 or 16 channels at a time; MobileNetV2 with odd widths takes three times as long in ONNX Runtime."""
 
 
 class LayerRemovalEnv(gym.Env, EzPickle):
@@ -193,7 +193,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             progress=progress,
         )
         if channel_multiple is None:
-            channel_multiple = FAST_CHANNELS if "latency" in self._budget else 1
+            channel_multiple = max(RESOURCES.get(name).channel_multiple for name in self._budget)
         scope = {
             "keep": keep, "removable": removable, "shrinkable": shrinkable, "channel_multiple": channel_multiple,
             "min_width": min_width,
@@ -213,7 +213,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             module = self.teacher.module
             _check_classes(module, example, self.data, self.teacher.name)
             self.graph = trace(module, example, **scope)
-            self.cost_model = CostModel(module, self.graph, example, "latency" in self._budget, self.latency, progress)
+            self.cost_model = CostModel(module, self.graph, example, self._budget, self.latency, progress)
             self.problem = Problem(module, self.graph, self.cost_model, schedule)
             if device == "auto":
                 self.device = fastest_device(self.graph)
@@ -271,10 +271,9 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     def _range(self, budget: Mapping[str, tuple]) -> tuple[dict[str, float], dict[str, float]]:
         """The smallest and largest limits, in each resource's unit."""
-        if "latency" in budget and "latency" not in self.cost_model.names:
-            raise UserError(
-                "a latency budget has to be among those of the environment, which then measures the teacher"
-            )
+        for name in budget:
+            if name not in self.cost_model.names:
+                raise UserError(f"a {name} budget has to be among those of the environment, which then counts it")
         lows = self._absolute({name: low for name, (low, _) in budget.items()})
         return lows, self._absolute({name: high for name, (_, high) in budget.items()})
 
@@ -339,7 +338,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
                 "used": used[name],
                 "limit": limit,
                 "teacher": self.cost_model.teacher[name],
-                "unit": RESOURCES.get(name).UNIT,
+                "unit": RESOURCES.get(name).unit,
             }
             for name, limit in episode.limits.items()
         }

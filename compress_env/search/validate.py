@@ -10,7 +10,7 @@ from compress_env.surgery.build import build_student
 def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
     """Evaluate the `count` best distinct plans of `trials` again: how many were checked, and a line for each that differs.
 
-    Compared are accuracy and every usage that is computed; measured latency is left out. `env` is an unwrapped `LayerRemovalEnv`.
+    Compared are accuracy and every usage that is computed; what is measured is left out. `env` is an unwrapped `LayerRemovalEnv`.
     """
     distinct = {t.plan.key: t for t in trials}.values()
     chosen = sorted(distinct, key=lambda t: -t.reward)[:count]
@@ -22,7 +22,7 @@ def differences(env, trials: list[Trial], count: int) -> tuple[int, list[str]]:
             accuracy = env.evaluator(student.to(env.device), trial.plan).accuracy
         except EvaluationFailed:
             accuracy = 0.0
-        found = {"accuracy": accuracy} | {n: v for n, v in usage.items() if n != "latency"}
+        found = {"accuracy": accuracy} | {n: v for n, v in usage.items() if n not in env.cost_model.measured}
         recorded = {"accuracy": trial.outcome.accuracy} | dict(trial.outcome.usage)
         for name, value in found.items():
             if value != recorded[name]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from compress_env.resources.budget import RESOURCES
+from compress_env.resources import BUILT_IN
 from compress_env.walk.walk import Decision, Walk
 
 LAYER: tuple[tuple[str, float, str], ...] = (
@@ -42,9 +42,9 @@ LAYER: tuple[tuple[str, float, str], ...] = (
 """Name, minimum and meaning of what is known of the step; the maximum is 1."""
 
 
-def entries() -> tuple[tuple[str, float, str], ...]:
-    """Name, minimum and meaning of each entry of an observation, with two for each registered resource."""
-    names = RESOURCES.names()
+def entries(resources: Collection[str] = ()) -> tuple[tuple[str, float, str], ...]:
+    """Name, minimum and meaning of each entry, two for each resource that comes with the package and each of `resources`."""
+    names = sorted({*BUILT_IN, *resources})
     return (
         *LAYER,
         *(
@@ -64,9 +64,10 @@ class Embedding:
     def __init__(self, problem, explained: Mapping[str, Mapping[str, float]]):
         """explained: the entry of that name for blocks ("remove") and groups ("shrink"), 0 for those that it lacks."""
         self.problem, self._explained = problem, explained
-        self.low = np.array([low for _, low, _ in entries()], np.float32)
+        every = entries(problem.cost_model.names)
+        self.low = np.array([low for _, low, _ in every], np.float32)
         self.high = np.ones(len(self.low), np.float32)
-        self._resources = RESOURCES.names()
+        self._resources = [name.removeprefix("budget ") for name, _, _ in every if name.startswith("budget ")]
         graph = problem.graph
         whole = graph.view(frozenset())
         self._macs = dict.fromkeys(graph.layers, 0.0) | whole.layer_macs(graph.full)
@@ -75,7 +76,7 @@ class Embedding:
         params = problem.cost_model.teacher["params"]
         self._position = {name: i / max(1, len(graph.layers) - 1) for i, name in enumerate(graph.layers)}
         self._layers = {d: self._target_layers(d) for d in problem.decisions}
-        self._place = {name: i for i, (name, _, _) in enumerate(entries())}
+        self._place = {name: i for i, (name, _, _) in enumerate(every)}
         self._templates = np.array([self._template(i, params) for i in range(len(problem.decisions) + 1)], np.float32)
 
     def _target_layers(self, decision: Decision) -> list:

@@ -10,8 +10,8 @@ from torch import fx, nn
 
 from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
 from compress_env.registry import unknown
-from compress_env.resources.budget import RESOURCES, CostModel, amount
-from compress_env.resources.latency.repair import finished
+from compress_env.resources.base import RESOURCES, amount
+from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, PrunedView
 from compress_env.surgery.plan import Plan
@@ -96,7 +96,7 @@ class Problem:
         for name, limit in limits.items():
             least, teacher = self.smallest(name), self.cost_model.teacher[name]
             parts.append(
-                f"{name} of {amount(limit)} {RESOURCES.get(name).UNIT} ({limit / teacher:.1%} of the teacher); "
+                f"{name} of {amount(limit)} {RESOURCES.get(name).unit} ({limit / teacher:.1%} of the teacher); "
                 f"the smallest reachable is {amount(least)} ({least / teacher:.1%})"
             )
         raise InfeasibleBudget(f"the budget cannot be met: {'; '.join(parts)}")
@@ -223,6 +223,17 @@ class Walk:
     def finish(self) -> tuple[Plan, fx.GraphModule, dict[str, float]]:
         """The plan, its student and the usage counted on it, within every limit if they are hard.
 
-        Latency is measured, not computed; a student that misses is sent back (`envs/send_back.py`).
+        Where a limited resource is measured, a student that misses is changed; if no change helps, it is that of the way out.
         """
-        return finished(self.problem, self.removed, self.widths, self.limits if self.hard else None, self.rest)
+        problem = self.problem
+        if self.hard:
+            found = problem.cost_model.repair(
+                self.removed, self.widths, self.limits, removable=problem.removals, shrinkable=problem.shrinks,
+                smallest=self.rest.widths,
+            )  # fmt: skip
+            if found is not None:
+                return found
+        removed, widths = (self.rest.removed, self.rest.widths) if self.hard else (self.removed, self.widths)
+        plan = self.graph.canonical(removed, widths)
+        student = build_student(problem.teacher, self.graph, plan)
+        return plan, student, dict(self.rest.usage) if self.hard else problem.cost_model.count(student, plan)
