@@ -244,9 +244,10 @@ def keywords() -> dict[str, Any]:
 
 
 def signature(*further: inspect.Parameter) -> inspect.Signature:
-    """The environment's signature, for `help()` and editors: every keyword with its default, then `further`."""
+    """The environment's signature, for `help()` and editors: `further` parameters, and every keyword with its default."""
     kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Signature([*(inspect.Parameter(n, kind, default=d) for n, d in keywords().items()), *further])
+    own = [inspect.Parameter(n, kind, default=d) for n, d in keywords().items()]
+    return inspect.Signature(sorted([*further, *own], key=lambda p: p.kind))
 
 
 def _plain(value: Any) -> Any:

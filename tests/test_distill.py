@@ -15,12 +15,12 @@ from torch.nn import functional as F
 from compress_env.data import load_data
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.distill.finetune import finetune
-from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, fit, predict
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit, solve
 from compress_env.surgery.trace import trace
+from compress_env.tasks.classification.losses import LOSSES
 from compress_env.teachers import load_teacher
 
 

@@ -14,9 +14,9 @@ from compress_env.bench.fidelity import Views, distil, draw, refitter
 from compress_env.bench.results import Results
 from compress_env.contexts import one_thread
 from compress_env.distill.evaluator import divergence
-from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.tasks.classification.losses import LOSSES
 
 
 @dataclass(frozen=True)

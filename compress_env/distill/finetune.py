@@ -12,8 +12,8 @@ from torch import nn
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data
 from compress_env.distill.cuda_graphs import answering
-from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
+from compress_env.tasks.classification.losses import LOSSES
 
 
 @dataclass(frozen=True)

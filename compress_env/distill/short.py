@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
-from compress_env.distill.losses import LOSSES
 from compress_env.distill.train import Diverged, memory_format, predict
+from compress_env.tasks.classification.losses import LOSSES
 
 WARMUP = 3
 """Steps over which the rate rises: Adam's first steps are as large as its rate, whatever the gradient."""

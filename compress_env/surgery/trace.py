@@ -101,7 +101,7 @@ def trace(
         }
         shape = tuple(examples[0].shape[1:])
         return LayerGraph(
-            traced.graph, ops, output.name, layers, blocks, groups, left_alone, shape, resizes, shapes, type(teacher).__name__
+            ops, output.name, layers, blocks, groups, traced.graph, left_alone, shape, resizes, shapes, type(teacher).__name__
         )  # fmt: skip
 
     return guard(model, build, examples)
