@@ -17,7 +17,8 @@ from compress_env.data import Data, load_data
 from compress_env.decisions import Decision, decisions
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.progress import announced
-from compress_env.resources.base import RESOURCES, Candidate, Completion, amount
+from compress_env.resources import RESOURCES
+from compress_env.resources.base import Candidate, amount
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.spec import ProblemSpec
@@ -34,6 +35,15 @@ from compress_env.teachers import Teacher, load_teacher
 
 RANKING_IMAGES = 512
 """Training images that channels are ranked on, once; judging a student takes fewer, since it is done for each."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Choices for everything: removed blocks and widths `(groups,)`, with the usage counted on the built student."""
+
+    removed: frozenset[str]
+    widths: np.ndarray
+    usage: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -239,9 +249,10 @@ class Problem:
         """
         if limits is None:
             return self.candidate(removed, widths)
-        return self.cost_model.within(
-            removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, completion=completion
+        found = self.cost_model.repair(
+            removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
         )  # fmt: skip
+        return found or self.candidate(completion.removed, completion.widths)._replace(usage=dict(completion.usage))
 
 
 def _load(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:

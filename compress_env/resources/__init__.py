@@ -4,5 +4,5 @@ from compress_env.resources import macs, memory, params  # noqa: F401 - each ent
 from compress_env.resources.base import RESOURCES
 from compress_env.resources.latency import resource  # noqa: F401
 
-SHIPPED: tuple[str, ...] = tuple(RESOURCES.names())
+BUILT_IN: tuple[str, ...] = tuple(RESOURCES.names())
 """Names of the resources that come with the package; every observation has entries for them."""

@@ -107,21 +107,6 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Completion:
-    """Choices for everything that are known to be within limits, with the usage counted on their student.
-
-    Attributes:
-        removed: Blocks that go.
-        widths: Channels that the groups keep, `(groups,)`.
-        usage: By resource, in its unit.
-    """
-
-    removed: frozenset[str]
-    widths: np.ndarray
-    usage: Mapping[str, float]
-
-
-@dataclass(frozen=True)
 class Room:
     """What may be changed about a student to bring its measured usage within a limit, and how changes are tried.
 

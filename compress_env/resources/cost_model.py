@@ -10,11 +10,10 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from compress_env.contexts import one_thread
-from compress_env.resources import SHIPPED
+from compress_env.resources import BUILT_IN
 from compress_env.resources.base import (
     RESOURCES,
     Candidate,
-    Completion,
     Context,
     MeasuredResource,
     Measurement,
@@ -65,7 +64,7 @@ class CostModel:
         """
         self.graph, self.runtime = graph, runtime or RuntimeConfig()
         self.example = example[:1]
-        found = {resource.name: resource for resource in map(RESOURCES.get, [*SHIPPED, *names])}
+        found = {resource.name: resource for resource in map(RESOURCES.get, [*BUILT_IN, *names])}
         asked = {RESOURCES.get(name).name for name in names}
         self._computed = {n: r for n, r in sorted(found.items()) if isinstance(r, Resource)}
         measured = {n: r for n, r in sorted(found.items()) if isinstance(r, MeasuredResource) and n in asked}
@@ -137,7 +136,7 @@ class CostModel:
     def compare(self, student: fx.GraphModule, plan: Plan) -> tuple[dict[str, float], dict[str, float]]:
         """Usage of the teacher and of a student for a report: that of `count`, and measured resources that come with the package."""
         teacher, usage = dict(self.teacher), self.count(student, plan)
-        for name in SHIPPED:
+        for name in BUILT_IN:
             resource = RESOURCES.get(name)
             if isinstance(resource, MeasuredResource) and name not in usage:
                 teacher[name], usage[name] = resource.compare(self._context, student)
@@ -149,7 +148,7 @@ class CostModel:
             if name in usage and name in teacher_usage:
                 ready.remember(plan, usage[name], teacher_usage[name])
 
-    def within(
+    def repair(
         self,
         removed: frozenset[str],
         widths: np.ndarray,
@@ -157,12 +156,12 @@ class CostModel:
         *,
         removable: frozenset[str],
         shrinkable: np.ndarray,
-        completion: Completion,
-    ) -> Candidate:
+        smallest: np.ndarray,
+    ) -> Candidate | None:
         """A student within all limits, as near to the given choices as measuring allows.
 
-        Where no limited resource is measured, predictions are exact, and it is the student of the choices. Otherwise that is changed
-        until measuring says that it fits; it may also grow where the budget was spent by a prediction that was too high.
+        Where no limited resource is measured, predictions are exact and the student of the choices is all that is tried. Otherwise a
+        student may also grow where the budget was spent by a prediction that was too high.
 
         Args:
             removed: Blocks that the student lacks.
@@ -170,19 +169,19 @@ class CostModel:
             limits: By resource, in its unit.
             removable: Blocks that may be removed.
             shrinkable: Mask `(groups,)` of groups whose widths may change.
-            completion: Choices that are known to be within the limits; their student is given where none other was found.
+            smallest: Widths `(groups,)` with which all limits can be met.
 
         Returns:
-            The plan, its student and the usage counted on it.
+            The plan, its student and the usage counted on it, or None if no student was found.
         """
         teacher = self._context.teacher
-        room = Room(teacher, self.graph, removable, shrinkable, completion.widths, limits, self.count, self.fits)
+        room = Room(teacher, self.graph, removable, shrinkable, smallest, limits, self.count, self.fits)
         measured = [name for name in limits if name in self.measured]
-        if not measured and (found := room.build(removed, widths)).meets(limits):
-            return found
+        if not measured:
+            found = room.build(removed, widths)
+            return found if found.meets(limits) else None
         for name in measured:
             better = self._measurements[name].repair(name, removed, widths, room)
             if better is not None:
                 return better
-        plan = self.graph.canonical(completion.removed, completion.widths)
-        return Candidate(plan, build_student(teacher, self.graph, plan), dict(completion.usage))
+        return None
