@@ -219,7 +219,7 @@ def test_plans_of_another_network_are_refused_by_name(plan, message):
 
 
 def test_kept_layers_are_neither_removed_nor_shrunk():
-    graph = trace(NETWORKS["resnet8-digits"][0]().eval(), torch.zeros(1, 1, 8, 8), keep=["stages.0.*"])
+    graph = trace(NETWORKS["resnet8-digits"][0]().eval(), torch.zeros(1, 1, 8, 8), protect=["stages.0.*"])
     assert "stages.0.0" not in graph.blocks and "stages.1.0" in graph.blocks
     assert "stages.0.0.conv1" not in graph.groups and "conv1" not in graph.groups
     assert graph.left_alone["stages.0.0.conv1"] == "kept on request"
@@ -288,7 +288,7 @@ def test_scope_restricts_what_is_removed_and_shrunk_and_names_unknown_layers():
     graph = trace(teacher, x, removable=["stages.1.*"], shrinkable=["stages.2.*"])
     assert list(graph.blocks) == ["stages.1.0"] and list(graph.groups) == ["stages.2.0.conv1", "stages.2.0.conv2"]
     with pytest.raises(UserError, match="no layer is called 'stage.1'"):
-        trace(teacher, x, keep=["stage.1"])
+        trace(teacher, x, protect=["stage.1"])
 
 
 def test_widths_are_multiples_for_the_hardware():
