@@ -86,7 +86,8 @@ class LatencyCache:
             for row in JsonLines(self.plans_path, PlanTime).read():
                 found.setdefault(row.plan, []).append(row.milliseconds)
         except UserError:
-            self.plans_path.unlink(missing_ok=True)  # damaged: they are measured again
+            with suppress(OSError):  # damaged: they are measured again
+                self.plans_path.unlink()
             return {}
         return found
 
