@@ -144,8 +144,8 @@ def shrunk(env: LayerRemovalEnv, pruner: Pruner, limit: float) -> tuple[nn.Modul
         model = pruned(env, pruner, ratio, slopes)
         with torch.no_grad():
             shape = tuple(model(example).shape)
-        if shape != (len(example), env.data.classes):
-            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.classes} classes")
+        if shape != (len(example), env.data.outputs):
+            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.outputs} classes")
         used = Macs().count(model, example[:1])
         if used > limit:
             low = ratio
