@@ -10,9 +10,23 @@ import torch
 from compress_env.errors import UserError
 
 
+SMALL = 5_000_000
+"""MACs of a teacher below which converting to bfloat16, or a GPU, costs more than it saves."""
+
+
 def fastest() -> torch.device:
     """CUDA if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fastest_for(macs: float) -> torch.device:
+    """CUDA if there is one, but the CPU for very small networks, of which a GPU waits for the next instruction most of the time."""
+    return fastest() if macs >= SMALL else torch.device("cpu")
+
+
+def bfloat16_pays(macs: float, device: torch.device) -> bool:
+    """Whether mixed precision is faster: on processors that have it, for all but very small networks."""
+    return has_bfloat16(device) and bool(macs >= SMALL)
 
 
 def usable(name: str) -> torch.device:

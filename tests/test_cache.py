@@ -14,7 +14,7 @@ from compress_env.data.image_cache import decoded
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking.reconstruction import rank_by_reconstruction
+from compress_env.surgery.ranking import reconstruction
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
 
@@ -97,9 +97,9 @@ def test_what_depends_on_the_teacher_alone_is_computed_once_and_again_for_other_
     def judge(teacher, data):
         graph = trace(teacher, data.calibration(2))
         whole = build_student(teacher, graph, Plan())
-        rank_by_reconstruction(whole, graph, data.calibration(64))
+        ranking = reconstruction.rank(whole, graph, data.calibration(64))
         evaluator = Evaluator(whole, graph, data, EvaluatorSettings(calibration_images=64))
-        return {g.name: g.importance.tolist() for g in graph.groups.values()}, evaluator.teacher_logits
+        return ranking.id, evaluator.teacher_logits
 
     def kept():
         return [len(list((tmp_path / kind).iterdir())) for kind in ("channels", "logits")]

@@ -65,7 +65,7 @@ def test_the_validation_split_depends_on_labels_and_seed_alone():
 
 def test_data_has_nine_tenths_to_train_on_and_the_test_images_as_given():
     data = make_data("a", numbered(300), numbered(9))
-    assert (len(data.train), len(data.validation), len(data.test), data.classes) == (270, 30, 9, 3)
+    assert (len(data.train), len(data.validation), len(data.test), data.outputs) == (270, 30, 9, 3)
     assert data.test.inputs.flatten().tolist() == list(range(9))
     assert torch.equal(data.train.labels, data.train.inputs.flatten().long() % 3)  # still belong together
     assert data.input_shape == (1,) and data.normalization is None
@@ -73,7 +73,7 @@ def test_data_has_nine_tenths_to_train_on_and_the_test_images_as_given():
 
 def test_digits_are_the_bundled_ones_split_in_three():
     data = load_data("digits")
-    assert (len(data.train), len(data.validation), len(data.test), data.classes) == (1008, 250, 539, 10)
+    assert (len(data.train), len(data.validation), len(data.test), data.outputs) == (1008, 250, 539, 10)
     assert data.input_shape == (1, 8, 8) and data.train.inputs.dtype == torch.uint8
     together = torch.cat([data.train.inputs, data.validation.inputs, data.test.inputs])
     assert together.max() == 255 and together.double().mean().item() == pytest.approx(4.884164 * 255 / 16, abs=0.1)
@@ -209,7 +209,7 @@ def read(folder, **options) -> Data:
 
 def test_a_folder_is_read_pixel_by_pixel_with_classes_in_order_of_their_names(folder):
     data = read(folder)
-    assert data.classes == 2 and data.input_shape == (3, 8, 8) and data.name == folder.name
+    assert data.outputs == 2 and data.input_shape == (3, 8, 8) and data.name == folder.name
     assert (len(data.train), len(data.validation), len(data.test)) == (22, 2, 4)
     for split in (data.train, data.validation, data.test):
         assert torch.equal(split.inputs[:, 0, 0, 0], torch.tensor([50, 200], dtype=torch.uint8)[split.labels])
@@ -244,7 +244,7 @@ def test_a_missing_folder_is_named_with_what_is_there(folder, tmp_path):
 
 def test_different_classes_are_named(folder):
     (folder / "test" / "dog").rename(folder / "test" / "fox")
-    with pytest.raises(UserError, match=r"different classes, for example \['dog', 'fox'\]"):
+    with pytest.raises(UserError, match=r"different class folders, for example \['dog', 'fox'\]"):
         read(folder)
 
 
@@ -298,7 +298,7 @@ def test_a_folder_too_large_for_memory_is_refused(folder, monkeypatch):
 def test_a_pair_of_torch_datasets_is_stacked():
     x = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
     data = load_data((TensorDataset(x, labels(40, 4)), TensorDataset(x[:8], labels(8, 4))))
-    assert (data.name, data.classes, data.input_shape) == ("custom", 4, (5,))
+    assert (data.name, data.outputs, data.input_shape) == ("custom", 4, (5,))
     assert torch.equal(data.test.inputs, x[:8]) and torch.equal(data.test.labels, labels(8, 4))
     assert len(data.train) == 36 and data.normalization is None
 
@@ -320,7 +320,7 @@ def test_a_factory_in_a_file_gives_data(tmp_path, body):
         f"def split(n): return Split(torch.arange(n * 1.0).view(n, 1), torch.arange(n) % 3)\n{body}\n"
     )
     data = load_data(f"{file}:make", normalization=((0.5,), (0.5,)))
-    assert data.classes == 3 and data.test.inputs.flatten().tolist() == list(range(9))
+    assert data.outputs == 3 and data.test.inputs.flatten().tolist() == list(range(9))
     assert data.normalization == (None if body.startswith("def make(): return make_data") else ((0.5,), (0.5,)))
 
 
@@ -361,8 +361,8 @@ def test_empty_data_is_refused():
 def test_a_label_out_of_range_is_named_with_the_split(bad):
     test = numbered(9)
     test.labels[4] = bad
-    with pytest.raises(UserError, match=rf"test labels run from .*{bad}.*, but there are 3 classes"):
-        make_data("a", numbered(30), test, classes=3)
+    with pytest.raises(UserError, match=rf"test labels run from .*{bad}.* has 3 outputs, which labels from 0 to 2"):
+        make_data("a", numbered(30), test, outputs=3)
 
 
 def test_inputs_of_different_shapes_are_named():
@@ -382,7 +382,7 @@ def test_torchvisions_arrays_become_channels_first_pixels(monkeypatch, tmp_path)
     monkeypatch.setenv("COMPRESS_ENV_DATA", str(tmp_path))
     data = load_data("cifar10")
     assert asked == [(tmp_path, True, True), (tmp_path, False, True)]
-    assert data.input_shape == (3, 4, 4) and data.classes == 10 and (data.crop_padding, data.flip) == (4, True)
+    assert data.input_shape == (3, 4, 4) and data.outputs == 10 and (data.crop_padding, data.flip) == (4, True)
     assert torch.equal(data.test.inputs, images(30, (4, 4, 3)).permute(0, 3, 1, 2))
 
 

@@ -11,16 +11,17 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from compress_env.api import finetuning_recipe
 from compress_env.bench import peers
 from compress_env.bench.statistics import mean_interval
 from compress_env.cli.main import main
 from compress_env.data import load_data
 from compress_env.distill.finetune import finetune
+from compress_env.distill.recipes import finetuning_recipe
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.resources import macs
+from compress_env.resources.base import RESOURCES
 from compress_env.surgery.build import build_student
+from compress_env.tasks import load_task
 
 
 class Rigid(nn.Module):
@@ -41,12 +42,12 @@ def test_a_pruner_gives_the_largest_student_within_the_budget(digits_env, name):
     env, limit = digits_env, 0.5 * digits_env.cost_model.teacher["macs"]
     before = {k: v.clone() for k, v in env.teacher.module.state_dict().items()}
     model, ratio = peers.shrunk(env, peers.PRUNERS[name], limit)
-    used = macs.count(model, env.data.calibration(1))
+    used = RESOURCES.get("macs").count(model, env.data.calibration(1))
     assert 0.8 * limit < used <= limit and model(env.data.calibration(3)).shape == (3, 10)
     slopes = peers.gradients(env) if peers.PRUNERS[name].gradients else None
     wider = peers.pruned(env, peers.PRUNERS[name], ratio - 1e-5, slopes)
-    assert used <= macs.count(wider, env.data.calibration(1))
-    assert macs.count(peers.pruned(env, peers.PRUNERS[name], ratio - 0.07, slopes), env.data.calibration(1)) > limit
+    assert used <= RESOURCES.get("macs").count(wider, env.data.calibration(1))
+    assert RESOURCES.get("macs").count(peers.pruned(env, peers.PRUNERS[name], ratio - 0.07, slopes), env.data.calibration(1)) > limit
     assert all(torch.equal(v, env.teacher.module.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in [*env.teacher.module.parameters(), *model.parameters()])
 
@@ -80,8 +81,8 @@ def test_students_are_trained_alike_once_and_what_fails_says_why(digits_env, tmp
     student = build_student(env.teacher.module, env.graph, plan)
     env.evaluator.prepare(student, plan)
     recipe = finetuning_recipe(len(env.data.train), 1, torch.device("cpu"))
-    done = finetune(student, env.whole, env.data, recipe, seed=1, progress=False)
-    assert (rows[1].test, rows[1].validation_start) == (done.accuracy_test, done.history[0])
+    done = finetune(student, env.whole, env.data, recipe, load_task("classification"), seed=1, progress=False)
+    assert (rows[1].test, rows[1].validation_start) == (done.metric_test, done.history[0])
     assert all(0.4 < r.macs <= 0.5 and r.params < 1 and r.test > r.test_start for r in rows[2:4])
     path = tmp_path / "peers.jsonl"
     text = path.read_text()

@@ -1,5 +1,7 @@
 """Channels are kept for what they tell the layers behind them."""
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ from torch import nn
 
 from compress_env.data import load_data
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
+from compress_env.errors import InvalidPlan, UserError
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking.reconstruction import RIDGE, rank_by_reconstruction, selection_order
+from compress_env.surgery.ranking import RANKINGS, Ranking, magnitude, rank_channels, reconstruction
+from compress_env.surgery.ranking.reconstruction import RIDGE, selection_order
 from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
@@ -59,11 +63,49 @@ def test_a_channel_that_no_consumer_reads_goes_first_although_its_weights_are_la
     images = torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     graph = trace(teacher, images[:2])
     assert graph.groups["0"].kept(5)[3]
-    rank_by_reconstruction(build_student(teacher, graph, Plan()), graph, images)
-    assert not graph.groups["0"].kept(5)[3]
-    order = np.argsort(-graph.groups["2"].importance)
-    rank_by_reconstruction(build_student(teacher, graph, Plan()), graph, images)
-    assert order.tolist() == np.argsort(-graph.groups["2"].importance).tolist()
+    whole = build_student(teacher, graph, Plan())
+    ranking = reconstruction.rank(whole, graph, images)
+    ranked = graph.ranked(ranking)
+    assert not ranked.groups["0"].kept(5)[3] and graph.groups["0"].kept(5)[3]
+    assert list(ranking.orders) == ["0", "2"] and reconstruction.rank(whole, ranked, images).id == ranking.id
+
+
+def test_a_ranking_is_a_value_that_the_graph_it_is_applied_to_does_not_change_with():
+    teacher = load_teacher("resnet8-digits").module
+    graph = trace(teacher, torch.zeros(2, 1, 8, 8))
+    name, size = "conv1", graph.groups["conv1"].size
+    order = np.random.default_rng(0).permutation(size)
+    ranking = Ranking("mine", {name: order}, {})
+    ranked = graph.ranked(ranking)
+    assert np.flatnonzero(ranked.groups[name].kept(5)).tolist() == sorted(order[:5].tolist())
+    others = [g for g in graph.groups if g != name]
+    assert others and all(ranked.groups[g] is graph.groups[g] for g in others)
+    assert ranked.costs is graph.costs and ranked.view(frozenset()) is not graph.view(frozenset())
+    assert ranking.id == Ranking("mine", {name: order.copy()}, {name: 0.5}).id and len(ranking.id) == 16
+    assert len({ranking.id, Ranking("other", {name: order}, {}).id, Ranking("mine", {name: order[::-1]}, {}).id}) == 3
+    with pytest.raises(InvalidPlan, match="'conv1'"):
+        graph.ranked(Ranking("short", {name: order[:-1]}, {}))
+    with pytest.raises(FrozenInstanceError):
+        graph.groups = {}
+
+
+def test_images_are_asked_for_by_rankings_that_look_at_them_only():
+    teacher = load_teacher("resnet8-digits").module
+    graph = trace(teacher, torch.zeros(2, 1, 8, 8))
+    whole = build_student(teacher, graph, Plan())
+
+    def images():
+        raise RuntimeError("asked for")
+
+    ranked = graph.ranked(rank_channels("magnitude", whole, graph, images))
+    for group in graph.groups.values():
+        for width in (1, group.size // 2):
+            assert np.array_equal(ranked.groups[group.name].kept(width), group.kept(width))
+    assert RANKINGS.get("magnitude") is magnitude
+    with pytest.raises(RuntimeError, match="asked for"):
+        rank_channels("reconstruction", whole, graph, images)
+    with pytest.raises(UserError, match="looks at images"):
+        reconstruction.rank(whole, graph, None)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.2])
@@ -74,7 +116,7 @@ def test_students_of_the_digits_lie_nearer_to_the_teacher_than_with_the_largest_
         graph = trace(teacher, data.calibration(2))
         whole = build_student(teacher, graph, Plan())
         if by_images:
-            rank_by_reconstruction(whole, graph, data.calibration(512))
+            graph = graph.ranked(reconstruction.rank(whole, graph, data.calibration(512)))
         plan = Plan.of((), {g.name: int(share * g.size) for g in graph.groups.values()})
         found.append(
             Evaluator(whole, graph, data, EvaluatorSettings())(build_student(teacher, graph, plan), plan).likeness

@@ -147,8 +147,8 @@ def losses(teacher, data, plans, losses, rates, steps, seed, out) -> None:
     """
     from compress_env.bench import losses as measure
     from compress_env.bench.fidelity import parse_counts
-    from compress_env.distill.losses import LOSSES
     from compress_env.envs.layer_removal import LayerRemovalEnv
+    from compress_env.tasks.classification.losses import LOSSES
 
     counts = parse_counts(plans)
     env = LayerRemovalEnv(teacher=teacher, data=data, progress=True)

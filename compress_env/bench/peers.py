@@ -23,8 +23,9 @@ from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.registry import unknown
-from compress_env.resources import macs, params
 from compress_env.resources.budget import parse_limit
+from compress_env.resources.macs import Macs
+from compress_env.resources.params import Params
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
 from compress_env.surgery.layer_types import DENSE
@@ -145,7 +146,7 @@ def shrunk(env: LayerRemovalEnv, pruner: Pruner, limit: float) -> tuple[nn.Modul
             shape = tuple(model(example).shape)
         if shape != (len(example), env.data.classes):
             raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.classes} classes")
-        used = macs.count(model, example[:1])
+        used = Macs().count(model, example[:1])
         if used > limit:
             low = ratio
         else:
@@ -199,7 +200,7 @@ def limit_of(budget: Mapping[str, object], teacher: float) -> float:
     """MACs from `{"macs": limit}`. Raises UserError for other resources."""
     if set(budget) != {"macs"}:
         raise UserError("students are compared at equal MACs; give one --budget macs=LIMIT, for example macs=0.5")
-    return parse_limit(budget["macs"]).absolute(teacher)
+    return parse_limit(budget["macs"], Macs()).absolute(teacher)
 
 
 def compare(
@@ -243,7 +244,7 @@ def _rows(env, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out
         return
     example = env.data.calibration(1).to(next(whole.parameters()).device)
     shares = [resource.count(whole, example) / env.cost_model.teacher[name] for name, resource in
-              (("macs", macs), ("params", params))]  # fmt: skip
+              (("macs", Macs()), ("params", Params()))]  # fmt: skip
     for seed in seeds:
         checkpoint = out / f"{contestant.name.replace(' ', '-')}-{seed}.checkpoint"
         try:

@@ -1,4 +1,4 @@
-"""`Data`: a labelled data set in memory, split for an honest search, with vectorised augmentation."""
+"""`Data`: a labelled data set in memory, split for an honest search, with vectorised augmentation. The task knows what labels mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Inputs `(n, ...)`, either uint8 pixels `(n, channels, height, width)` or ready-made floats, and labels `(n,)` int64."""
+    """Examples in memory.
+
+    Attributes:
+        inputs: Inputs `(n, ...)`, either uint8 pixels `(n, channels, height, width)` or ready-made floats.
+        labels: Labels `(n, ...)`: whole numbers from 0 (int64) such as a class each, or numbers of any kind that a task takes.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -26,23 +31,32 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: Tensor | slice) -> Split:
+        """The examples at these indices, in their order."""
         return Split(self.inputs[indices], self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Training, validation and test images of one classification task.
+    """Training, validation and test examples.
 
     The search sees `train` and `validation`, which are cut from the training data; `test` is for the final report.
-    `normalization` is applied to uint8 inputs only, by `prepare`. `crop_padding` (pixels) and `flip` say how
-    training images are augmented: random crops after zero padding, and mirroring left to right.
+
+    Attributes:
+        name: The data set's name.
+        train: Examples that networks learn from.
+        validation: Examples that students are judged on.
+        test: Examples that are looked at once, at the end.
+        outputs: The number of outputs that a network for this data has for an example.
+        normalization: Applied by `prepare` to uint8 inputs only.
+        crop_padding: Pixels of zeros around training images before a random crop.
+        flip: Whether training images are mirrored left to right at random.
     """
 
     name: str
     train: Split
     validation: Split
     test: Split
-    classes: int
+    outputs: int
     normalization: Normalization | None = None
     crop_padding: int = 0
     flip: bool = False
@@ -112,16 +126,29 @@ def batches(split: Split, batch_size: int, generator: torch.Generator | None = N
 
 
 def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices `(rest, held_out)`, both shuffled: `share` of each class (rounded, at least one, never all) is held out."""
+    """Part of the examples at random, the same share of those with each label.
+
+    Args:
+        labels: Labels `(n, ...)`. If they are not one whole number each, a share of all is held out.
+        share: Share that is held out, of each label rounded, at least one, never all.
+        seed: Of the order.
+
+    Returns:
+        Indices `(rest, held_out)`, both shuffled.
+    """
     rng = np.random.default_rng(seed)
-    y = labels.numpy()
-    held = []
+    y = labels.numpy() if _whole_numbers(labels) else np.zeros(len(labels))
+    members_held = []
     for c in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == c))
-        held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
-    held = rng.permutation(np.concatenate(held))
+        members_held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
+    held = rng.permutation(np.concatenate(members_held))
     rest = rng.permutation(np.setdiff1d(np.arange(len(y)), held))
     return torch.from_numpy(rest), torch.from_numpy(held)
+
+
+def _whole_numbers(labels: Tensor) -> bool:
+    return labels.dim() == 1 and not labels.is_floating_point()
 
 
 def make_data(
@@ -129,35 +156,49 @@ def make_data(
     train: Split,
     test: Split,
     *,
-    classes: int | None = None,
+    outputs: int | None = None,
     normalization: Normalization | None = None,
     crop_padding: int = 0,
     flip: bool = False,
     validation_share: float = 0.1,
     split_seed: int = 0,
 ) -> Data:
-    """`Data` with a stratified, seeded validation split of `validation_share` cut from `train`.
+    """Data whose validation split is cut from the training examples, stratified by label.
 
-    For uint8 inputs without a given `normalization`, mean and deviation are those of the training images.
-    Raises UserError if a split is empty or a label is out of range.
+    Args:
+        name: The data set's name.
+        train: Examples to learn from and to validate on.
+        test: Examples for the final report.
+        outputs: Number of outputs of a network for it. If None, one more than the largest label, or the size of a label that is not
+            one whole number.
+        normalization: Mean and deviation of uint8 pixels; those of the training images if None.
+        crop_padding: Pixels of zeros around training images before a random crop.
+        flip: Whether training images are mirrored at random.
+        validation_share: Share of the training examples for validation, between 0 and 1.
+        split_seed: Of the order in which they are drawn.
+
+    Raises:
+        UserError: If a split is empty or a whole-number label is out of range.
     """
     if not 0 < validation_share < 1:
         raise UserError(f"validation_share must lie between 0 and 1, got {validation_share}")
     for what, split in (("training", train), ("test", test)):
         if len(split) == 0:
             raise UserError(f"data set {name!r} has no {what} examples")
-    classes = classes or int(max(train.labels.max(), test.labels.max())) + 1
+    whole = _whole_numbers(train.labels)
+    if outputs is None:
+        outputs = int(max(train.labels.max(), test.labels.max())) + 1 if whole else train.labels[0].numel()
     for what, split in (("training", train), ("test", test)):
-        if int(split.labels.min()) < 0 or int(split.labels.max()) >= classes:
+        if whole and (int(split.labels.min()) < 0 or int(split.labels.max()) >= outputs):
             raise UserError(
                 f"data set {name!r}: {what} labels run from {int(split.labels.min())} to {int(split.labels.max())}, "
-                f"but there are {classes} classes"
+                f"but a network for it has {outputs} outputs, which labels from 0 to {outputs - 1} point at"
             )
     rest, held = stratified_split(train.labels, validation_share, split_seed)
     validation, train = train.take(held), train.take(rest)
     if normalization is None and train.inputs.dtype == torch.uint8:
         normalization = pixel_statistics(train.inputs)
-    return Data(name, train, validation, test, classes, normalization, crop_padding, flip)
+    return Data(name, train, validation, test, outputs, normalization, crop_padding, flip)
 
 
 def pixel_statistics(images: Tensor) -> Normalization:

@@ -18,5 +18,5 @@ def load(normalization: Normalization | None = None) -> Data:
     everything = Split(pixels, labels)
     return make_data(
         "digits", everything.take(train), everything.take(test),
-        classes=10, normalization=normalization, crop_padding=1, validation_share=0.2,
+        outputs=10, normalization=normalization, crop_padding=1, validation_share=0.2,
     )  # fmt: skip

@@ -21,7 +21,14 @@ def load(
 ) -> Data:
     """Data from folders of images, in torchvision's `ImageFolder` layout; `val` is accepted for `test`.
 
-    All images must have one size, or `image_size` (pixels) is given: the shorter side is then resized and the centre cut out.
+    Args:
+        directory: The folder.
+        image_size: Pixels, for images of different sizes: the shorter side is resized to it, and the centre cut out.
+        normalization: Mean and deviation a channel; those of the training images if None.
+        progress: Whether a bar is shown.
+
+    Raises:
+        UserError: If folders are missing or differ, an image cannot be read, sizes differ, or all are too large for memory.
     """
     root = Path(directory)
     tests = [root / n for n in ("test", "val") if (root / n).is_dir()]
@@ -29,16 +36,16 @@ def load(
         raise UserError(
             f"imagefolder: {root} needs the folders train/<class>/ and test/<class>/; found {_listing(root)}"
         )
-    train, classes = _read(root / "train", image_size, progress)
-    test, test_classes = _read(tests[0], image_size, progress)
-    if classes != test_classes:
-        differ = sorted(set(classes) ^ set(test_classes))
+    train, folders = _read(root / "train", image_size, progress)
+    test, test_folders = _read(tests[0], image_size, progress)
+    if folders != test_folders:
+        differ = sorted(set(folders) ^ set(test_folders))
         raise UserError(
-            f"imagefolder: {root}: train and {tests[0].name} have different classes, for example {differ[:3]}"
+            f"imagefolder: {root}: train and {tests[0].name} have different class folders, for example {differ[:3]}"
         )
     size = train.inputs.shape[-1]
     return make_data(
-        root.name, train, test, classes=len(classes), normalization=normalization, crop_padding=size // 8, flip=True
+        root.name, train, test, outputs=len(folders), normalization=normalization, crop_padding=size // 8, flip=True
     )
 
 
@@ -57,7 +64,7 @@ def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, 
         raise UserError(f"imagefolder: {error}") from None
     paths = [str(Path(path).resolve()) for path, _ in listing.samples]
     images = decoded(paths, image_size, lambda: _decode(folder, paths, image_size, progress))
-    return Split(images, torch.tensor(listing.targets)), listing.classes
+    return Split(images, torch.tensor(listing.targets)), list(listing.class_to_idx)
 
 
 def _decode(folder: Path, paths: list[str], image_size: int | None, progress: bool) -> Tensor:

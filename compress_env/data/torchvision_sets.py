@@ -12,12 +12,12 @@ from compress_env.errors import UserError
 
 
 def cifar10(normalization: Normalization | None = None) -> Data:
-    """CIFAR-10: 32x32 RGB, ten classes, 50,000 training and 10,000 test images."""
+    """CIFAR-10: 32x32 RGB, ten kinds, 50,000 training and 10,000 test images."""
     return _load("CIFAR10", "cifar10", normalization, flip=True)
 
 
 def fashion_mnist(normalization: Normalization | None = None) -> Data:
-    """Fashion-MNIST: 28x28 grey, ten classes, 60,000 training and 10,000 test images."""
+    """Fashion-MNIST: 28x28 grey, ten kinds, 60,000 training and 10,000 test images."""
     return _load("FashionMNIST", "fashion-mnist", normalization, flip=True)
 
 
@@ -37,4 +37,4 @@ def _load(kind: str, name: str, normalization: Normalization | None, flip: bool)
         pixels = torch.as_tensor(part.data)
         pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
         splits.append(Split(pixels.contiguous(), torch.as_tensor(part.targets)))
-    return make_data(name, *splits, classes=10, normalization=normalization, crop_padding=4, flip=flip)
+    return make_data(name, *splits, outputs=10, normalization=normalization, crop_padding=4, flip=flip)

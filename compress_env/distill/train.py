@@ -3,50 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed, nn, random
 from tqdm.auto import tqdm
 
 from compress_env.data.dataset import Data, Split, batches
 from compress_env.devices import repeatable
+from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
+from compress_env.distill.recipes import Recipe
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`(logits, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
+"""`(outputs, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
 
 
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained: SGD with Nesterov momentum and one cycle of the learning rate.
-
-    epochs: passes over the training split. steps: stop after so many batches instead, if given.
-    lr: the peak. warmup: share of the steps that the rate rises. weight_decay: on weights of more than one dimension only.
-    precision: "float32", or "bfloat16" for mixed precision (about 1.6 times faster on CPUs that have it).
-    """
-
-    epochs: int = 30
-    steps: int | None = None
-    batch_size: int = 128
-    lr: float = 0.1
-    warmup: float = 0.15
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    precision: str = "float32"
-    augment: bool = True
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
 
 
 def fit(
@@ -57,13 +30,13 @@ def fit(
     generator: torch.Generator,
     *,
     on_epoch: Callable[[int], str] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: str | None = None,
 ) -> None:
     """Train `model` in place on `data.train`; it is left in evaluation mode.
 
-    All randomness comes from `generator`. `on_epoch(epoch)` is called after each epoch and returns what the progress
-    bar shows. With `checkpoint`, the state is written there after each epoch, and a run that finds it goes on from it.
+    All randomness comes from `generator`, that of dropout from its seed and the epoch. `on_epoch(epoch)` is called after each epoch
+    and returns what the progress bar shows. With `checkpoint`, the state is written there after that, and the training goes on from it.
     Under `torchrun`, each process takes its share of every batch and gradients are averaged.
     Raises Diverged if the loss stops being finite.
     """
@@ -82,21 +55,19 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.lr, max(total, 2), pct_start=recipe.warmup, cycle_momentum=False, div_factor=10
     )
-    step = epoch = 0
-    if checkpoint and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-        step, epoch = state["step"], state["epoch"]
+    seed = generator.initial_seed()
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    step, epoch = checkpoint.restore(state, generator) if checkpoint else (0, 0)
     bar = tqdm(total=total, initial=step, desc=progress, unit="step", leave=False, disable=progress is None or rank > 0)
     mine, bfloat16 = slice(rank, None, world), recipe.precision == "bfloat16"
     model.train()
     example = data.prepare(data.train.inputs[: recipe.batch_size][mine].to(device))
     example = example.to(memory_format=memory_format(example))
-    with bar, channels_last(model), repeatable(device), replayed_training(model, example, bfloat16):
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with bar, channels_last(model), repeatable(device), random.fork_rng(gpus), replayed_training(model, example, bfloat16):
         while step < total:
+            for source in (random.default_generator, *(torch.cuda.default_generators[i] for i in gpus)):
+                source.manual_seed(seed + epoch)
             model.train()
             for indices in batches(data.train, recipe.batch_size, generator):
                 raw = data.train.inputs[indices].to(device)
@@ -105,8 +76,8 @@ def fit(
                 inputs = data.prepare(raw[mine]).to(memory_format=memory_format(raw))
                 labels = data.train.labels[indices[mine]].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    logits = model(inputs)
-                loss = objective(logits.float(), labels, inputs, indices[mine])
+                    outputs = model(inputs)
+                loss = objective(outputs.float(), labels, inputs, indices[mine])
                 if not torch.isfinite(loss):
                     raise Diverged(f"the loss is {loss.item()} at step {step + 1} of {total}")
                 optimizer.zero_grad(set_to_none=True)
@@ -124,13 +95,24 @@ def fit(
             if on_epoch and rank == 0:
                 bar.set_postfix_str(on_epoch(epoch))
             if checkpoint and rank == 0:
-                _save(checkpoint, model, optimizer, schedule, generator, step, epoch)
+                checkpoint.save(state, generator, step, epoch)
     model.eval()
 
 
 @torch.inference_mode()
 def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, bfloat16: bool = False) -> Tensor:
-    """Logits `(n, classes)` of `model`, which must be in evaluation mode, on every example of `split`. bfloat16: mixed precision."""
+    """Outputs of a model for every example of a split.
+
+    Args:
+        model: A network in evaluation mode.
+        data: The data, which prepares inputs.
+        split: Examples, in the order of the outputs.
+        batch_size: Examples at once.
+        bfloat16: Mixed precision.
+
+    Returns:
+        Outputs `(n, ...)`, float32 on the CPU.
+    """
     device = next(model.parameters()).device
     parts = []
     for indices in batches(split, batch_size):
@@ -138,11 +120,6 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, b
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             parts.append(model(inputs.to(memory_format=memory_format(inputs))).float())
     return torch.cat(parts).cpu()
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of examples whose largest logit is the label's, in [0, 1]."""
-    return (logits.argmax(1) == labels).double().mean().item()
 
 
 class channels_last:
@@ -169,17 +146,3 @@ def _average_gradients(model: nn.Module, world: int) -> None:
     distributed.all_reduce(flat)
     for g, mean in zip(gradients, flat.div_(world).split([g.numel() for g in gradients])):
         g.copy_(mean.view_as(g))
-
-
-def _save(path: Path, model, optimizer, schedule, generator, step: int, epoch: int) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": schedule.state_dict(),
-        "generator": generator.get_state(),
-        "step": step,
-        "epoch": epoch,
-    }
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(path)

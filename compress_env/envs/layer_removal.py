@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.utils import EzPickle
 
-from compress_env import rewards
-from compress_env.contexts import one_thread
-from compress_env.data import load_data
-from compress_env.devices import usable
-from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings, fastest_device
 from compress_env.envs import render
 from compress_env.errors import UserError
+from compress_env.evaluation import Evaluation
+from compress_env.objective import Judged, Objective
 from compress_env.registry import unknown
-from compress_env.resources.budget import RESOURCES, CostModel, parse_budget
-from compress_env.resources.latency.runtimes import RuntimeConfig
-from compress_env.rewards import REWARDS, Outcome
-from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking.reconstruction import rank_by_reconstruction
-from compress_env.surgery.redundancy import block_redundancy
-from compress_env.surgery.trace import trace
-from compress_env.teachers import load_teacher
-from compress_env.walk.observation import Embedding
-from compress_env.walk.walk import Problem, Walk
-
-SELECTION_IMAGES = 512
-"""Training images that channels are ranked on, once; judging a student takes fewer, since it is done for each."""
-FAST_CHANNELS = 8
-"""Kernels compute 8 or 16 channels at a time; MobileNetV2 with odd widths takes three times as long in ONNX Runtime."""
+from compress_env.resources import RESOURCES
+from compress_env.spec import EnvironmentSpec, signature
+from compress_env.walk.rows import network_rows
+from compress_env.walk.walk import Walk
 
 
 class LayerRemovalEnv(gym.Env, EzPickle):
@@ -142,254 +127,101 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}
 
-    def __init__(
-        self,
-        teacher: Any = "resnet8-digits",
-        weights: str | None = None,
-        data: Any = None,
-        budget: Mapping[str, Any] | None = None,
-        schedule: str = "two-step",
-        reward: Any = "relative",
-        limits: str = "hard",
-        evaluator: Mapping[str, Any] | None = None,
-        keep: Sequence[str] = (),
-        removable: Sequence[str] = ("*",),
-        shrinkable: Sequence[str] = ("*",),
-        channel_multiple: int | None = None,
-        min_width: float = 0.1,
-        image_size: int | None = None,
-        normalization: Any = None,
-        device: str = "auto",
-        latency: Mapping[str, Any] | None = None,
-        render_mode: str | None = None,
-        progress: bool = False,
-    ):
-        EzPickle.__init__(
-            self, teacher, weights, data, budget, schedule, reward, limits, evaluator, keep, removable,
-            shrinkable, channel_multiple, min_width, image_size, normalization, device, latency, render_mode, progress,
-        )  # fmt: skip
+    def __init__(self, *, render_mode: str | None = None, progress: bool = False, **settings: Any):
+        EzPickle.__init__(self, render_mode=render_mode, progress=progress, **settings)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(unknown("render mode", render_mode, self.metadata["render_modes"]))
-        if limits not in ("hard", "soft"):
-            raise UserError(unknown("kind of limits", limits, ["hard", "soft"]))
         self.render_mode = render_mode
-        self.hard = limits == "hard"
-        self._budget = parse_budget({"macs": 0.5} if budget is None else budget)
-        self._reward = REWARDS.get(reward) if isinstance(reward, str) else reward
-        try:
-            settings = EvaluatorSettings(**(evaluator or {}))
-        except TypeError as error:
-            known = list(EvaluatorSettings.__dataclass_fields__)
-            raise UserError(f"evaluator: {error}; known settings: {', '.join(known)}") from None
-        self.teacher = load_teacher(teacher, weights)
-        if data is None and self.teacher.data is None:
-            raise UserError(
-                f"the teacher {self.teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)"
-            )
-        self.data = load_data(
-            self.teacher.data if data is None else data,
-            normalization=normalization or self.teacher.normalization,
-            image_size=image_size,
-            progress=progress,
-        )
-        if channel_multiple is None:
-            channel_multiple = FAST_CHANNELS if "latency" in self._budget else 1
-        scope = {
-            "keep": keep, "removable": removable, "shrinkable": shrinkable, "channel_multiple": channel_multiple,
-            "min_width": min_width,
-        }  # fmt: skip
-        self.device = usable("cpu" if device == "auto" else device)
-        self.latency = RuntimeConfig.of(latency, device)
-        usable(self.latency.device)
-        self._build(scope, schedule, settings, device, progress)
+        self._begin(self.make_objective(progress, **settings))
+
+    @staticmethod
+    def make_objective(progress: bool, **settings: Any) -> Objective:
+        """The objective of the environment's keywords."""
+        return Objective(EnvironmentSpec.of_keywords(**settings), progress=progress)
+
+    @classmethod
+    def of(cls, objective: Objective) -> LayerRemovalEnv:
+        """An environment on an objective that has been made; it is not pickled."""
+        env = cls.__new__(cls)
+        env.render_mode = None
+        env._begin(objective)
+        return env
+
+    def _begin(self, objective: Objective) -> None:
+        self.objective = objective
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(self.embedding.low, self.embedding.high, dtype=np.float32)
-        self._episode: Walk | None = None
-        self._outcomes: dict[str, Outcome] = {}
-
-    def _build(self, scope, schedule, settings, device, progress) -> None:
-        example = self.data.calibration(2)
-        with one_thread():
-            module = self.teacher.module
-            _check_classes(module, example, self.data, self.teacher.name)
-            self.graph = trace(module, example, **scope)
-            self.cost_model = CostModel(module, self.graph, example, "latency" in self._budget, self.latency, progress)
-            self.problem = Problem(module, self.graph, self.cost_model, schedule)
-            if device == "auto":
-                self.device = fastest_device(self.graph)
-            self.whole = self.student(Plan())
-        if self.hard:
-            self.problem.way_out(self._absolute({name: low for name, (low, _) in self._budget.items()}))
-        with one_thread():
-            images = self.data.calibration(SELECTION_IMAGES).to(self.device)
-            explained = {
-                "shrink": rank_by_reconstruction(self.whole, self.graph, images),
-                "remove": block_redundancy(self.whole, self.graph, images),
-            }
-        self.evaluator = Evaluator(self.whole, self.graph, self.data, settings)
-        self.embedding = Embedding(self.problem, explained)
-
-    def _absolute(self, limits: Mapping[str, Any]) -> dict[str, float]:
-        return {name: float(limit.absolute(self.cost_model.teacher[name])) for name, limit in limits.items()}
-
-    def student(self, plan: Plan) -> torch.fx.GraphModule:
-        """The student of a plan with the teacher's weights, not refitted, on the device of the evaluation."""
-        return build_student(self.teacher.module, self.graph, plan).to(self.device)
-
-    @property
-    def steps(self) -> int:
-        """Steps of an episode."""
-        return len(self.problem.decisions)
-
-    def remember(self, plan: Plan, outcome: Outcome) -> None:
-        """Take the outcome of a plan as known, as from the records of an earlier run: it is not evaluated again."""
-        self._outcomes[plan.key] = outcome
-        self.cost_model.remember(plan, outcome.usage, outcome.teacher_usage)
+        self.observation_space = gym.spaces.Box(objective.embedding.low, objective.embedding.high, dtype=np.float32)
+        self.walk: Walk | None = None
+        self.on_judged: Callable[[Judged], object] | None = None
+        _ = objective.evaluator  # its teacher is run now, not in the middle of the first episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._episode = Walk(self.problem, self.draw_limits(options), self.hard)
-        return self.embedding(self._episode), {}
-
-    def draw_limits(self, options: Mapping[str, Any] | None = None) -> dict[str, float]:
-        """Limits for an episode, in each resource's unit: the budget of `options` or of the environment, drawn where it is a range."""
         options = options or {}
         for name in options:
             if name != "budget":
                 raise UserError(unknown("reset option", name, ["budget"]))
-        lows, highs = self._range(parse_budget(options["budget"]) if "budget" in options else self._budget)
-        return {
-            name: float(self.np_random.uniform(lows[name], highs[name])) if highs[name] > lows[name] else lows[name]
-            for name in lows
-        }
-
-    def budgets(self, count: int) -> list[dict[str, float]]:
-        """`count` limits evenly spread over the environment's budget, the smallest first; one if it is no range."""
-        lows, highs = self._range(self._budget)
-        shares = np.linspace(0, 1, count) if lows != highs else [0.0]
-        return [{name: float(lows[name] + share * (highs[name] - lows[name])) for name in lows} for share in shares]
-
-    def _range(self, budget: Mapping[str, tuple]) -> tuple[dict[str, float], dict[str, float]]:
-        """The smallest and largest limits, in each resource's unit."""
-        if "latency" in budget and "latency" not in self.cost_model.names:
-            raise UserError(
-                "a latency budget has to be among those of the environment, which then measures the teacher"
-            )
-        lows = self._absolute({name: low for name, (low, _) in budget.items()})
-        return lows, self._absolute({name: high for name, (_, high) in budget.items()})
+        self.walk = self.objective.begin(self.objective.draw_limits(self.np_random, options.get("budget")))
+        return self.objective.observe(self.walk), {}
 
     def step(self, action):
-        episode = self._episode
-        if episode is None or episode.done:
+        walk = self.walk
+        if walk is None or walk.done:
             raise gym.error.ResetNeeded("call reset() before step(), and again when an episode has terminated")
         keep, sparsity = map(float, action)
         if not (math.isfinite(keep) and math.isfinite(sparsity)):
             raise ValueError(f"the action has to be two finite numbers, got {action!r}")
-        episode.step(min(max(keep, -1.0), 1.0), min(max(sparsity, -1.0), 1.0))
-        if not episode.done:
-            return self.embedding(episode), 0.0, False, False, {}
-        reward, info = self._finish(episode)
-        return self.embedding(episode), reward, True, False, info
-
-    def _finish(self, episode: Walk) -> tuple[float, dict[str, Any]]:
-        plan, student, usage = episode.finish()
-        repeated = plan.key in self._outcomes
-        if repeated:
-            known = self._outcomes[plan.key]
-            accuracy, likeness, failed = known.accuracy, known.likeness, known.failed
-        else:
-            try:
-                (accuracy, likeness), failed = self.evaluator(student.to(self.device), plan), ""
-            except EvaluationFailed as error:
-                accuracy, likeness, failed = 0.0, 0.0, str(error)
-        outcome = Outcome(
-            accuracy, self.evaluator.teacher_accuracy, usage, self.cost_model.teacher, episode.limits, failed, likeness
-        )
-        self._outcomes[plan.key] = outcome
-        reward, terms = rewards.evaluate(self._reward, outcome)
-        info = {
-            "accuracy": float(accuracy),
-            "teacher_accuracy": float(outcome.teacher_accuracy),
-            "likeness": likeness,
-            "reward_terms": terms,
-            "usage": {name: float(v) for name, v in usage.items()},
-            "budget": {name: float(v) for name, v in episode.limits.items()},
-            "is_success": outcome.feasible,
-            "plan": plan.to_json(),
-            "failed": failed,
-            "repeated": repeated,
-        }
-        return float(reward), info
+        walk.step(min(max(keep, -1.0), 1.0), min(max(sparsity, -1.0), 1.0))
+        if not walk.done:
+            return self.objective.observe(walk), 0.0, False, False, {}
+        judged = self.objective.judge(walk)
+        if self.on_judged:
+            self.on_judged(judged)
+        return self.objective.observe(walk), judged.reward, True, False, information(judged)
 
     def rows(self) -> list[dict[str, Any]]:
         """The network as it stands in the running episode, a row a layer, for pictures and tables."""
-        episode = self._episode
-        return network_rows(self, episode.removed, episode.widths, episode)
+        return network_rows(self.objective.problem, self._walking.removed, self._walking.widths, self._walking)
+
+    @property
+    def _walking(self) -> Walk:
+        if self.walk is None:
+            raise gym.error.ResetNeeded("call reset() first")
+        return self.walk
 
     def render(self):
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode; give one to gym.make")
             return None
-        episode = self._episode
-        if episode is None:
-            raise gym.error.ResetNeeded("call reset() before render()")
-        used = self.cost_model.predict_all(episode.removed, episode.widths)
+        walk, problem = self._walking, self.objective.problem
+        used, teacher = walk.usage, problem.cost_model.teacher
         spent = {
-            name: {
-                "used": used[name],
-                "limit": limit,
-                "teacher": self.cost_model.teacher[name],
-                "unit": RESOURCES.get(name).UNIT,
-            }
-            for name, limit in episode.limits.items()
+            name: {"used": used[name], "limit": limit, "teacher": teacher[name], "unit": RESOURCES.get(name).unit}
+            for name, limit in walk.limits.items()
         }
-        title = f"{self.teacher.name}, step {episode.step_index} of {self.steps}"
+        title = f"{problem.teacher.name}, step {walk.step_index} of {self.objective.steps}"
         return (render.ansi if self.render_mode == "ansi" else render.picture)(self.rows(), spent, title)
 
 
-def network_rows(
-    env: LayerRemovalEnv, removed: frozenset[str], widths: np.ndarray, episode=None
-) -> list[dict[str, Any]]:
-    """A row a layer with weights: channels and MACs before and after, and whether it was kept, shrunk, removed or is undecided."""
-    graph = env.graph
-    network = graph.view(frozenset(removed))
-    sides = network.layer_sides(widths)
-    before, after = graph.view(frozenset()).layer_macs(graph.full), network.layer_macs(widths)
-    undecided = set()
-    if episode is not None:
-        for d in env.problem.decisions[episode.step_index :]:
-            undecided.update(graph.blocks[d.target].layers if d.kind == "remove" else [graph.groups[d.target].layer])
-    rows = []
-    for name, layer in graph.layers.items():
-        if layer.kind == "parameter":
-            continue
-        inputs, outputs = sides.get(name, (0, 0))
-        narrower = outputs < layer.channels_out or inputs != layer.channels_in
-        status = (
-            "removed" if name not in sides else "undecided" if name in undecided else "shrunk" if narrower else "kept"
-        )
-        rows.append(
-            {
-                "name": name, "kind": layer.kind, "before": layer.channels_out, "after": outputs,
-                "status": status, "macs_before": before.get(name, 0.0), "macs_after": after.get(name, 0.0),
-            }
-        )  # fmt: skip
-    return rows
+LayerRemovalEnv.__init__.__signature__ = signature(  # type: ignore[attr-defined]
+    inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+    inspect.Parameter("render_mode", inspect.Parameter.KEYWORD_ONLY, default=None),
+    inspect.Parameter("progress", inspect.Parameter.KEYWORD_ONLY, default=False),
+)
 
 
-def _check_classes(module: torch.nn.Module, example: torch.Tensor, data, name: str) -> None:
-    """Raises UserError if the teacher does not take the data's inputs or answers for another number of classes."""
-    device = next(module.parameters()).device
-    training = module.training
-    if training:
-        raise UserError(f"the teacher {name!r} is in training mode; call .eval() on it first")
-    try:
-        with torch.no_grad():
-            shape = tuple(module(example.to(device)).shape)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the teacher {name!r} does not take inputs of shape {data.input_shape}: {reason}") from error
-    if shape != (len(example), data.classes):
-        raise UserError(
-            f"the teacher {name!r} answers with {shape[1:]}, but the data set {data.name!r} has {data.classes} classes"
-        )
+def information(judged: Judged) -> dict[str, Any]:
+    """The terminal `info`: always the same keys, no wall-clock, and no NaN."""
+    evaluation: Evaluation = judged.evaluation
+    return {
+        "metrics": {name: float(v) for name, v in evaluation.metrics.items()},
+        "teacher_metrics": {name: float(v) for name, v in evaluation.teacher_metrics.items()},
+        "kl": math.inf if evaluation.kl is None else float(evaluation.kl),
+        "reward_terms": dict(judged.terms),
+        "usage": {name: float(v) for name, v in evaluation.usage.items()},
+        "budget": {name: float(v) for name, v in judged.limits.items()},
+        "is_success": evaluation.meets(judged.limits),
+        "plan": judged.plan.to_json(),
+        "failed": evaluation.failed,
+        "repeated": judged.repeated,
+    }

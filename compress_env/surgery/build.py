@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.graph import LayerGraph, PrunedView
+from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.layer_types import BATCH_NORMS
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.slicing import sliced
+from compress_env.surgery.view import PrunedView
 
 _OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
 """Removal makes tensors shared that were not; an operation in place would then change what another one reads."""

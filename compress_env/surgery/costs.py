@@ -8,14 +8,11 @@ only the factors and one small matrix are made anew, and a cost is a handful of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from compress_env.surgery.graph import LayerGraph
-    from compress_env.surgery.ir import Term
+from compress_env.surgery.ir import Block, Layer, Op, Term
 
 Spread = tuple[np.ndarray, np.ndarray] | None
 """What the groups' widths have become with blocks removed, as `matrix @ widths + constant`; None if all are their own."""
@@ -71,11 +68,31 @@ class Sum:
 
 
 class Costs:
-    """The costs of a layer graph and what is left of it without blocks, as arrays over its operations, layers and groups."""
+    """The costs of a network and which of them are left without blocks, as arrays over its operations, layers and groups.
 
-    def __init__(self, graph: LayerGraph):
-        ops, layers, groups = list(graph.ops.values()), list(graph.layers.values()), graph.group_index
-        self.graph = graph
+    Args:
+        ops: The operations by name, in the order of computation.
+        layers: The layers by name.
+        blocks: What can be removed.
+        groups: For each group its place in vectors of widths.
+        output: Name of the operation that gives the logits.
+    """
+
+    def __init__(
+        self,
+        ops: Mapping[str, Op],
+        layers: Mapping[str, Layer],
+        blocks: Iterable[Block],
+        groups: Mapping[str, int],
+        output: str,
+    ):
+        self._inputs = {op.name: op.inputs for op in ops.values()}
+        self._output = output
+        self._compile(list(ops.values()), list(layers.values()), list(blocks), groups)
+
+    def _compile(
+        self, ops: Sequence[Op], layers: Sequence[Layer], blocks: Sequence[Block], groups: Mapping[str, int]
+    ) -> None:
         self.op = {op.name: i for i, op in enumerate(ops)}
         layer = {x.name: i for i, x in enumerate(layers)}
         self.parameters = Sum(((layer[x.name], t) for x in layers for t in x.parameters), len(layers), groups)
@@ -86,23 +103,22 @@ class Costs:
         for x in layers:
             for name in (g for t in x.parameters for axis in t.axes for g, _ in axis.parts):
                 self.layer_groups[layer[x.name], groups[name]] = 1
-        self._find_regions(ops, layer)
+        self._find_regions(ops, blocks, layer)
         edges = [(i, self.op[name]) for i, op in enumerate(ops) for name in op.inputs]
         self._users, self._used = np.array(edges, int).reshape(-1, 2).T
         self._views = [(i, self.op[op.inputs[0]]) for i, op in enumerate(ops) if op.view and op.inputs]
         self._order = np.arange(len(ops))
 
-    def _find_regions(self, ops: list, layer: Mapping[str, int]) -> None:
+    def _find_regions(self, ops: Sequence[Op], blocks: Sequence[Block], layer: Mapping[str, int]) -> None:
         """For each tensor that may be read in place of another: what it needs, up to the next ones that may be replaced."""
-        blocks = self.graph.blocks.values()
         replaceable = {block.node for block in blocks}
         self._behind: dict[str, list[str]] = {}
         self._row: dict[str, int] = {}
         needed = []
-        for start in dict.fromkeys([self.graph.output, *replaceable, *(block.replacement for block in blocks)]):
-            inside, edge, todo = {start}, {}, [start]
+        for start in dict.fromkeys([self._output, *replaceable, *(block.replacement for block in blocks)]):
+            inside, edge, todo = {start}, dict[str, None](), [start]
             while todo:
-                for name in self.graph.ops[todo.pop()].inputs:
+                for name in self._inputs[todo.pop()]:
                     if name in replaceable:
                         edge[name] = None
                     elif name not in inside:
@@ -120,7 +136,7 @@ class Costs:
 
     def alive(self, follow: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the operations and of the layers that are left when users of the keys of `follow` read its values."""
-        seen, todo = set(), [self.graph.output]
+        seen, todo = set(), [self._output]
         while todo:
             name = todo.pop()
             while name in follow:

@@ -10,7 +10,7 @@ from torch import nn
 from compress_env.surgery.dependencies import Dependencies
 from compress_env.surgery.ir import Channels, Group, Member
 from compress_env.surgery.layer_types import DENSE
-from compress_env.surgery.ranking.magnitude import rank_by_magnitude
+from compress_env.surgery.ranking.magnitude import channel_scores
 
 
 class Grouping:
@@ -101,7 +101,7 @@ class Grouping:
             produced = next(m for m in own if m.side == "out" and m.layer == name.partition("#")[0])
             step = multiple // math.gcd(multiple, len(produced.position) // size)
             floor = min(size, math.ceil(max(1, round(min_width * size)) / step) * step)
-            importance = rank_by_magnitude(self.modules, own, size)
+            importance = channel_scores(self.modules, own, size)
             result[name] = Group(name, size, tuple(own), importance, floor, step)
         return {name: result[name] for name in self.names}
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -72,6 +75,31 @@ class Group:
         mask = np.zeros(self.size, bool)
         mask[np.argsort(-self.importance, kind="stable")[:width]] = True
         return mask
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """An order of the channels of groups, by which `LayerGraph.ranked` decides which of them stay.
+
+    Attributes:
+        name: The way it was made, as in `RANKINGS`.
+        orders: For each group `(size,)`, the numbers of its channels, the most important first. A group that is absent keeps
+            the order that it had.
+        explained: For groups of which it is known, the share in [0, 1] of what their consumers compute that the first half
+            of their channels explains.
+    """
+
+    name: str
+    orders: Mapping[str, np.ndarray]
+    explained: Mapping[str, float]
+
+    @cached_property
+    def id(self) -> str:
+        """A name for the content, 16 hexadecimal digits: equal if and only if name and orders are."""
+        digest = hashlib.sha256(self.name.encode())
+        for group, order in sorted(self.orders.items()):
+            digest.update(f"\0{group}\0{np.asarray(order).tolist()}".encode())
+        return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

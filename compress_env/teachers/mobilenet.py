@@ -42,7 +42,7 @@ class InvertedResidual(nn.Module):
 
 
 def mobilenetv2(
-    channels_in: int, width: float, classes: int, stages: Sequence[Stage] = STAGES, features: int = 1280
+    channels_in: int, width: float, outputs: int, stages: Sequence[Stage] = STAGES, features: int = 1280
 ) -> nn.Sequential:
     """width: of every layer, as a share of the paper's. features: of the last convolution, in the paper's widths."""
 
@@ -61,16 +61,16 @@ def mobilenetv2(
         nn.ReLU6(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(last, classes),
+        nn.Linear(last, outputs),
     ]
     return nn.Sequential(*layers)
 
 
 def mobilenetv2_cifar10() -> nn.Sequential:
     """MobileNetV2 at half of its widths for 32x32 RGB images: 0.59 M parameters, 26 MMACs."""
-    return mobilenetv2(3, 0.5, classes=10)
+    return mobilenetv2(3, 0.5, outputs=10)
 
 
 def mobilenetv2_digits() -> nn.Sequential:
     """The first four stages, at half of their widths, for 8x8 grey images of digits."""
-    return mobilenetv2(1, 0.5, classes=10, stages=STAGES[:4], features=256)
+    return mobilenetv2(1, 0.5, outputs=10, stages=STAGES[:4], features=256)

@@ -17,7 +17,7 @@ class BasicBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels_out)
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels_in != channels_out:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A stem, stages of `blocks` basic blocks each (the later ones halve the resolution), pooling and a classifier."""
 
-    def __init__(self, channels_in: int, widths: Sequence[int], blocks: int, classes: int):
+    def __init__(self, channels_in: int, widths: Sequence[int], blocks: int, outputs: int):
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, widths[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(widths[0])
@@ -47,7 +47,7 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.fc = nn.Linear(before, classes)
+        self.fc = nn.Linear(before, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
@@ -56,9 +56,9 @@ class ResNet(nn.Module):
 
 def resnet8_digits() -> ResNet:
     """ResNet-8 for 8x8 grey images of digits: three blocks of 16, 32 and 64 channels."""
-    return ResNet(1, (16, 32, 64), blocks=1, classes=10)
+    return ResNet(1, (16, 32, 64), blocks=1, outputs=10)
 
 
 def resnet20_cifar10() -> ResNet:
     """ResNet-20 for 32x32 RGB images (He et al. 2016, table 6): 0.27 M parameters, 41 MMACs."""
-    return ResNet(3, (16, 32, 64), blocks=3, classes=10)
+    return ResNet(3, (16, 32, 64), blocks=3, outputs=10)

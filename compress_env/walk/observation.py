@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-
 import numpy as np
 
-from compress_env.resources.budget import RESOURCES
-from compress_env.walk.walk import Decision, Walk
+from compress_env.decisions import Decision
+from compress_env.problem import Problem
+from compress_env.resources import BUILT_IN
+from compress_env.surgery.ir import Layer
+from compress_env.walk.walk import Walk
 
 LAYER: tuple[tuple[str, float, str], ...] = (
     ("pass", 0, "0 while layers are removed, 1 while they are shrunk"),
     ("progress", 0, "steps taken / steps of the episode"),
-    ("void", 0, "1 if the layer went with a block that was removed before; the action then has no effect"),
+    ("inactive", 0, "1 if the target went with a block that was removed before; the action then has no effect"),
     ("convolution", 0, "share of the target's layers that are dense convolutions"),
     ("depthwise", 0, "share that are depthwise or grouped convolutions"),
     ("linear", 0, "share that are linear layers"),
     ("branch", 0, "1 if the target is a residual branch, or lies within one; 0 if all that comes after depends on it"),
-    (
-        "explained",
-        0,
-        "of what a block puts out, the share that is known without it; of a group, what half of its channels tell",
-    ),
+    ("redundancy", 0, "the share of a block's output that is known without it; of a group, the share that half of its channels explain"),
     ("index", 0, "position of the target's first layer in the network"),
     ("channels in", 0, "log2(1 + channels into the first layer) / 12"),
     ("channels out", 0, "log2(1 + channels out of the last layer) / 12"),
@@ -42,67 +39,67 @@ LAYER: tuple[tuple[str, float, str], ...] = (
 """Name, minimum and meaning of what is known of the step; the maximum is 1."""
 
 
-def entries() -> tuple[tuple[str, float, str], ...]:
-    """Name, minimum and meaning of each entry of an observation, with two for each registered resource."""
-    names = RESOURCES.names()
+def observed(problem: Problem) -> tuple[str, ...]:
+    """Names of the resources that are observed: those that come with this package, and those of the user's that the problem counts."""
+    return (*BUILT_IN, *(name for name in problem.cost_model.names if name not in BUILT_IN))
+
+
+def entries(resources: tuple[str, ...] = BUILT_IN) -> tuple[tuple[str, float, str], ...]:
+    """Name, minimum and meaning of each entry of an observation, with two for each resource."""
     return (
         *LAYER,
-        *(
-            (f"budget {n}", 0, f"limit on {n} as a share of the teacher's, at most 1; 1 if there is none")
-            for n in names
-        ),
-        *(
-            (f"spent {n}", 0, f"{n} if undecided layers stay whole / 4 times the limit; 0 if there is none")
-            for n in names
-        ),
+        *((f"budget {n}", 0, f"limit on {n} as a share of the teacher's, at most 1; 1 if there is none") for n in resources),
+        *((f"spent {n}", 0, f"{n} if undecided layers stay whole / 4 times the limit; 0 if there is none") for n in resources),
     )
 
 
 class Embedding:
-    """Observations for one problem; what does not change over an episode is computed once."""
+    """Observations for one problem; everything that does not change over a walk is computed once.
 
-    def __init__(self, problem, explained: Mapping[str, Mapping[str, float]]):
-        """explained: the entry of that name for blocks ("remove") and groups ("shrink"), 0 for those that it lacks."""
-        self.problem, self._explained = problem, explained
-        self.low = np.array([low for _, low, _ in entries()], np.float32)
+    Args:
+        problem: The problem. Its redundancy is measured on images, unless that was done before.
+
+    Attributes:
+        names: Names of the entries.
+        low: Smallest values `(entries,)`, float32.
+        high: Largest values `(entries,)`, float32.
+    """
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self._resources = observed(problem)
+        every = entries(self._resources)
+        self.names = tuple(name for name, _, _ in every)
+        self.low = np.array([low for _, low, _ in every], np.float32)
         self.high = np.ones(len(self.low), np.float32)
-        self._resources = RESOURCES.names()
         graph = problem.graph
         whole = graph.view(frozenset())
         self._macs = dict.fromkeys(graph.layers, 0.0) | whole.layer_macs(graph.full)
         self._params = whole.layer_parameters(graph.full)
         self._total = sum(self._macs.values()) or 1.0
-        params = problem.cost_model.teacher["params"]
         self._position = {name: i / max(1, len(graph.layers) - 1) for i, name in enumerate(graph.layers)}
-        self._layers = {d: self._target_layers(d) for d in problem.decisions}
-        self._place = {name: i for i, (name, _, _) in enumerate(entries())}
-        self._templates = np.array([self._template(i, params) for i in range(len(problem.decisions) + 1)], np.float32)
-
-    def _target_layers(self, decision: Decision) -> list:
-        graph = self.problem.graph
-        names = graph.blocks[decision.target].layers if decision.kind == "remove" else [
-            m.layer for m in graph.groups[decision.target].members if m.side == "out"
-        ]  # fmt: skip
-        layers = {graph.layer_of(n).name: graph.layer_of(n) for n in names}
-        return [x for x in layers.values() if x.kind not in ("norm", "parameter")]
+        self._layers = {d: d.layers(graph) for d in problem.decisions}
+        self._place = {name: i for i, name in enumerate(self.names)}
+        self._templates = np.array([self._template(i) for i in range(len(problem.decisions) + 1)], np.float32)
 
     def _branched(self, decision: Decision) -> bool:
         """Whether the network has a way round the target."""
         blocks = self.problem.graph.blocks
-        if decision.kind == "remove":
+        if not decision.shrinks:
             return blocks[decision.target].kind == "branch"
         own = {layer.name for layer in self._layers[decision]}
         return any(block.kind == "branch" and own <= set(block.layers) for block in blocks.values())
 
-    def _describe(self, decision: Decision, params: float) -> list[float]:
-        layers = self._layers[decision]
+    def _describe(self, decision: Decision) -> list[float]:
+        layers: list[Layer] = self._layers[decision]
+        known = self.problem.ranking.explained if decision.shrinks else self.problem.redundancy
         first, last = layers[0], layers[-1]
         share = [sum(layer.kind in kinds for layer in layers) / len(layers) for kinds in
                  (("conv",), ("depthwise", "grouped"), ("linear",))]  # fmt: skip
         return [
             *share,
             float(self._branched(decision)),
-            self._explained[decision.kind].get(decision.target, 0.0),
+            known.get(decision.target, 0.0),
             self._position[first.name],
             math.log2(1 + first.channels_in) / 12,
             math.log2(1 + last.channels_out) / 12,
@@ -112,15 +109,15 @@ class Embedding:
             math.log2(1 + first.positions_in) / 20,
             math.log2(1 + last.positions) / 20,
             sum(self._macs[x.name] for x in layers) / self._total,
-            sum(self._params[x.name] for x in layers) / params,
+            sum(self._params[x.name] for x in layers) / self.problem.cost_model.teacher["params"],
         ]
 
-    def _template(self, step: int, params: float) -> np.ndarray:
+    def _template(self, step: int) -> np.ndarray:
         """What is known of a step beforehand; at the end, of the last one."""
         steps = self.problem.decisions
         decision = steps[min(step, len(steps) - 1)]
         undecided = {layer.name for d in steps[step:] for layer in self._layers[d]}
-        known = [float(decision.kind == "shrink"), step / len(steps), 0.0, *self._describe(decision, params), 0.0,
+        known = [float(decision.shrinks), step / len(steps), 0.0, *self._describe(decision), 0.0,
                  sum(self._macs[name] for name in undecided) / self._total]  # fmt: skip
         vector = np.zeros(len(self.low))
         vector[: len(known)] = known
@@ -128,19 +125,19 @@ class Embedding:
             vector[self._place[f"budget {name}"]] = 1.0
         return np.clip(vector, self.low, self.high)
 
-    def __call__(self, episode: Walk) -> np.ndarray:
-        """The vector `(len(entries()),)` float32 for the current step; at the end, that of the last one with progress 1."""
-        cost_model, place, network = self.problem.cost_model, self._place, episode.network
-        vector = self._templates[episode.step_index].copy()
-        macs = cost_model.predict("macs", network, episode.widths)
+    def __call__(self, walk: Walk) -> np.ndarray:
+        """The vector `(entries,)` float32 for the current step; at the end, that of the last one with progress 1."""
+        cost_model, place, view = self.problem.cost_model, self._place, walk.view
+        vector = self._templates[walk.step_index].copy()
+        macs = cost_model.predict("macs", view, walk.widths)
         vector[place["removed so far"]] = min(max(1 - macs / cost_model.teacher["macs"], 0.0), 1.0)
-        if not episode.done:
-            vector[place["void"]] = episode.void(episode.current)
-            vector[place["uniform keep ratio"]] = episode.uniform_keep_ratio()
+        if not walk.done:
+            vector[place["inactive"]] = walk.current.inactive(walk)
+            vector[place["uniform keep ratio"]] = walk.uniform_keep_ratio()
         keep = place["previous keep"]
-        vector[keep], vector[keep + 1] = episode.previous
-        for name, limit in episode.limits.items():
-            used = macs if name == "macs" else cost_model.predict(name, network, episode.widths)
+        vector[keep], vector[keep + 1] = walk.previous
+        for name, limit in walk.limits.items():
+            used = macs if name == "macs" else cost_model.predict(name, view, walk.widths)
             vector[place[f"budget {name}"]] = min(limit / cost_model.teacher[name], 1.0)
             vector[place[f"spent {name}"]] = min(used / limit / 4, 1.0)
         return vector

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env import cache
+from compress_env.errors import UserError
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.ir import Group
+from compress_env.surgery.ir import Group, Ranking
 from compress_env.surgery.samples import is_dense, places, sample_inputs
 
+NEEDS_INPUTS = True
 FORMAT = 2
 """To be counted up when the same inputs give other orders: they are kept on disk."""
 NUMBERS = 2**24
@@ -25,16 +27,27 @@ RIDGE = 0.1
 """Share of the mean variance of a channel's contribution that is added to each: few images make chance correlations."""
 
 
-def rank_by_reconstruction(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, float]:
-    """Rank the channels of each group of `graph` by how well they explain what its consumers compute on `inputs` `(n, ...)`.
+def rank(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor | None) -> Ranking:
+    """Rank the channels of each group by how well they explain what the layers behind them compute on images.
 
     A channel contributes to each output of a dense layer behind it its weights times its activations (ThiNet, Luo et al.,
     ICCV 2017). Channels are taken one by one, always the one with which the sum of all contributions is best
     regressed on those taken so far (orthogonal least squares, Chen et al. 1989), so that of two that say the same, one is enough.
-    Groups without such a layer behind them keep their importance. Returns for the others the share of what their consumers compute
-    that the first half of their channels explains, in [0, 1]. teacher: the module of the empty plan. What took more than a second
-    is kept in the user's cache folder.
+    Orders that took more than a second to find are kept in the user's cache folder.
+
+    Args:
+        teacher: The student of the empty plan.
+        graph: The teacher's graph.
+        inputs: Images `(n, ...)`.
+
+    Returns:
+        The ranking, with what the first half of each group's channels explains; without groups that no dense layer reads.
+
+    Raises:
+        UserError: If there are no images.
     """
+    if inputs is None:
+        raise UserError("the ranking 'reconstruction' looks at images and was given none; 'magnitude' needs none")
     members = [
         (g.name, m.layer, m.side, m.position.tolist(), m.channel.tolist())
         for g in graph.groups.values()
@@ -42,8 +55,11 @@ def rank_by_reconstruction(teacher: fx.GraphModule, graph: LayerGraph, inputs: T
     ]
     key = cache.content_key(FORMAT, teacher, inputs, members, inputs.device.type)
     found = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
-    graph.rank({name: -np.argsort(order.numpy()) for name, (order, _) in found.items()})
-    return {name: float(explained[(len(explained) - 1) // 2]) for name, (_, explained) in found.items()}
+    return Ranking(
+        "reconstruction",
+        {name: order.numpy().astype(int) for name, (order, _) in found.items()},
+        {name: float(explained[(len(explained) - 1) // 2]) for name, (_, explained) in found.items()},
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,8 @@
-"""What a student is trained to match: functions `(student_logits, teacher_logits, labels, temperature) -> loss`."""
+"""Distillation losses: functions `(student, teacher, labels, temperature) -> loss`.
+
+Everywhere, student and teacher are logits `(n, classes)`, labels are the numbers of the right classes `(n,)`, the temperature T is
+above 0, and the loss is a scalar, the mean over examples.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,15 @@ from torch.nn import functional as F
 from compress_env.registry import Registry
 
 LOSSES = Registry("loss")
+"""The losses by name."""
 
 
 @LOSSES.register("hinton")
 def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """0.9 T^2 KL(teacher || student) at temperature T, plus 0.1 cross-entropy with the labels (Hinton et al. 2015).
+    """0.9 T^2 KL(teacher || student) at temperature T, plus 0.1 cross-entropy with the labels.
 
-    The factor T^2 keeps the gradient of the soft part in proportion when T changes.
+    The factor T^2 keeps the gradient of the soft part in proportion when T changes. Hinton, Vinyals, Dean: Distilling the knowledge in
+    a neural network, 2015.
     """
     soft = F.kl_div(
         F.log_softmax(student / temperature, 1),
@@ -27,7 +33,10 @@ def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float)
 
 @LOSSES.register("dkd")
 def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy plus T^2 (KL of target against rest + 8 KL among the other classes) (Zhao et al., CVPR 2022, alpha 1, beta 8)."""
+    """Cross-entropy plus T^2 (KL of the right class against the rest + 8 KL among the other classes).
+
+    Zhao et al.: Decoupled knowledge distillation, CVPR 2022, with alpha 1 and beta 8.
+    """
     target = F.one_hot(labels, student.shape[1]).bool()
     ours, theirs = student / temperature, teacher / temperature
     p, q = ours.softmax(1), theirs.softmax(1)
@@ -42,7 +51,10 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) ->
 
 @LOSSES.register("dist")
 def dist(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy plus 2 T^2 (1 - Pearson correlation), over classes and over examples (Huang et al., NeurIPS 2022)."""
+    """Cross-entropy plus 2 T^2 (1 - Pearson correlation) of the probabilities, once over classes and once over examples.
+
+    Huang et al.: Knowledge distillation from a stronger teacher, NeurIPS 2022.
+    """
     p, q = (student / temperature).softmax(1), (teacher / temperature).softmax(1)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -53,7 +65,10 @@ def dist(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -
 
 @LOSSES.register("standardised")
 def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """9 T^2 KL of logits standardised per example, at half the temperature, plus 0.1 cross-entropy (Sun et al., CVPR 2024)."""
+    """9 (T/2)^2 KL(teacher || student) of logits standardised per example, at temperature T/2, plus 0.1 cross-entropy.
+
+    Sun et al.: Logit standardization in knowledge distillation, CVPR 2024.
+    """
 
     def standard(z: Tensor) -> Tensor:
         return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7) / (temperature / 2)
@@ -66,7 +81,10 @@ def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
 
 @LOSSES.register("logit_mse")
 def logit_mse(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Half the squared distance of the logits, averaged over examples (Ba & Caruana 2014); labels and temperature play no part."""
+    """Half the squared distance of the logits; labels and temperature play no part.
+
+    Ba & Caruana: Do deep nets really need to be deep?, NeurIPS 2014, equation 1.
+    """
     return 0.5 * (student - teacher).square().sum(1).mean()
 
 

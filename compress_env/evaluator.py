@@ -1,0 +1,170 @@
+"""`Evaluator`: from a plan to its numbers, as cheaply as a search needs. The same plan, the same numbers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, fx
+
+from compress_env import cache, devices
+from compress_env.contexts import one_thread
+from compress_env.distill.short import ShortDistillation
+from compress_env.distill.train import Diverged, channels_last, memory_format, predict
+from compress_env.evaluation import Evaluation
+from compress_env.problem import Problem
+from compress_env.resources.base import Candidate
+from compress_env.spec import EvaluatorSettings
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.refit import Refit
+
+
+class EvaluationFailed(RuntimeError):
+    """A student that gives no outputs; the message is the reason."""
+
+
+class PlanEvaluator(Protocol):
+    """Judges the plans of one problem; `Evaluator` does by running students."""
+
+    def __call__(self, plan: Plan, built: Candidate | None = None) -> Evaluation:
+        """The numbers of a plan; `built` is its student, if there is one already."""
+
+    def known(self, plan: Plan) -> Evaluation | None:
+        """The numbers of a plan that was judged before, or of which they were recorded; else None."""
+
+    def remember(self, plan: Plan, evaluation: Evaluation) -> None:
+        """Take the numbers of a plan as known, as from the records of an earlier run."""
+
+
+class Memory:
+    """What is known of plans: no plan is judged twice."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+        self._known: dict[Plan, Evaluation] = {}
+
+    def known(self, plan: Plan) -> Evaluation | None:
+        """The numbers of a plan that was judged before, or of which they were recorded; else None."""
+        return self._known.get(plan)
+
+    def remember(self, plan: Plan, evaluation: Evaluation) -> None:
+        """Take the numbers of a plan as known, as from the records of an earlier run: it is neither built nor judged again."""
+        self._known[plan] = evaluation
+        self.problem.cost_model.remember(plan, evaluation.usage, evaluation.teacher_usage)
+
+
+class Evaluator(Memory):
+    """Judges students of one problem on validation images: built, refitted, distilled for a moment if asked for, and run.
+
+    Everything that depends on the teacher alone is computed once, here. Larger networks are computed in bfloat16 where the
+    processor has it.
+
+    Args:
+        problem: The problem; its data is loaded.
+        settings: How students are judged.
+
+    Attributes:
+        validation: The images that students are judged on.
+        teacher_outputs: The teacher's outputs `(images, ...)` on them.
+        teacher_metrics: The task's metrics of these.
+    """
+
+    def __init__(self, problem: Problem, settings: EvaluatorSettings):
+        super().__init__(problem)
+        self.settings, self.task, data = settings, problem.task, problem.data
+        loss = self.task.losses.get(settings.loss)
+        self.validation = data.validation_subset(settings.validation_images)
+        teacher, device = problem.whole, problem.device
+        self.bfloat16 = devices.bfloat16_pays(problem.graph.view(frozenset()).macs(problem.graph.full), device)
+        with one_thread(), channels_last(teacher):
+            key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
+            self.teacher_outputs = cache.tensors(
+                "logits", key, lambda: {"": predict(teacher, data, self.validation, bfloat16=self.bfloat16)}
+            )[""]
+            self.teacher_metrics = self.task.metrics(self.teacher_outputs, self.validation.labels)
+            inputs = data.calibration(settings.calibration_images).to(device)
+            inputs = inputs.contiguous(memory_format=memory_format(inputs))
+            self._refit = Refit(teacher, problem.graph, inputs, bfloat16=self.bfloat16)
+            self._distil = settings.distill_steps and ShortDistillation(
+                teacher, data, inputs, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
+                loss=loss, temperature=settings.temperature, bfloat16=self.bfloat16,
+            )  # fmt: skip
+
+    def prepare(self, student: fx.GraphModule, plan: Plan) -> None:
+        """Refit `student` to the teacher and distil it for a moment, in place.
+
+        Raises:
+            EvaluationFailed: If it diverges.
+        """
+        with _failures(), one_thread(), channels_last(student):
+            if self.settings.refit:
+                self._refit(student, plan)
+            if self._distil:
+                self._distil(student)
+
+    def prepared(self, plan: Plan) -> fx.GraphModule:
+        """The very student that is judged: built, refitted and distilled for a moment; weights equal bit for bit.
+
+        Raises:
+            EvaluationFailed: If it diverges.
+        """
+        student = self.problem.student(plan)
+        self.prepare(student, plan)
+        return student
+
+    def outputs(self, student: fx.GraphModule, plan: Plan) -> Tensor:
+        """Outputs `(images, ...)` on the validation images of a fresh student, which is prepared in place.
+
+        Raises:
+            EvaluationFailed: If there are none, or they are not finite.
+        """
+        self.prepare(student, plan)
+        with _failures(), one_thread(), channels_last(student):
+            outputs = predict(student, self.problem.data, self.validation, bfloat16=self.bfloat16)
+        if not torch.isfinite(outputs).all():
+            raise EvaluationFailed("the student's outputs are not finite")
+        return outputs
+
+    def __call__(self, plan: Plan, built: Candidate | None = None) -> Evaluation:
+        """The numbers of a plan. A plan that is known is not built again.
+
+        Args:
+            plan: Any plan of the problem's graph.
+            built: Its fresh student, if there is one already; it is used up.
+
+        Returns:
+            The evaluation. A student that cannot be evaluated has metrics of 0 and says why in `failed`.
+
+        Raises:
+            InvalidPlan: If the plan is not one of the problem's graph.
+        """
+        if (known := self.known(plan)) is not None:
+            return known
+        began = time.perf_counter()
+        built = built or self.problem.built(plan)
+        metrics: Mapping[str, float] = dict.fromkeys(self.teacher_metrics, 0.0)
+        kl, failed = None, ""
+        try:
+            outputs = self.outputs(built.student.to(self.problem.device), plan)
+            metrics = self.task.metrics(outputs, self.validation.labels)
+            kl = self.task.divergence(outputs, self.teacher_outputs)
+        except EvaluationFailed as error:
+            failed = str(error)
+        found = Evaluation(
+            metrics, kl, built.usage, self.teacher_metrics, dict(self.problem.cost_model.teacher), failed,
+            round(time.perf_counter() - began, 4),
+        )  # fmt: skip
+        self._known[plan] = found
+        return found
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """What goes wrong in computing a student, as EvaluationFailed with a one-line reason."""
+    try:
+        yield
+    except (Diverged, ArithmeticError, MemoryError, RuntimeError) as error:
+        raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,188 @@
+"""Files that are whole or not there, and files of lines that survive a crash: everything this package writes goes through here."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+from compress_env.errors import UserError
+
+Row = TypeVar("Row")
+"""A dict, a dataclass of what JSON can hold, or a class with `to_json() -> dict` and `from_json(dict)`."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all.
+
+    Args:
+        path: The file. What is there stays until the new one is complete.
+
+    Yields:
+        A path beside it, with the same suffix, to write to; it takes the place of `path` if the block succeeds, and is deleted if not.
+
+    Raises:
+        UserError: The folder is missing or cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        with _writing(path):
+            yield part
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+    finally:
+        if os.path.lexists(part):
+            part.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all. Raises UserError as `atomic`."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write a JSON file, whole or not at all. Raises UserError as `atomic`."""
+    write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file. Raises UserError if there is no such file, or if it is damaged."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: it is damaged ({error}); restore it, or delete it and begin anew") from None
+
+
+class JsonLines(Generic[Row]):
+    """A file with a row a line, each written when it is known, so that an interruption loses none.
+
+    A last line that a crash cut off is left out when the file is read, and cut off before a row is appended.
+
+    Attributes:
+        path: The file; it need not exist.
+    """
+
+    def __init__(self, path: str | Path, row: type[Row], *, header: bool = False):
+        """A file of rows.
+
+        Args:
+            path: The file.
+            row: The type of a row.
+            header: Whether the first line holds the settings that all rows were made with; `begin` writes it.
+        """
+        self.path = Path(path)
+        self._row, self._header = row, header
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings on the first line; nothing if there is no file, or if it has no header."""
+        lines = self._lines() if self._header else []
+        return self._parsed(1, lines[0]) if lines else {}
+
+    def read(self) -> list[Row]:
+        """All whole rows; none if there is no file. Raises UserError naming the line that is damaged, or of another format."""
+        return [self._parsed(n, line, self._row) for n, line in enumerate(self._lines(), 1) if n > self._header]
+
+    def begin(self, settings: Mapping[str, Any]) -> list[Row]:
+        """Write the header if the file is new.
+
+        Args:
+            settings: What all rows are made with.
+
+        Returns:
+            The rows that are there.
+
+        Raises:
+            UserError: The file was begun with other settings; the first that differs is named.
+        """
+        self.repair()
+        found, wanted = self.settings, json.loads(json.dumps(settings))
+        if not found:
+            write_text(self.path, json.dumps(wanted) + "\n")
+        elif name := difference(found, wanted):
+            raise UserError(
+                f"{self.path} was made with {name} {found.get(name)!r}, not {wanted.get(name)!r}; give another file or folder"
+            )
+        return self.read()
+
+    def append(self, row: Row) -> None:
+        """Write a row so that it outlives a crash right after. Raises UserError if the file cannot be written."""
+        data = row if isinstance(row, dict) else row.to_json() if hasattr(row, "to_json") else asdict(cast(Any, row))
+        line = json.dumps(data) + "\n"
+        self.repair()
+        with _writing(self.path), self.path.open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def repair(self) -> None:
+        """Cut a torn last line off, so that the next row starts on a line of its own."""
+        if not self.path.exists():
+            return
+        with _writing(self.path), self.path.open("r+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            if end and file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+
+    def _lines(self) -> list[bytes]:
+        try:
+            return self.path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UserError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def _parsed(self, number: int, line: bytes, kind: Any = dict) -> Any:
+        where = f"line {number} of {self.path}"
+        try:
+            data = json.loads(line)
+            if not isinstance(data, dict):
+                raise ValueError(f"it is no object but {str(data)[:40]!r}")
+            if kind is dict:
+                return data
+            return kind.from_json(data) if hasattr(kind, "from_json") else kind(**{k: _frozen(v) for k, v in data.items()})
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{where} is damaged, or was written by another version ({type(error).__name__}: {error}); restore the file, or "
+                "begin anew in another place"
+            ) from None
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The name of the first setting that differs, or ""."""
+    return next((name for name in (*now, *before) if before.get(name) != now.get(name)), "")
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, at every depth: rows are as frozen as when they were made."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What goes wrong in writing, as UserError."""
+    try:
+        yield
+    except OSError as error:
+        if not path.parent.is_dir():
+            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first") from error
+        full = error.errno in FULL
+        cure = "make room, or choose another place" if full else "choose another place"
+        raise UserError(f"cannot write {path}: {error.strerror or error}; {cure}") from error

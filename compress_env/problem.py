@@ -1,0 +1,300 @@
+"""`Problem`: a teacher as decisions, with everything that is known of it before a student is judged. No Gymnasium, no evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from compress_env import cache, devices
+from compress_env.contexts import one_thread
+from compress_env.data import Data, load_data
+from compress_env.decisions import Decision, decisions
+from compress_env.errors import InfeasibleBudget, UserError
+from compress_env.progress import announced
+from compress_env.resources import RESOURCES
+from compress_env.resources.base import Candidate, amount
+from compress_env.resources.cost_model import CostModel
+from compress_env.resources.latency.runtimes import RuntimeConfig
+from compress_env.spec import ProblemSpec
+from compress_env.surgery.build import build_student
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.ir import Ranking
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.ranking import RANKINGS, rank_channels
+from compress_env.surgery.redundancy import block_redundancy
+from compress_env.surgery.signature import signature
+from compress_env.surgery.trace import trace
+from compress_env.tasks import Task, load_task
+from compress_env.teachers import Teacher, load_teacher
+
+RANKING_IMAGES = 512
+"""Training images that channels are ranked on, once; judging a student takes fewer, since it is done for each."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """Choices for everything: removed blocks and widths `(groups,)`, with the usage counted on the built student."""
+
+    removed: frozenset[str]
+    widths: np.ndarray
+    usage: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on images beforehand. With it, a problem is made again without data.
+
+    Attributes:
+        ranking: The order of each group's channels, and how much the first half of them explains.
+        redundancy: For each block, the share of its output that is known without it, in [0, 1].
+        input_shape: Of one input, without the batch.
+    """
+
+    ranking: Ranking
+    redundancy: Mapping[str, float]
+    input_shape: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        orders = {name: np.asarray(order).tolist() for name, order in self.ranking.orders.items()}
+        ranking = {"name": self.ranking.name, "orders": orders, "explained": dict(self.ranking.explained)}
+        return {"ranking": ranking, "redundancy": dict(self.redundancy), "input_shape": list(self.input_shape)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measured:
+        """The measurements of `to_json`."""
+        ranking = data["ranking"]
+        orders = {name: np.array(order, int) for name, order in ranking["orders"].items()}
+        known = Ranking(ranking["name"], orders, ranking["explained"])
+        return cls(known, data["redundancy"], tuple(data["input_shape"]))
+
+
+class Problem:
+    """A compression problem; nothing of it changes after it was built, and the teacher is never changed.
+
+    Make one with `Problem.build`.
+
+    Attributes:
+        spec: The settings that it was built from.
+        teacher: The trained network, with its name.
+        task: The meaning of its outputs.
+        device: Torch device on which students are judged.
+        graph: What can be removed and shrunk; students keep the channels that the ranking puts first.
+        ranking: The order of each group's channels.
+        whole: The student of the empty plan, on `device`; it computes what the teacher does, bit for bit.
+        cost_model: Predicts and counts what students use.
+        decisions: The steps of a walk.
+    """
+
+    def __init__(self, spec: ProblemSpec, teacher: Teacher, task: Task, data: Data | None, measured: Measured | None, progress: bool):
+        self.spec, self.teacher, self.task = spec, teacher, task
+        self._data, self._progress = data, progress
+        runtime = RuntimeConfig(
+            spec.runtime, spec.latency_batch, spec.latency_threads, "cpu" if spec.device == "auto" else str(spec.device)
+        )
+        self.device = devices.usable("cpu" if spec.device == "auto" else spec.device)
+        self.runtime = runtime
+        devices.usable(runtime.device)
+        self.input_shape = measured.input_shape if measured else _input_shape(spec, teacher, data)
+        example = self.example(2)
+        with one_thread():
+            graph = _traced(spec, teacher, task, data, example, progress)
+            if spec.device == "auto":
+                self.device = devices.fastest_for(graph.view(frozenset()).macs(graph.full))
+            self.whole = build_student(teacher.module, graph, Plan()).to(self.device)
+            self.ranking = measured.ranking if measured else rank_channels(spec.ranking, self.whole, graph, self._images)
+            self.graph: LayerGraph = graph.ranked(self.ranking)
+            self.cost_model = CostModel(teacher.module, self.graph, example, spec.resources, runtime, progress)
+        self._redundancy = measured and measured.redundancy
+        self.decisions: tuple[Decision, ...] = decisions(self.graph, spec.schedule)
+        self.removable = frozenset(d.target for d in self.decisions if not d.shrinks)
+        shrinks = [d.target if d.shrinks else None for d in self.decisions]
+        self.shrinkable = np.array([name in shrinks for name in self.graph.groups], bool)
+        floors = [self.graph.groups[name].floor / self.graph.groups[name].size if name else np.inf for name in shrinks]
+        least = [min(floors[i:], default=np.inf) for i in range(len(floors) + 1)]
+        self.floors = [share if share < np.inf else 0.0 for share in least]
+        """For each step, and for the end, the smallest share that a group still undecided may keep; 0 if there is none."""
+        self.completions = self._complete()
+
+    @classmethod
+    def build(cls, spec: ProblemSpec, *, measured: Measured | None = None, progress: bool = False) -> Problem:
+        """The problem of a spec; it takes seconds, and is to be made once a process.
+
+        Args:
+            spec: The teacher, its data, and what may change.
+            measured: What an earlier process measured for this very spec; no data is loaded then until it is asked for.
+            progress: Whether to show on standard error how far it is.
+
+        Returns:
+            The problem. Its data is loaded only if the ranking asks for images, or when `data` is first used.
+
+        Raises:
+            UserError: If the teacher or the data cannot be used, or do not suit each other.
+            NothingToDecide: If nothing can be removed or shrunk.
+        """
+        task = load_task(spec.task)
+        teacher = load_teacher(spec.teacher, spec.weights)
+        data = None
+        if measured is None and (RANKINGS.get(spec.ranking).NEEDS_INPUTS or _input_shape_of(spec, teacher) is None):
+            data = _load(spec, teacher, progress)
+        return cls(spec, teacher, task, data, measured, progress)
+
+    @property
+    def data(self) -> Data:
+        """The teacher's data; loaded when it is first asked for. Raises UserError if there is none."""
+        if self._data is None:
+            self._data = _load(self.spec, self.teacher, self._progress)
+        return self._data
+
+    def example(self, count: int) -> Tensor:
+        """Inputs `(count, ...)` on the CPU: training inputs if the data is loaded, else zeros."""
+        return self._data.calibration(count) if self._data else torch.zeros(count, *self.input_shape)
+
+    def _images(self) -> Tensor:
+        return self.data.calibration(RANKING_IMAGES).to(self.device)
+
+    @cached_property
+    def redundancy(self) -> Mapping[str, float]:
+        """For each block, the share of its output that is known without it, in [0, 1]; measured on images."""
+        if self._redundancy is not None:
+            return self._redundancy
+        with one_thread():
+            return block_redundancy(self.whole, self.graph, self._images())
+
+    @property
+    def measured(self) -> Measured:
+        """What was measured on images, to make the problem again without them."""
+        return Measured(self.ranking, self.redundancy, self.input_shape)
+
+    @cached_property
+    def id(self) -> str:
+        """Differs where a plan means another student, or a student is judged on other data: 16 hexadecimal digits.
+
+        It is made of the teacher's weights and graph, the scope and schedule, and the validation images, but not of the ranking, which has
+        an `id` of its own.
+        """
+        validation = self.data.validation
+        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, self.spec.task]
+        return cache.content_key(*parts, validation.inputs, validation.labels, self.data.normalization)[:16]
+
+    def student(self, plan: Plan) -> fx.GraphModule:
+        """The student of a plan with the teacher's weights, not refitted, on `device`. Raises InvalidPlan."""
+        return build_student(self.teacher.module, self.graph, plan).to(self.device)
+
+    def candidate(self, removed: frozenset[str], widths: np.ndarray) -> Candidate:
+        """The plan without these blocks and with these widths `(groups,)`, its student and what was counted on that."""
+        return self.built(self.graph.canonical(removed, widths))
+
+    def built(self, plan: Plan) -> Candidate:
+        """A plan with its student, where the teacher is, and what was counted on that."""
+        student = build_student(self.teacher.module, self.graph, plan)
+        return Candidate(plan, student, self.cost_model.count(student, plan))
+
+    def _complete(self) -> list[Completion]:
+        """The smallest students: all blocks gone, and none."""
+        may_remove, may_shrink = self.spec.schedule != "shrink", self.spec.schedule != "removal"
+        floor = self.graph.floor if may_shrink else self.graph.full
+        everything = frozenset(self.graph.blocks)
+        completions = []
+        for removed in [everything, frozenset()] if may_remove else [frozenset()]:
+            found = self.candidate(removed, floor)
+            completions.append(Completion(frozenset(found.plan.removed), floor, found.usage))
+        return completions
+
+    def smallest(self, name: str) -> float:
+        """The smallest reachable usage of a resource, in its unit."""
+        return min(c.usage[name] for c in self.completions)
+
+    def feasible_completion(self, limits: Mapping[str, float]) -> Completion:
+        """Choices for everything that are within all limits.
+
+        Args:
+            limits: By resource, in its unit.
+
+        Raises:
+            InfeasibleBudget: If there are none; the message names the smallest reachable usage of each.
+        """
+        for completion in self.completions:
+            predicted = self.cost_model.predict_all(completion.removed, completion.widths)
+            if all(max(completion.usage[n], predicted[n]) <= limit for n, limit in limits.items()):
+                return completion
+        parts = []
+        for name, limit in limits.items():
+            least, teacher = self.smallest(name), self.cost_model.teacher[name]
+            parts.append(
+                f"{name} of {amount(limit)} {RESOURCES.get(name).unit} ({limit / teacher:.1%} of the teacher); "
+                f"the smallest reachable is {amount(least)} ({least / teacher:.1%})"
+            )
+        raise InfeasibleBudget(f"the budget cannot be met: {'; '.join(parts)}")
+
+    def finish(
+        self, removed: frozenset[str], widths: np.ndarray, limits: Mapping[str, float] | None, completion: Completion
+    ) -> Candidate:
+        """The student of the choices that were made, within every limit.
+
+        Everything but a measured resource is predicted exactly. Where a limit is on a measured one, the student is changed until
+        measuring it says that it fits (`MeasuredResource`); if that fails, `completion` takes its place.
+
+        Args:
+            removed: Blocks that go.
+            widths: Channels that the groups keep, `(groups,)`.
+            limits: By resource, in its unit; None if they are soft.
+            completion: Choices that are known to be within the limits.
+        """
+        if limits is None:
+            return self.candidate(removed, widths)
+        found = self.cost_model.repair(
+            removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
+        )  # fmt: skip
+        return found or self.candidate(completion.removed, completion.widths)
+
+
+def _load(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
+    if spec.data is None and teacher.data is None:
+        raise UserError(f"the teacher {teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)")
+    return load_data(
+        teacher.data if spec.data is None else spec.data, normalization=spec.normalization or teacher.normalization,
+        image_size=spec.image_size, progress=progress,
+    )  # fmt: skip
+
+
+def _input_shape_of(spec: ProblemSpec, teacher: Teacher) -> tuple[int, ...] | None:
+    """The shape of one input as far as it is known without data."""
+    if spec.input_shape is not None and spec.data is not None:
+        raise UserError("give data or an input shape, not both; either one says what the teacher takes")
+    if spec.input_shape is not None:
+        return spec.input_shape
+    return teacher.input_shape if spec.data is None else None
+
+
+def _input_shape(spec: ProblemSpec, teacher: Teacher, data: Data | None) -> tuple[int, ...]:
+    return tuple(data.input_shape) if data else _input_shape_of(spec, teacher)
+
+
+def _traced(
+    spec: ProblemSpec, teacher: Teacher, task: Task, data: Data | None, example: Tensor, progress: bool
+) -> LayerGraph:
+    """The teacher's graph. Raises UserError if the teacher does not take the inputs, or its outputs do not suit the data."""
+    module = teacher.module
+    if module.training:
+        raise UserError(f"the teacher {teacher.name!r} is in training mode; call .eval() on it first")
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            outputs = module(example.to(device))
+    except Exception as error:  # noqa: BLE001 - what a network raises for a wrong shape is up to its author
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        shape = tuple(example.shape[1:])
+        raise UserError(f"the teacher {teacher.name!r} does not take inputs of shape {shape}: {reason}; give other data or "
+                        "another input shape") from error  # fmt: skip
+    if data is not None:
+        task.check(outputs, data, teacher.name)
+    multiple = spec.channel_multiple or max([RESOURCES.get(name).channel_multiple for name in spec.resources], default=1)
+    with announced(f"tracing {teacher.name}", progress):
+        return trace(module, example, **spec.scope, channel_multiple=multiple)

@@ -1,0 +1,102 @@
+"""`Recorder`: from judged students to trials, in memory and on the disk."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from compress_env.errors import UserError
+from compress_env.objective import Judged, Objective
+from compress_env.search.agent import Policy, Proposal
+from compress_env.search.store import RunFolder
+from compress_env.search.trial import Trial, best_trial, versions
+
+
+class Recorder:
+    """Turns judged students into trials. Those that a resumed run had recorded are checked, not written again.
+
+    Args:
+        objective: The objective; recorded plans are known to its evaluator from now on.
+        evaluations: How many there are to be.
+        seed: Of the search.
+        folder: Where trials are kept, or None.
+        bar: Shows how far the search is.
+
+    Attributes:
+        trials: All that were recorded, those of an earlier run included.
+        played: How many this search has come to.
+    """
+
+    def __init__(self, objective: Objective, evaluations: int, seed: int, folder: RunFolder | None, bar: tqdm):
+        self.objective, self.evaluations, self.seed = objective, evaluations, seed
+        self._folder, self._bar = folder, bar
+        self.trials: list[Trial] = folder.trials() if folder else []
+        self.played = 0
+        self._rng = np.random.default_rng(seed)
+        self._start = time.perf_counter()
+        for trial in self.trials:
+            objective.evaluator.remember(trial.plan, trial.evaluation)
+
+    @property
+    def left(self) -> int:
+        """How many students are left to judge."""
+        return self.evaluations - self.played
+
+    def skip(self, episodes: int) -> None:
+        """Go on after this many recorded trials, as an agent does that restores a checkpoint."""
+        self.played = episodes
+        self._bar.update(episodes - self._bar.n)
+
+    def play(self, proposal: Proposal) -> Trial:
+        """The trial of a proposed student."""
+        limits = self.objective.draw_limits(self._rng) if proposal.limits is None else proposal.limits
+        walk = self.objective.begin(limits)
+        for keep, sparsity in np.clip(proposal.actions, -1, 1).astype(np.float32).tolist():
+            walk.step(keep, sparsity)
+        return self.record(self.objective.judge(walk))
+
+    def record(self, judged: Judged) -> Trial:
+        """The trial of a judged student, appended to the folder unless it is there."""
+        now = time.perf_counter()
+        trial = make_trial(self.played, self.seed, judged, self.objective, now - self._start)
+        self._start = now
+        if self.played < len(self.trials):
+            before = self.trials[self.played]
+            if before.plan != trial.plan:
+                raise UserError(
+                    f"trial {self.played} of {self._folder.path} cannot be reproduced: it was {before.plan.to_json()}, now "
+                    f"{trial.plan.to_json()}. Versions now: {versions()}; search again in another folder"
+                )
+            trial = before
+        else:
+            self.trials.append(trial)
+            if self._folder:
+                self._folder.append(trial)
+        self.played += 1
+        best = best_trial(self.trials[: self.played])
+        self._bar.update()
+        if best:
+            name = self.objective.problem.task.metric
+            self._bar.set_postfix_str(f"best {name} {best.evaluation.metric:.4f}")
+        return trial
+
+
+def make_trial(index: int, seed: int, judged: Judged, objective: Objective, seconds: float) -> Trial:
+    """The trial of a judged student."""
+    problem = objective.problem
+    return Trial(
+        index, judged.plan, judged.evaluation, judged.limits, judged.reward, judged.terms, judged.repeated, seed, round(seconds, 3),
+        problem.id, problem.ranking.id,
+    )  # fmt: skip
+
+
+def trial_of_policy(policy: Policy, objective: Objective, seed: int) -> Trial:
+    """The student that a policy proposes without exploration; it is not recorded."""
+    start = time.perf_counter()
+    walk = objective.begin(objective.draw_limits(np.random.default_rng(seed)))
+    while not walk.done:
+        keep, sparsity = np.clip(policy(objective.observe(walk)), -1, 1).tolist()
+        walk.step(keep, sparsity)
+    return make_trial(-1, seed, objective.judge(walk), objective, time.perf_counter() - start)

@@ -1,0 +1,267 @@
+"""Every setting, once: frozen dataclasses from which the environment's keywords, the command line's options and `run.json` are made.
+
+`setting(...)` gives a field its help text and what the command line needs to know. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+from compress_env.errors import UserError
+from compress_env.registry import unknown
+
+COUNTED = ("params", "macs", "memory")
+"""Resources that are counted for every problem."""
+SCHEDULES = ("two-step", "joint", "removal", "shrink")
+RUNTIMES = {"eager": "PyTorch eager", "compile": "torch.compile", "onnxruntime": "ONNX Runtime"}
+"""Where latency can be measured: names, and what tables call them."""
+OBJECT = "python object"
+"""Key of a value in JSON that stands for an object, which JSON cannot hold."""
+
+S = TypeVar("S", bound="Settings")
+
+
+def setting(default: Any, help: str, *, factory: Any = None, **cli: Any) -> Any:
+    """A field with a help text.
+
+    Args:
+        default: Its default.
+        help: A sentence or two for `--help` and for tables of arguments.
+        factory: Makes the default, where it is mutable.
+        cli: Arguments of the command line's option, such as `metavar`, `choices`, `low` and `high` (of a number); `hidden=True` for
+            a setting that has none.
+    """
+    metadata = {"help": help, **cli}
+    return field(default_factory=factory, metadata=metadata) if factory else field(default=default, metadata=metadata)
+
+
+class Settings:
+    """What the dataclasses here share: construction by name, and JSON."""
+
+    @classmethod
+    def of(cls: type[S], **given: Any) -> S:
+        """Made of keywords. Raises UserError that suggests the nearest name for one that is not known."""
+        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for name in given:
+            if name not in known:
+                raise UserError(unknown("argument", name, known))
+        return cls(**given)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; an object (a module, datasets, a function) is marked by its type."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls: type[S], data: Mapping[str, Any]) -> S:
+        """The settings of `to_json`. Raises UserError if one of them was an object."""
+        for name, value in data.items():
+            if isinstance(value, Mapping) and OBJECT in value:
+                raise UserError(
+                    f"the {name} of this run was a Python object ({value[OBJECT]}), which a file cannot hold; go on from Python, with "
+                    f"compress(..., {name}=THE SAME OBJECT, out=..., resume=True)"
+                )
+        return cls.of(**data)
+
+
+@dataclass(frozen=True)
+class ProblemSpec(Settings):
+    """A compression problem: the teacher, its data, what of it may change, and how channels are ranked.
+
+    Everything is JSON but a teacher given as a module and data given as datasets, which are allowed; a run made with them can only be
+    gone on with from Python.
+    """
+
+    teacher: Any = setting("resnet8-digits", "Name, module:factory or file.py:factory; from Python a module, too.")
+    weights: str | None = setting(None, "Weights of a teacher given by factory: safetensors, or a state dict.", path=True)
+    data: Any = setting(
+        None,
+        "digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent. From Python (train, "
+        "test), too.",
+        text=True,
+    )
+    image_size: int | None = setting(None, "Pixels, for a folder of images of different sizes.", low=1)
+    mean: tuple[float, ...] | None = setting(None, "Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406.")
+    std: tuple[float, ...] | None = setting(None, "Standard deviations a channel, likewise.")
+    input_shape: tuple[int, ...] | None = setting(None, "Of one input, for a teacher without data.", metavar="C,H,W")
+    task: str = setting("classification", "How outputs are compared and measured.")
+    schedule: str = setting("two-step", "Which decisions there are, and in which order.", choices=SCHEDULES)
+    protect: tuple[str, ...] = setting((), "Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.", metavar="PATTERN")
+    removable: tuple[str, ...] = setting(("*",), "Only these layers may be removed. May be repeated.", metavar="PATTERN")
+    shrinkable: tuple[str, ...] = setting(("*",), "Only these layers may be shrunk. May be repeated.", metavar="PATTERN")
+    channel_multiple: int | None = setting(
+        None,
+        "Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a measured budget, else 1.",
+        low=1,
+    )
+    min_width: float = setting(0.1, "Smallest share of a layer's channels.", low=0.0, high=1.0)
+    ranking: str = setting("reconstruction", "Which channels of a group stay.")
+    resources: tuple[str, ...] = setting((), "Resources to count beside params, macs and memory.", hidden=True)
+    device: str = setting(
+        "auto", "Torch device of evaluations and fine-tuning; if given, of latency, too. auto: a GPU if there is one."
+    )
+    runtime: str = setting("eager", "Where the student will run: latency is measured there.", choices=tuple(RUNTIMES))
+    latency_batch: int = setting(1, "Inputs at once, where latency is measured.", low=1)
+    latency_threads: int = setting(1, "CPU threads of a pass, where latency is measured.", low=1)
+
+    def __post_init__(self):
+        for name in ("mean", "std", "input_shape", "protect", "removable", "shrinkable", "resources"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise UserError(f"{name} has to be a sequence, got the text {value!r}; give [{value!r}]")
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(self.weights))
+        if self.schedule not in SCHEDULES:
+            raise UserError(unknown("schedule", self.schedule, list(SCHEDULES)))
+        if self.runtime not in RUNTIMES:
+            raise UserError(unknown("runtime", self.runtime, list(RUNTIMES)))
+        for name in ("latency_batch", "latency_threads", "channel_multiple", "image_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(f"{name} has to be a whole number of at least 1, got {value!r}")
+        if (self.mean is None) != (self.std is None):
+            raise UserError("mean and std have to be given together, as numbers")
+        if self.mean is not None and (len(self.mean) != len(self.std) or min(self.std) <= 0):
+            raise UserError("mean and std need one number a channel each, deviations above 0")
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Means and deviations, or None for the data's own."""
+        return None if self.mean is None else (self.mean, self.std)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """What `trace` takes, but for a channel multiple that depends on the resources."""
+        return {n: getattr(self, n) for n in ("protect", "removable", "shrinkable", "min_width")}
+
+
+@dataclass(frozen=True)
+class EvaluatorSettings(Settings):
+    """How a student is judged."""
+
+    calibration_images: int = setting(256, "Training images for the refit and for normalisation statistics.", low=1)
+    refit: bool = setting(True, "Least squares after the surgery.")
+    distill_steps: int = setting(
+        0, "Batches of augmented training images that the student is distilled on after that, the same for every student.", low=0
+    )
+    batch_size: int = setting(64, "Images a batch of them.", low=1)
+    lr: float = setting(0.001, "Adam's rate in them.")
+    loss: str = setting("hinton", "Their loss.")
+    temperature: float = setting(4.0, "Their temperature.")
+    validation_images: int | None = setting(1750, "Images that the student is judged on; None takes the whole split.", low=1)
+
+    def __post_init__(self):
+        for name in ("calibration_images", "batch_size", "lr", "temperature"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
+        if self.distill_steps < 0:
+            raise UserError(f"evaluator: distill_steps must not be negative, got {self.distill_steps}")
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec(Settings):
+    """A problem with a budget, a reward, and a way to judge students."""
+
+    problem: ProblemSpec = setting(None, "The problem.", factory=ProblemSpec, hidden=True)
+    budget: Mapping[str, Any] = setting(
+        None,
+        "params, macs, memory, latency or a resource of your own; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). "
+        "LOW..HIGH draws a limit for each student. May be repeated.",
+        factory=lambda: {"macs": 0.5},
+        metavar="RESOURCE=LIMIT",
+    )
+    constraint: str = setting(
+        "hard", "hard: actions are clamped, so that every student meets the budget; soft: the reward punishes the excess.",
+        choices=("hard", "soft"),
+    )  # fmt: skip
+    reward: Any = setting("relative", "relative, n2n, amc_error, amc_flops or module:function.", text=True)
+    evaluator: EvaluatorSettings = setting(
+        None, "How a student is judged, e.g. distill_steps=10. May be repeated.", factory=EvaluatorSettings, metavar="NAME=VALUE"
+    )
+
+    def __post_init__(self):
+        if self.constraint not in ("hard", "soft"):
+            raise UserError(unknown("constraint", self.constraint, ["hard", "soft"]))
+        if not isinstance(self.budget, Mapping):
+            raise UserError(f'a budget is a mapping such as {{"macs": 0.5}}, got {self.budget!r}')
+        object.__setattr__(self, "budget", dict(self.budget))
+        if isinstance(self.evaluator, Mapping):
+            try:
+                object.__setattr__(self, "evaluator", EvaluatorSettings.of(**self.evaluator))
+            except UserError as error:
+                raise UserError(f"evaluator: {error}" if not str(error).startswith("evaluator") else str(error)) from None
+        further = tuple(sorted({*self.problem.resources, *self.budget} - {*COUNTED}))
+        object.__setattr__(self, "problem", replace(self.problem, resources=further))
+
+    @classmethod
+    def of_keywords(cls, **given: Any) -> EnvironmentSpec:
+        """Made of flat keywords, those of `ProblemSpec` among them. Raises UserError for one that is not known."""
+        known = keywords()
+        for name in given:
+            if name not in known:
+                raise UserError(unknown("argument", name, list(known)))
+        own = {n: v for n, v in given.items() if n in {f.name for f in fields(cls)} and (v is not None or n == "reward")}
+        problem = ProblemSpec(**{n: v for n, v in given.items() if n not in {f.name for f in fields(cls)}})
+        return cls(problem, **own)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EnvironmentSpec:
+        """The settings of `to_json`. Raises UserError if one of them was an object."""
+        return super().from_json({**data, "problem": ProblemSpec.from_json(data["problem"])})
+
+
+@dataclass(frozen=True)
+class SearchSpec(Settings):
+    """A search: an agent and how long it looks."""
+
+    agent: str = setting(
+        "ddpg", "A name of `compress-env list`, module:factory, or a class such as sb3_contrib:TQC."
+    )
+    agent_options: Mapping[str, Any] = setting(
+        None, "A setting of the agent's own, e.g. learning_rate=0.001. May be repeated.", factory=dict,
+        option="--agent-option", metavar="NAME=VALUE",
+    )  # fmt: skip
+    evaluations: int = setting(150, "Students to try.", low=1)
+    seed: int = setting(0, "Of everything random.")
+
+    def __post_init__(self):
+        if self.evaluations < 1:
+            raise UserError(f"evaluations must be at least 1, got {self.evaluations}")
+        object.__setattr__(self, "agent_options", dict(self.agent_options or {}))
+
+
+def keywords() -> dict[str, Any]:
+    """Defaults of the environment's keywords, by name."""
+    found = {}
+    for f in (*fields(ProblemSpec), *fields(EnvironmentSpec)):
+        if f.name not in ("problem", "resources"):
+            found[f.name] = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
+    return found
+
+
+def signature(*further: inspect.Parameter) -> inspect.Signature:
+    """The environment's signature, for `help()` and editors: `further` parameters, and every keyword with its default."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own = [inspect.Parameter(n, kind, default=d) for n, d in keywords().items()]
+    return inspect.Signature(sorted([*further, *own], key=lambda p: p.kind))
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON holds it."""
+    if isinstance(value, Settings):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        plain = [_plain(v) for v in value]
+        return {OBJECT: f"a {type(value).__name__}"} if any(isinstance(v, dict) and OBJECT in v for v in plain) else plain
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return {OBJECT: getattr(value, "__qualname__", type(value).__name__)}
+
+
+__all__ = ["EnvironmentSpec", "EvaluatorSettings", "ProblemSpec", "SearchSpec"]

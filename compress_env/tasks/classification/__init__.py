@@ -1,0 +1,65 @@
+"""One class of several: the outputs are logits `(n, classes)`, the labels are the numbers of the right classes `(n,)`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress_env.data.dataset import Data
+from compress_env.errors import UserError
+from compress_env.tasks.classification.losses import LOSSES
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Share of examples `(n, classes)` whose largest logit is the label's, in [0, 1]."""
+    return _share(outputs.argmax(1) == labels)
+
+
+class Classification:
+    """The `Task` of images, or anything else, of one class each."""
+
+    metric = "accuracy"
+    losses = LOSSES
+    loss = "hinton"
+
+    def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """`accuracy`: share of examples whose largest logit is the label's, in [0, 1]."""
+        return {"accuracy": accuracy(outputs, labels)}
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> float:
+        """KL(teacher || student) of the classes' probabilities, in nats, averaged over examples."""
+        return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean").item()
+
+    def agreement(self, student: Tensor, teacher: Tensor) -> float:
+        """Share of examples whose largest logit is at the same class, in [0, 1]."""
+        return _share(student.argmax(1) == teacher.argmax(1))
+
+    def check(self, outputs: Tensor, data: Data, teacher: str) -> None:
+        """Look whether the teacher gives a logit for each class of the data.
+
+        Args:
+            outputs: Its outputs `(n, ...)` for some examples.
+            data: The data, labelled with whole numbers from 0.
+            teacher: Its name, for the message.
+
+        Raises:
+            UserError: If it gives anything else, or the labels are no classes.
+        """
+        labels = data.train.labels
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise UserError(
+                f"the data set {data.name!r} has labels of shape {tuple(labels.shape[1:])} and type {labels.dtype}; each has to be "
+                "the whole number of a class, so convert them, or give another task"
+            )
+        shape = tuple(outputs.shape[1:])
+        if shape != (data.outputs,):
+            raise UserError(
+                f"the teacher {teacher!r} answers with {shape}, but the data set {data.name!r} has {data.outputs} classes"
+            )
+
+
+def _share(right: Tensor) -> float:
+    return right.double().mean().item()
+
+
+__all__ = ["LOSSES", "Classification", "accuracy"]
