@@ -63,7 +63,7 @@ def fit(
     """Train `model` in place on `data.train`; it is left in evaluation mode.
 
     All randomness comes from `generator`, that of dropout from its seed and the epoch. `on_epoch(epoch)` is called after each epoch
-    and returns what the progress bar shows. With `checkpoint`, the state is written there after that, and the training goes on from it.
+    and returns what the progress bar shows. With `checkpoint`, the state is then written there, and training goes on from it.
     Under `torchrun`, each process takes its share of every batch and gradients are averaged.
     Raises Diverged if the loss stops being finite.
     """
