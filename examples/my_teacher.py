@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 import compress_env
 from compress_env.data import load_data
-from compress_env.distill.train import Recipe, fit
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import fit
 
 
 class SmallVGG(nn.Sequential):
@@ -42,7 +42,7 @@ def main(folder: Path):
     recipe, generator = Recipe(epochs=8, batch_size=64, augment=False), torch.manual_seed(0)
     make_folder(folder / "photos")
     photos, teacher = f"imagefolder:{folder / 'photos'}", SmallVGG()
-    fit(teacher, load_data(photos), recipe, lambda logits, labels, *_: cross_entropy(logits, labels), generator)
+    fit(teacher, load_data(photos), recipe, lambda logits, labels, *_: nn.functional.cross_entropy(logits, labels), generator)
     torch.save(teacher.state_dict(), folder / "teacher.pt")
     found = compress_env.compress(
         f"{__file__}:SmallVGG", photos, {"params": "40%", "macs": 0.5}, "random", evaluations=20, out=folder / "run",

@@ -16,10 +16,12 @@ from compress_env.distill import train
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.evaluator import fastest_device
 from compress_env.distill.finetune import finetune
-from compress_env.distill.train import Recipe, channels_last, fit
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import channels_last, fit
 from compress_env.errors import UserError
 from compress_env.search.store import RunFolder
 from compress_env.search.validate import differences
+from compress_env.tasks import load_task
 from compress_env.teachers.resnet import resnet20_cifar10
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -93,7 +95,8 @@ def test_students_are_judged_and_finetuned_on_cuda_as_on_the_cpu():
             _, reward, _, _, info = env.step(np.zeros(2, np.float32))
         rewards.append((reward, info["accuracy"]))
         student = env.student(compress_env.Plan.from_json(info["plan"]))
-        done = finetune(student, env.whole, env.data, Recipe(epochs=2, batch_size=64, lr=0.02), progress=False)
+        recipe = Recipe(epochs=2, batch_size=64, lr=0.02)
+        done = finetune(student, env.whole, env.data, recipe, load_task("classification"), progress=False)
         assert done.best_validation > 0.95 and next(student.parameters()).device.type == device
     np.testing.assert_allclose(*rewards, atol=0.02)
 

@@ -11,16 +11,17 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from compress_env.api import finetuning_recipe
 from compress_env.bench import peers
 from compress_env.bench.statistics import mean_interval
 from compress_env.cli.main import main
 from compress_env.data import load_data
 from compress_env.distill.finetune import finetune
+from compress_env.distill.recipes import finetuning_recipe
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.resources import macs
 from compress_env.surgery.build import build_student
+from compress_env.tasks import load_task
 
 
 class Rigid(nn.Module):
@@ -80,8 +81,8 @@ def test_students_are_trained_alike_once_and_what_fails_says_why(digits_env, tmp
     student = build_student(env.teacher.module, env.graph, plan)
     env.evaluator.prepare(student, plan)
     recipe = finetuning_recipe(len(env.data.train), 1, torch.device("cpu"))
-    done = finetune(student, env.whole, env.data, recipe, seed=1, progress=False)
-    assert (rows[1].test, rows[1].validation_start) == (done.accuracy_test, done.history[0])
+    done = finetune(student, env.whole, env.data, recipe, load_task("classification"), seed=1, progress=False)
+    assert (rows[1].test, rows[1].validation_start) == (done.metric_test, done.history[0])
     assert all(0.4 < r.macs <= 0.5 and r.params < 1 and r.test > r.test_start for r in rows[2:4])
     path = tmp_path / "peers.jsonl"
     text = path.read_text()

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from compress_env.api import finetuning_recipe
 from compress_env.bench import retrain
 from compress_env.bench import run as bench
 from compress_env.bench.report import write
 from compress_env.bench.trained import built
 from compress_env.cli.main import main
 from compress_env.distill.finetune import finetune
+from compress_env.distill.recipes import finetuning_recipe
 from compress_env.errors import UserError
 from compress_env.surgery.plan import Plan
+from compress_env.tasks import load_task
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_winners_are_distilled_once_with_fresh_seeds_and_reported(results):
     recipe = finetuning_recipe(len(env.data.train), 1, next(env.whole.parameters()).device)
     student = built(env, Plan.from_json(rows[-1].plan))
     assert (
-        finetune(student, env.whole, env.data, recipe, seed=rows[-1].seed, progress=False).accuracy_test
+        finetune(student, env.whole, env.data, recipe, load_task("classification"), seed=rows[-1].seed, progress=False).metric_test
         == rows[-1].test
     )
 

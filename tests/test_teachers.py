@@ -16,8 +16,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_env.data import load_data
-from compress_env.distill.train import Recipe, accuracy, predict
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import predict
 from compress_env.errors import UnknownName, UserError
+from compress_env.tasks.classification import accuracy
 from compress_env.teachers import TEACHERS, load_teacher, load_weights
 from compress_env.teachers.train import main as train
 

@@ -15,12 +15,14 @@ from tqdm.auto import tqdm
 from compress_env.bench.fidelity import Truth, Views, draw
 from compress_env.contexts import one_thread
 from compress_env.distill.evaluator import EvaluationFailed, Evaluator, EvaluatorSettings, divergence
-from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
+from compress_env.tasks.classification import accuracy
 from compress_env.tasks.classification.losses import LOSSES
 
 DEFAULT = "default"

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from compress_env.api import finetuning_recipe
 from compress_env.bench.results import Results, read
 from compress_env.cache import fingerprint
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
 from compress_env.distill.evaluator import Evaluator, EvaluatorSettings, divergence
-from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
+from compress_env.distill.recipes import Recipe, finetuning_recipe
+from compress_env.distill.train import channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.surgery.plan import Plan
+from compress_env.tasks.classification import accuracy
 from compress_env.tasks.classification.losses import LOSSES
 from compress_env.walk.walk import Walk
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.api import finetuning_recipe
 from compress_env.bench.fidelity import Views, distil, draw, refitter
 from compress_env.bench.results import Results
 from compress_env.contexts import one_thread
 from compress_env.distill.evaluator import divergence
-from compress_env.distill.train import accuracy, channels_last, predict
+from compress_env.distill.recipes import finetuning_recipe
+from compress_env.distill.train import channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.tasks.classification import accuracy
 from compress_env.tasks.classification.losses import LOSSES
 
 

@@ -19,7 +19,8 @@ from compress_env.bench.results import Results
 from compress_env.bench.statistics import mean_interval, percent
 from compress_env.bench.trained import built, recipe_of, train
 from compress_env.contexts import one_thread
-from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, predict
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import Diverged, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.registry import unknown
@@ -29,6 +30,7 @@ from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
 from compress_env.surgery.layer_types import DENSE
 from compress_env.surgery.plan import Plan
+from compress_env.tasks.classification import accuracy
 from compress_env.walk.walk import Walk
 
 

@@ -20,16 +20,17 @@ import torch_pruning as tp
 from torch import nn
 from tqdm.auto import tqdm
 
-from compress_env.api import finetuning_recipe
 from compress_env.contexts import one_thread
 from compress_env.distill import train
 from compress_env.distill.evaluator import Evaluator
-from compress_env.distill.train import accuracy, channels_last, fit, predict
+from compress_env.distill.recipes import finetuning_recipe
+from compress_env.distill.train import channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.resources.budget import CostModel
 from compress_env.surgery import build
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
+from compress_env.tasks.classification import accuracy
 from compress_env.tasks.classification.losses import LOSSES
 from compress_env.walk.observation import Embedding
 from compress_env.walk.walk import Problem, Walk

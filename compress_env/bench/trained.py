@@ -7,12 +7,14 @@ from pathlib import Path
 
 from torch import fx, nn
 
-from compress_env.api import finetuning_recipe
 from compress_env.contexts import one_thread
 from compress_env.distill.finetune import finetune
-from compress_env.distill.train import Recipe, accuracy, channels_last, predict
+from compress_env.distill.recipes import Recipe, finetuning_recipe
+from compress_env.distill.train import channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.surgery.plan import Plan
+from compress_env.tasks import load_task
+from compress_env.tasks.classification import accuracy
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ def train(
     test = env.data.test
     with one_thread(), channels_last(student):
         start = accuracy(predict(student, env.data, test), test.labels)
-    done = finetune(student, env.whole, env.data, recipe, seed=seed, checkpoint=checkpoint, progress=progress)
-    return Trained(done.history[0], start, done.best_validation, done.accuracy_test, done.best_epoch)
+    done = finetune(
+        student, env.whole, env.data, recipe, load_task("classification"), seed=seed, checkpoint=checkpoint, progress=progress
+    )
+    return Trained(done.history[0], start, done.best_validation, done.metric_test, done.best_epoch)
 
 
 def built(env: LayerRemovalEnv, plan: Plan) -> fx.GraphModule:

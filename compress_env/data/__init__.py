@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
 
 from compress_env.data import digits, imagefolder, torchvision_sets
 from compress_env.data.dataset import Data, Normalization, Split, make_data
@@ -26,8 +25,14 @@ def load_data(
 ) -> Data:
     """`Data` from a `Data`, a pair `(train, test)` of torch datasets, a name, `imagefolder:DIR`, or a factory `module:attribute`.
 
-    normalization: mean and deviation a channel that the teacher was trained with; the data set's own if None.
-    image_size: pixels to bring the images of a folder to. Raises UserError for what cannot be used.
+    Args:
+        spec: The data, or where they come from.
+        normalization: Mean and deviation a channel that the teacher was trained with; the data set's own if None.
+        image_size: Pixels to bring the images of a folder to.
+        progress: Whether a bar is shown while images are read.
+
+    Raises:
+        UserError: For what cannot be used.
     """
     if isinstance(spec, Data):
         return spec
@@ -49,14 +54,18 @@ def load_data(
     return load_data(loaded, normalization=normalization) if not isinstance(loaded, str) else load_data(loaded)
 
 
-def _in_memory(dataset: Dataset) -> Split:
-    """Every example of a dataset of `(input, label)`, stacked."""
+def _in_memory(dataset: Any) -> Split:
+    """Every example of a torch dataset of `(input, label)`, stacked."""
     if isinstance(dataset, Split):
         return dataset
     if len(dataset) == 0:
         raise UserError("data: one of the datasets is empty")
-    inputs, labels = zip(*(dataset[i] for i in range(len(dataset))))
-    shapes = {tuple(torch.as_tensor(x).shape) for x in inputs}
-    if len(shapes) > 1:
-        raise UserError(f"data: inputs have different shapes, for example {sorted(shapes)[:2]}; bring them to one")
-    return Split(torch.stack([torch.as_tensor(x) for x in inputs]), torch.tensor([int(y) for y in labels]))
+    parts = []
+    for what, values in zip(("inputs", "labels"), zip(*(dataset[i] for i in range(len(dataset))))):
+        tensors = [torch.as_tensor(v) for v in values]
+        shapes = {tuple(t.shape) for t in tensors}
+        if len(shapes) > 1:
+            raise UserError(f"data: {what} have different shapes, for example {sorted(shapes)[:2]}; bring them to one")
+        parts.append(torch.stack(tensors))
+    inputs, labels = parts
+    return Split(inputs, labels if labels.is_floating_point() else labels.long())

@@ -138,11 +138,11 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     """
     rng = np.random.default_rng(seed)
     y = labels.numpy() if _whole_numbers(labels) else np.zeros(len(labels))
-    held = []
+    members_held = []
     for c in np.unique(y):
         members = rng.permutation(np.flatnonzero(y == c))
-        held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
-    held = rng.permutation(np.concatenate(held))
+        members_held.append(members[: min(max(1, round(share * len(members))), len(members) - 1)])
+    held = rng.permutation(np.concatenate(members_held))
     rest = rng.permutation(np.setdiff1d(np.arange(len(y)), held))
     return torch.from_numpy(rest), torch.from_numpy(held)
 

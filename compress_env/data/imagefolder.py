@@ -21,7 +21,14 @@ def load(
 ) -> Data:
     """Data from folders of images, in torchvision's `ImageFolder` layout; `val` is accepted for `test`.
 
-    All images must have one size, or `image_size` (pixels) is given: the shorter side is then resized and the centre cut out.
+    Args:
+        directory: The folder.
+        image_size: Pixels, for images of different sizes: the shorter side is resized to it, and the centre cut out.
+        normalization: Mean and deviation a channel; those of the training images if None.
+        progress: Whether a bar is shown.
+
+    Raises:
+        UserError: If folders are missing or differ, an image cannot be read, sizes differ, or all are too large for memory.
     """
     root = Path(directory)
     tests = [root / n for n in ("test", "val") if (root / n).is_dir()]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_env.contexts import one_thread
-from compress_env.data.dataset import Data
+from compress_env.data.dataset import Data, Split
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
-from compress_env.distill.train import Recipe, accuracy, channels_last, fit, predict
-from compress_env.tasks.classification.losses import LOSSES
+from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import Objective, channels_last, fit, predict
+from compress_env.tasks import Task
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """history: validation accuracy before training and after each epoch, so that epoch 0 is the student as it came.
+    """The course of a full distillation, in the task's main metric.
 
-    accuracy_test: that of the best epoch, measured once.
+    Attributes:
+        epochs: Passes over the training split.
+        history: Metric on validation images before training and after each epoch, so that epoch 0 is the student as it came.
+        best_epoch: The epoch whose weights were kept, the last of equals.
+        best_validation: Its metric on validation images.
+        last_validation: The last epoch's.
+        metric_test: The best epoch's metric on test images, measured once.
     """
 
     epochs: int
@@ -29,7 +37,7 @@ class Finetuned:
     best_epoch: int
     best_validation: float
     last_validation: float
-    accuracy_test: float
+    metric_test: float
 
 
 def finetune(
@@ -37,8 +45,9 @@ def finetune(
     teacher: nn.Module,
     data: Data,
     recipe: Recipe,
+    task: Task,
     *,
-    loss: str = "hinton",
+    loss: str | None = None,
     temperature: float = 4.0,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -46,21 +55,42 @@ def finetune(
 ) -> Finetuned:
     """Distil `teacher` into `student`, in place; it ends with the weights of the epoch that was best on validation images.
 
-    The test images are looked at once, after that choice. With `checkpoint`, a path, an interrupted run goes on from there.
+    The test images are looked at once, after that choice.
+
+    Args:
+        student: A network on the device of the training.
+        teacher: The network to match, in evaluation mode, on the same device.
+        data: What both were made for.
+        recipe: How long and how fast.
+        task: The meaning of the outputs.
+        loss: Name of one of the task's losses, or `module:attribute`; the task's own choice if None.
+        temperature: For the loss.
+        seed: Of the order of the images and their augmentation.
+        checkpoint: File from which an interrupted run goes on.
+        progress: Whether a bar is shown.
+
+    Raises:
+        Diverged: If the loss stops being finite.
     """
-    objective = distillation(teacher, loss, temperature, recipe.precision)
+    loss = task.loss if loss is None else loss
+    function = task.losses.get(loss)
+    objective = distillation(teacher, function, temperature, recipe.precision)
+
+    def measured(split: Split) -> float:
+        return task.metrics(predict(student, data, split), split.labels)[task.metric]
+
     file = checkpoint and Checkpoint(checkpoint, student, recipe, loss=loss, temperature=temperature, seed=seed)
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
-    best: dict[str, torch.Tensor] = kept.setdefault("best", {})
+    best: dict[str, Tensor] = kept.setdefault("best", {})
 
     def on_epoch(_epoch: int) -> str:
-        share = accuracy(predict(student, data, data.validation), data.validation.labels)
-        if share >= max(history, default=0.0):
+        value = measured(data.validation)
+        if value >= max(history, default=-math.inf):
             best.clear()
             best.update({k: v.detach().clone() for k, v in student.state_dict().items()})
-        history.append(share)
-        return f"validation {share:.4f}, best {max(history):.4f}"
+        history.append(value)
+        return f"validation {task.metric} {value:.4f}, best {max(history):.4f}"
 
     generator = torch.Generator().manual_seed(seed)
     with one_thread(), channels_last(teacher), channels_last(student):
@@ -70,7 +100,7 @@ def finetune(
             progress="fine-tuning" if progress else None)  # fmt: skip
         student.load_state_dict(best)
         with channels_last(student):
-            test = accuracy(predict(student, data, data.test), data.test.labels)
+            test = measured(data.test)
     if file:
         file.remove()
     return Finetuned(
@@ -79,16 +109,17 @@ def finetune(
         best_epoch=max(range(len(history)), key=lambda i: (history[i], i)),
         best_validation=max(history),
         last_validation=history[-1],
-        accuracy_test=test,
+        metric_test=test,
     )
 
 
-def distillation(teacher: nn.Module, loss: str, temperature: float, precision: str) -> Callable:
-    """An objective for `fit` that asks the teacher about each batch as it was augmented. The teacher is in evaluation mode."""
-    function = LOSSES.get(loss)
+def distillation(
+    teacher: nn.Module, loss: Callable[..., Tensor], temperature: float, precision: str
+) -> Objective:
+    """An objective for `fit` that asks the teacher, which is in evaluation mode, about each batch as it was augmented."""
     answer = answering(teacher, precision == "bfloat16")
 
-    def objective(logits, labels, inputs, _rows):
-        return function(logits, answer(inputs), labels, temperature)
+    def objective(outputs: Tensor, labels: Tensor, inputs: Tensor, _rows: Tensor) -> Tensor:
+        return loss(outputs, answer(inputs), labels, temperature)
 
     return objective

@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
 from compress_env.distill.train import Diverged, memory_format, predict
-from compress_env.tasks.classification.losses import LOSSES
 
 WARMUP = 3
 """Steps over which the rate rises: Adam's first steps are as large as its rate, whatever the gradient."""
 
 
-class Steps:
-    """`steps` batches of augmented training images with the teacher's logits, made once; calling it trains a student on them.
+class ShortDistillation:
+    """Batches of augmented training images with the teacher's outputs, made once; calling it trains a student on them.
 
-    inputs: calibration images, on which normalisation statistics are taken anew at the end: running averages lag behind the weights.
+    Args:
+        teacher: The network to match, in evaluation mode.
+        data: Whose training images are used.
+        inputs: Calibration images on the students' device, on which normalisation statistics are taken anew at the end: running
+            averages lag behind the weights.
+        steps: Number of batches.
+        batch_size: Images a batch.
+        lr: Adam's rate.
+        loss: Of the task: `(student_outputs, teacher_outputs, labels, temperature) -> loss`.
+        temperature: For the loss.
+        bfloat16: Mixed precision.
     """
 
     def __init__(
-        self, teacher: fx.GraphModule, data: Data, inputs: Tensor, *, steps: int, batch_size: int, lr: float, loss: str,
-        temperature: float, bfloat16: bool,
+        self, teacher: fx.GraphModule, data: Data, inputs: Tensor, *, steps: int, batch_size: int, lr: float,
+        loss: Callable[..., Tensor], temperature: float, bfloat16: bool,
     ):  # fmt: skip
         rows = torch.arange(steps * batch_size) % len(data.train)
         generator = torch.Generator().manual_seed(0)
         self.images = torch.cat([data.augment(data.train.inputs[r], generator) for r in rows.split(batch_size)])
         self.labels = data.train.labels[rows]
         views = type(data.train)(self.images, self.labels)
-        self.logits = predict(teacher, data, views, bfloat16=bfloat16)
+        self.outputs = predict(teacher, data, views, bfloat16=bfloat16)
         self.data, self.inputs, self.lr, self.bfloat16 = data, inputs, lr, bfloat16
-        self.steps, self.batch_size, self.loss, self.temperature = steps, batch_size, LOSSES.get(loss), temperature
+        self.steps, self.batch_size, self.loss, self.temperature = steps, batch_size, loss, temperature
 
     def __call__(self, student: nn.Module) -> None:
-        """Train `student` in place with Adam; it ends in evaluation mode. Raises Diverged if the loss stops being finite."""
+        """Train `student` in place with Adam; it ends in evaluation mode.
+
+        Raises:
+            Diverged: If the loss stops being finite.
+        """
         device = self.inputs.device
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr, betas=(0.9, 0.99))
         student.train()
@@ -43,9 +58,9 @@ class Steps:
             raw = self.images[rows]
             x = self.data.prepare(raw).to(device, memory_format=memory_format(raw))
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
-                logits = student(x)
-            targets = self.logits[rows].to(device), self.labels[rows].to(device)
-            loss = self.loss(logits.float(), *targets, self.temperature)
+                outputs = student(x)
+            targets = self.outputs[rows].to(device), self.labels[rows].to(device)
+            loss = self.loss(outputs.float(), *targets, self.temperature)
             if not torch.isfinite(loss):
                 raise Diverged(f"the loss is {loss.item()} at step {step + 1} of {self.steps}")
             optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn, random
@@ -13,40 +12,14 @@ from compress_env.data.dataset import Data, Split, batches
 from compress_env.devices import repeatable
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
+from compress_env.distill.recipes import Recipe
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""`(logits, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
+"""`(outputs, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
 
 
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained: SGD with Nesterov momentum and one cycle of the learning rate.
-
-    epochs: passes over the training split. steps: stop after so many batches instead, if given.
-    lr: the peak. warmup: share of the steps that the rate rises. weight_decay: on weights of more than one dimension only.
-    precision: "float32", or "bfloat16" for mixed precision (about 1.6 times faster on CPUs that have it).
-    """
-
-    epochs: int = 30
-    steps: int | None = None
-    batch_size: int = 128
-    lr: float = 0.1
-    warmup: float = 0.15
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    precision: str = "float32"
-    augment: bool = True
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "lr"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
 
 
 def fit(
@@ -103,8 +76,8 @@ def fit(
                 inputs = data.prepare(raw[mine]).to(memory_format=memory_format(raw))
                 labels = data.train.labels[indices[mine]].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    logits = model(inputs)
-                loss = objective(logits.float(), labels, inputs, indices[mine])
+                    outputs = model(inputs)
+                loss = objective(outputs.float(), labels, inputs, indices[mine])
                 if not torch.isfinite(loss):
                     raise Diverged(f"the loss is {loss.item()} at step {step + 1} of {total}")
                 optimizer.zero_grad(set_to_none=True)
@@ -128,7 +101,18 @@ def fit(
 
 @torch.inference_mode()
 def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, bfloat16: bool = False) -> Tensor:
-    """Logits `(n, classes)` of `model`, which must be in evaluation mode, on every example of `split`. bfloat16: mixed precision."""
+    """Outputs of a model for every example of a split.
+
+    Args:
+        model: A network in evaluation mode.
+        data: The data, which prepares inputs.
+        split: Examples, in the order of the outputs.
+        batch_size: Examples at once.
+        bfloat16: Mixed precision.
+
+    Returns:
+        Outputs `(n, ...)`, float32 on the CPU.
+    """
     device = next(model.parameters()).device
     parts = []
     for indices in batches(split, batch_size):
@@ -136,11 +120,6 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, b
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             parts.append(model(inputs.to(memory_format=memory_format(inputs))).float())
     return torch.cat(parts).cpu()
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of examples whose largest logit is the label's, in [0, 1]."""
-    return (logits.argmax(1) == labels).double().mean().item()
 
 
 class channels_last:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,83 +10,96 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress_env.errors import UserError
-from compress_env.search.trial import Trial
+from compress_env.files import JsonLines, difference, read_json, write_json
+from compress_env.search.trial import Trial, versions
+from compress_env.spec import EnvironmentSpec, SearchSpec
 
-INDIFFERENT = ("versions", "command")
-"""What a run records that may differ when it is resumed."""
+FORMAT = 2
+"""Of `run.json`; counted up when an older one cannot be read any more."""
 
 
 class RunFolder:
-    """`run.json` (settings), `trials.jsonl` (one a line, appended and flushed to the disk) and `result.json` in a folder."""
+    """The folder of a run.
+
+    It holds `run.json` (settings), `problem.json` (what was measured on images beforehand), `trials.jsonl` (a trial a line, flushed to
+    the disk) and `result.json`.
+
+    Attributes:
+        path: The folder; it need not exist.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._trials = JsonLines(self.path / "trials.jsonl", Trial)
 
-    def admit(self, settings: dict[str, Any], resume: bool) -> None:
-        """Raises UserError if there are trials and `resume` is False, or if they were made with other settings."""
-        if not (self.trials_path.exists() and self.trials_path.stat().st_size):
+    def admit(self, environment: EnvironmentSpec, search: SearchSpec, resume: bool) -> None:
+        """Check that a search may write here.
+
+        Raises:
+            UserError: If there are trials and `resume` is False, or if they were made with other settings; the first that differs is
+                named.
+        """
+        path = self._trials.path
+        if not (path.exists() and path.stat().st_size):
             return
         if not resume:
             raise UserError(f"{self.path} has trials of an earlier run; add --resume to go on, or choose another --out")
-        before, settings = self.settings(), json.loads(json.dumps(settings))
-        for name in sorted({*before, *settings} - {*INDIFFERENT}):
-            if before.get(name) != settings.get(name):
-                raise UserError(
-                    f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {settings.get(name)!r}"
-                )
+        before, now = self._flat(self._run()), self._flat({"environment": environment.to_json(), "search": search.to_json()})
+        if name := difference(before, now):
+            raise UserError(
+                f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {now.get(name)!r}"
+            )
 
-    def begin(self, settings: dict[str, Any]) -> None:
+    @staticmethod
+    def _flat(run: dict[str, Any]) -> dict[str, Any]:
+        """Every setting by its name."""
+        environment = dict(run["environment"])
+        return environment.pop("problem") | environment | run["search"]
+
+    def begin(self, environment: EnvironmentSpec, search: SearchSpec, command: str | None = None) -> None:
         """Make the folder and note the settings, unless a run that is resumed has noted them."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        run = {"format": FORMAT, "environment": environment.to_json(), "search": search.to_json(), "versions": versions(), "command": command}
         with alone_in(self.path):
             if not self.trials():
-                self.write("run.json", settings)
+                self.write("run.json", run)
 
-    @property
-    def trials_path(self) -> Path:
-        return self.path / "trials.jsonl"
+    def _run(self) -> dict[str, Any]:
+        run = self.read("run.json")
+        if (found := run.get("format", 1)) != FORMAT:
+            raise UserError(f"{self.path} is a run of format {found}, and this version reads {FORMAT}; search again in another folder")
+        return run
 
-    def settings(self) -> dict[str, Any]:
-        """What the run was begun with. Raises UserError if this is no run folder."""
-        return self.read("run.json")
+    def spec(self) -> tuple[EnvironmentSpec, SearchSpec]:
+        """The settings that the run was begun with. Raises UserError if there are none, or one was an object."""
+        run = self._run()
+        return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
 
     def trials(self) -> list[Trial]:
         """All whole trials; a last line that was cut off by a crash is left out."""
-        if not self.trials_path.exists():
-            return []
-        trials = []
-        for line in self.trials_path.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):
-                break
-            trials.append(Trial.from_json(line))
-        return trials
+        return self._trials.read()
 
     def append(self, trial: Trial) -> None:
         """Write a trial so that it outlives a crash right after."""
-        with self.trials_path.open("a") as file:
-            file.write(trial.to_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._trials.append(trial)
 
     def repair(self) -> None:
         """Cut a torn last line off, so that the next trial starts on a line of its own."""
-        cut_torn_line(self.trials_path)
+        self._trials.repair()
 
     def write(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
-        temporary = self.path / f".{name}.part"
-        temporary.write_text(json.dumps(data, indent=2) + "\n")
-        temporary.replace(self.path / name)
+        write_json(self.path / name, data)
 
     def read(self, name: str) -> Any:
         """A JSON file of the run. Raises UserError that says what is missing."""
         path = self.path / name
         if not path.is_file():
             raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
-        return json.loads(path.read_text())
+        return read_json(path)
 
 
 @contextmanager
@@ -107,12 +118,3 @@ def alone_in(folder: Path) -> Iterator[None]:
     finally:
         file.unlink(missing_ok=True)
         lock.release()
-
-
-def cut_torn_line(path: Path) -> None:
-    """Shorten a file of lines by the last one if a crash left it unfinished."""
-    if path.exists():
-        data = path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            os.truncate(path, len(whole))

@@ -1,15 +1,19 @@
-"""`Trial`: one recorded evaluation, the block of logging, caching and resuming."""
+"""`Trial`: one recorded evaluation, which is logged, cached and resumed from."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from compress_env.rewards import Outcome
+from compress_env.errors import UserError
+from compress_env.evaluation import Evaluation
 from compress_env.surgery.plan import Plan
 
+FORMAT = 2
+"""Of a line of trials; counted up when an older line cannot be read any more."""
 PACKAGES = ("compress-env", "torch", "gymnasium", "stable-baselines3", "scikit-learn", "torch-pruning", "numpy")
 
 
@@ -26,40 +30,61 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished episode. repeated: the plan had been evaluated before and its outcome was used again.
+    """A judged student. All but `seconds` is the same for the same seed, unless something is measured.
 
-    seconds: since the trial before, so that what the agent does in between counts; all else is the same for the same seed.
+    Attributes:
+        index: Its number in the search.
+        plan: The student.
+        evaluation: Its numbers.
+        limits: The limits that it was for, in each resource's unit.
+        reward: Its reward.
+        reward_terms: Named terms that add up to the reward.
+        repeated: Whether the plan had been judged before, so that its numbers were used again.
+        seed: Of the search.
+        seconds: Since the trial before, so that the agent's own time counts.
+        problem: `Problem.id` of its problem.
+        ranking: `Ranking.id` of the order by which channels were kept.
     """
 
     index: int
     plan: Plan
-    outcome: Outcome
+    evaluation: Evaluation
+    limits: Mapping[str, float]
     reward: float
-    reward_terms: dict[str, float]
+    reward_terms: Mapping[str, float]
     repeated: bool
     seed: int
     seconds: float
-    versions: dict[str, str] = field(default_factory=versions)
+    problem: str
+    ranking: str
 
-    def to_json(self) -> str:
-        """One line of JSON."""
-        data = asdict(self) | {"plan": json.loads(self.plan.to_json()), "feasible": self.outcome.feasible}
-        return json.dumps(data)
+    @property
+    def feasible(self) -> bool:
+        """Whether every limit is met."""
+        return self.evaluation.meets(self.limits)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return {"format": FORMAT} | asdict(self) | {"plan": json.loads(self.plan.to_json())}
 
     @classmethod
-    def from_json(cls, line: str) -> Trial:
-        data: dict[str, Any] = json.loads(line)
-        data.pop("feasible")
+    def from_json(cls, data: Mapping[str, Any]) -> Trial:
+        """The trial of `to_json`. Raises UserError for one of another format."""
+        data = dict(data)
+        if (found := data.pop("format", 1)) != FORMAT:
+            raise UserError(f"it is a trial of format {found}, and this version reads {FORMAT}; search again in another folder")
         plan = Plan.of(data["plan"]["removed"], data["plan"]["widths"])
-        return cls(**{**data, "plan": plan, "outcome": Outcome(**data["outcome"])})
+        return cls(**{**data, "plan": plan, "evaluation": Evaluation.from_json(data["evaluation"])})
 
     def same(self, other: Trial) -> bool:
-        """Equal in everything but the time it took and the versions that made it."""
-        keep = ("index", "plan", "outcome", "reward", "reward_terms", "repeated", "seed")
-        return all(getattr(self, k) == getattr(other, k) for k in keep)
+        """Equal in everything but the time it took."""
+        mine, others = asdict(self), asdict(other)
+        for each in (mine, others):
+            del each["seconds"], each["evaluation"]["seconds"]
+        return mine == others
 
 
-def best_trial(trials: list[Trial]) -> Trial | None:
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """The trial with the highest reward among those that meet the budget and did not fail; the earliest of equals."""
-    candidates = [t for t in trials if t.outcome.feasible and not t.outcome.failed]
+    candidates = [t for t in trials if t.feasible and not t.evaluation.failed]
     return max(candidates, key=lambda t: t.reward, default=None)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compress_env.data.dataset import Normalization
-from compress_env.distill.train import Recipe
+from compress_env.distill.recipes import Recipe
 from compress_env.errors import UserError
 from compress_env.registry import Registry
 from compress_env.teachers.mobilenet import mobilenetv2_cifar10, mobilenetv2_digits
@@ -24,7 +24,17 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class ShippedTeacher:
-    """A network with weights in this package, its data, the shape of one input of them, and the recipe that trained it."""
+    """A network with weights in this package.
+
+    Attributes:
+        name: Its name, also that of its weights file.
+        factory: Makes it, with random weights.
+        data: Name of the data set that it was trained on.
+        input_shape: Of one input, without the batch dimension.
+        recipe: How it was trained.
+        normalization: Of its inputs; the data set's own if None.
+        task: Name of the task that it was trained for.
+    """
 
     name: str
     factory: Callable[[], nn.Module]
@@ -32,9 +42,11 @@ class ShippedTeacher:
     input_shape: tuple[int, ...]
     recipe: Recipe
     normalization: Normalization | None = None
+    task: str = "classification"
 
     @property
     def weights(self) -> Path:
+        """Its weights file."""
         return WEIGHTS / f"{self.name}.safetensors"
 
 
@@ -64,7 +76,15 @@ for _teacher in (
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A loaded network in evaluation mode. data, normalization, input_shape: what it was trained on, if it is a shipped one."""
+    """A loaded network.
+
+    Attributes:
+        name: Its name, or the name of its class.
+        module: The network, in evaluation mode if it was loaded here.
+        data: Name of the data set that it was trained on, if it is a shipped one; so are the following.
+        normalization: Of its inputs.
+        input_shape: Of one input.
+    """
 
     name: str
     module: nn.Module
@@ -77,7 +97,13 @@ def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
     """A teacher from an `nn.Module`, a registered name, `module:factory` or `path/to/file.py:factory`, and a weights file.
 
     A given module is used as it is and never changed, unless weights are to be loaded into it, which is refused.
-    Raises UserError naming what cannot be used, for wrong weights the first keys that differ.
+
+    Args:
+        spec: The module, name or place.
+        weights: For a teacher by name or factory: a safetensors file, or a state dict saved by torch.
+
+    Raises:
+        UserError: Naming what cannot be used, for wrong weights the first keys that differ.
     """
     if isinstance(spec, Teacher):
         return spec
@@ -108,7 +134,11 @@ def load_teacher(spec: Any, weights: str | Path | None = None) -> Teacher:
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Load a safetensors file, or a state dict saved by torch, into `module`. No pickled code is run. Raises UserError."""
+    """Load a safetensors file, or a state dict saved by torch, into `module`. No pickled code is run.
+
+    Raises:
+        UserError: If the file cannot be read, or its keys or shapes are not the module's.
+    """
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")
     try:

@@ -13,14 +13,15 @@ import click
 import torch
 from safetensors.torch import save_file
 from torch import distributed
-from torch.nn.functional import cross_entropy
 
 from compress_env import devices
 from compress_env.cli import options
 from compress_env.contexts import one_thread
 from compress_env.data import load_data
+from compress_env.data.dataset import Split
 from compress_env.distill.checkpoint import Checkpoint
-from compress_env.distill.train import accuracy, channels_last, fit, predict
+from compress_env.distill.train import channels_last, fit, predict
+from compress_env.tasks import load_task
 from compress_env.teachers import TEACHERS
 
 
@@ -41,8 +42,14 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
         model = teacher.factory()
     model.to(devices.fastest() if device == "auto" else devices.usable(device))
 
-    def report(epoch: int) -> str:
-        return f"validation {accuracy(predict(model, images, images.validation), images.validation.labels):.4f}"
+    task = load_task(teacher.task)
+    learn = task.losses.get("labels")
+
+    def measured(split: Split) -> float:
+        return task.metrics(predict(model, images, split), split.labels)[task.metric]
+
+    def report(_epoch: int) -> str:
+        return f"validation {task.metric} {measured(images.validation):.4f}"
 
     checkpoint = Checkpoint(out.with_suffix(".checkpoint"), model, teacher.recipe, seed=seed)
     with one_thread():
@@ -50,7 +57,7 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
             model,
             images,
             teacher.recipe,
-            lambda logits, labels, *_: cross_entropy(logits, labels),
+            lambda outputs, labels, *_: learn(outputs, outputs, labels, 1.0),
             torch.Generator().manual_seed(seed),
             on_epoch=report,
             checkpoint=checkpoint,
@@ -61,8 +68,8 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
             with channels_last(model):
                 for split in ("validation", "test"):
                     examples = getattr(images, split)
-                    share = accuracy(predict(model, images, examples), examples.labels)
-                    click.echo(f"{name}: {split} accuracy {share:.4f} on {len(examples):,} images of {images.name}")
+                    value = measured(examples)
+                    click.echo(f"{name}: {split} {task.metric} {value:.4f} on {len(examples):,} images of {images.name}")
             checkpoint.remove()
 
 

@@ -8,11 +8,17 @@ from torch import nn
 
 
 def vgg(channels_in: int, widths: Sequence[int | str], outputs: int) -> nn.Sequential:
-    """3x3 convolutions of these widths, each with normalisation and ReLU; "M" halves the resolution."""
+    """3x3 convolutions, each with normalisation and ReLU, then pooling and one linear layer.
+
+    Args:
+        channels_in: Of the images.
+        widths: Channels of each convolution; "M" halves the resolution.
+        outputs: Of the network.
+    """
     layers: list[nn.Module] = []
     before = channels_in
     for width in widths:
-        if width == "M":
+        if isinstance(width, str):
             layers.append(nn.MaxPool2d(2))
         else:
             layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]

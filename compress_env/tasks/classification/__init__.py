@@ -10,6 +10,11 @@ from compress_env.errors import UserError
 from compress_env.tasks.classification.losses import LOSSES
 
 
+def accuracy(outputs: Tensor, labels: Tensor) -> float:
+    """Share of examples `(n, classes)` whose largest logit is the label's, in [0, 1]."""
+    return _share(outputs.argmax(1) == labels)
+
+
 class Classification:
     """The `Task` of images, or anything else, of one class each."""
 
@@ -19,7 +24,7 @@ class Classification:
 
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """`accuracy`: share of examples whose largest logit is the label's, in [0, 1]."""
-        return {"accuracy": _share(outputs.argmax(1) == labels)}
+        return {"accuracy": accuracy(outputs, labels)}
 
     def divergence(self, student: Tensor, teacher: Tensor) -> float:
         """KL(teacher || student) of the classes' probabilities, in nats, averaged over examples."""
@@ -43,8 +48,8 @@ class Classification:
         labels = data.train.labels
         if labels.dim() != 1 or labels.is_floating_point():
             raise UserError(
-                f"the data set {data.name!r} has labels of shape {tuple(labels.shape[1:])} and type {labels.dtype}, but classes are "
-                "whole numbers; give another task"
+                f"the data set {data.name!r} has labels of shape {tuple(labels.shape[1:])} and type {labels.dtype}; each has to be "
+                "the whole number of a class, so convert them, or give another task"
             )
         shape = tuple(outputs.shape[1:])
         if shape != (data.outputs,):
@@ -57,4 +62,4 @@ def _share(right: Tensor) -> float:
     return right.double().mean().item()
 
 
-__all__ = ["LOSSES", "Classification"]
+__all__ = ["LOSSES", "Classification", "accuracy"]

@@ -1,0 +1,65 @@
+"""How long and how fast networks are trained: `Recipe`, and the one of full distillation, `finetuning_recipe`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from compress_env import devices
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training with SGD, Nesterov momentum and one cycle of the learning rate.
+
+    Attributes:
+        epochs: Passes over the training split, at least 1.
+        steps: Batches after which it stops, if given.
+        batch_size: Examples a batch.
+        lr: Peak of the learning rate.
+        warmup: Share of the steps in which the rate rises.
+        momentum: Of SGD.
+        weight_decay: On weights of more than one dimension only.
+        precision: "float32", or "bfloat16" for mixed precision (about 1.6 times faster on CPUs that have it).
+        augment: Whether images are cropped and mirrored at random, as the data say.
+    """
+
+    epochs: int = 30
+    steps: int | None = None
+    batch_size: int = 128
+    lr: float = 0.1
+    warmup: float = 0.15
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    precision: str = "float32"
+    augment: bool = True
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+
+
+def finetuning_recipe(examples: int, epochs: int, device: torch.device) -> Recipe:
+    """The recipe of full distillation: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
+
+    The peak rate grows with the root of the number of steps, from 0.02 for 350 to 0.1 at most. A refitted student starts close to its
+    teacher: in one pass over CIFAR-10, a high rate loses what it has (a ResNet-20 student at a quarter of the MACs, two seeds: 54 and
+    70 % at 0.05, 70 and 71 % at 0.04, 72 and 72 % at 0.015), while long trainings gain from one.
+
+    Args:
+        examples: Size of the training split.
+        epochs: Passes over it.
+        device: Where it is trained.
+    """
+    small = examples < 10_000
+    batch = 64 if small else 128
+    steps = epochs * max(1, examples // batch)
+    return Recipe(
+        epochs=epochs, batch_size=batch, lr=round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
+        precision="float32" if small or not devices.has_bfloat16(device) else "bfloat16",
+    )  # fmt: skip
