@@ -317,10 +317,10 @@ def list_() -> None:
     compress-env list
     """
     from compress_env.data import DATASETS
-    from compress_env.resources.budget import RESOURCES
+    from compress_env.distill.losses import LOSSES
+    from compress_env.resources.base import RESOURCES
     from compress_env.rewards import REWARDS
     from compress_env.search.run import AGENTS
-    from compress_env.tasks.classification.losses import LOSSES
     from compress_env.teachers import TEACHERS
 
     rows = {
@@ -333,7 +333,7 @@ def list_() -> None:
 
 def _show(done) -> None:
     """The teacher beside the student, and where the report is."""
-    from compress_env.resources.budget import RESOURCES, amount
+    from compress_env.resources.base import RESOURCES, amount
 
     result = done.result
     teacher, student = result["teacher"], result["student"]
@@ -348,7 +348,7 @@ def _show(done) -> None:
     for name, limit in result["budget"].items():
         used = done.outcome.usage[name]
         met = "met" if used <= limit else "NOT MET"
-        rows.append((f"budget {name}", f"{amount(limit)} {RESOURCES.get(name).UNIT}", amount(used), met))
+        rows.append((f"budget {name}", f"{amount(limit)} {RESOURCES.get(name).unit}", amount(used), met))
     for a, b, c, d in rows:
         click.echo(f"{a:20} {b:>18} {c:>14} {d:>8}")
     final = result["final_policy"]

@@ -73,16 +73,14 @@ def finetune(
         Diverged: If the loss stops being finite.
     """
     loss = task.loss if loss is None else loss
-    function = task.losses.get(loss)
-    objective = distillation(teacher, function, temperature, recipe.precision)
-
-    def measured(split: Split) -> float:
-        return task.metrics(predict(student, data, split), split.labels)[task.metric]
-
+    objective = distillation(teacher, task.losses.get(loss), temperature, recipe.precision)
     file = checkpoint and Checkpoint(checkpoint, student, recipe, loss=loss, temperature=temperature, seed=seed)
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
-    best: dict[str, Tensor] = kept.setdefault("best", {})
+    best: dict[str, torch.Tensor] = kept.setdefault("best", {})
+
+    def measured(split: Split) -> float:
+        return task.metrics(predict(student, data, split), split.labels)[task.metric]
 
     def on_epoch(_epoch: int) -> str:
         value = measured(data.validation)
