@@ -252,7 +252,7 @@ class Problem:
         found = self.cost_model.repair(
             removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
         )  # fmt: skip
-        return found or self.candidate(completion.removed, completion.widths)
+        return found or self.candidate(completion.removed, completion.widths)._replace(usage=dict(completion.usage))
 
 
 def _load(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:

@@ -28,8 +28,8 @@ from compress_env.resources.macs import Macs
 from compress_env.resources.params import Params
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
-from compress_env.surgery.layer_types import DENSE
 from compress_env.surgery.plan import Plan
+from compress_env.surgery.rules import rule_of
 from compress_env.walk.walk import Walk
 
 
@@ -95,7 +95,7 @@ def classifier(env: LayerRemovalEnv) -> list[str]:
         if node in seen:
             continue
         seen.add(node)
-        if node.op == "call_module" and isinstance(env.teacher.module.get_submodule(node.target), DENSE):
+        if node.op == "call_module" and rule_of(env.teacher.module.get_submodule(node.target)).produces:
             found.append(node.target)
         else:
             waiting += node.all_input_nodes
@@ -144,8 +144,8 @@ def shrunk(env: LayerRemovalEnv, pruner: Pruner, limit: float) -> tuple[nn.Modul
         model = pruned(env, pruner, ratio, slopes)
         with torch.no_grad():
             shape = tuple(model(example).shape)
-        if shape != (len(example), env.data.classes):
-            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.classes} classes")
+        if shape != (len(example), env.data.outputs):
+            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.outputs} classes")
         used = Macs().count(model, example[:1])
         if used > limit:
             low = ratio

@@ -317,10 +317,10 @@ def list_() -> None:
     compress-env list
     """
     from compress_env.data import DATASETS
-    from compress_env.distill.losses import LOSSES
     from compress_env.resources.base import RESOURCES
     from compress_env.rewards import REWARDS
     from compress_env.search.run import AGENTS
+    from compress_env.tasks.classification.losses import LOSSES
     from compress_env.teachers import TEACHERS
 
     rows = {

@@ -25,6 +25,7 @@ from compress_env.files import JsonLines
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.resources.latency.table import Table
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.signature import signature
 
 FORMAT = 1
 
@@ -42,17 +43,9 @@ def device_name(runtime: RuntimeConfig) -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def signature(graph: LayerGraph) -> str:
-    """Differs where what is measured, or what a plan means, differs; weights make no difference."""
-    parts = [graph.input_shape, list(graph.ops.values()), list(graph.layers.values()), str(graph.fx_graph)]
-    parts += [(u.name, u.kind, u.node, u.replacement) for u in graph.blocks.values()]
-    parts += [(g.name, g.size, g.step, g.floor) for g in graph.groups.values()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
 @dataclass(frozen=True)
-class PlanLatency:
-    """A measurement of a student, by the key of its plan."""
+class PlanTime:
+    """A measurement of the student of a plan, by the plan's key."""
 
     plan: str
     milliseconds: float
@@ -69,16 +62,15 @@ class LatencyCache:
         }  # fmt: skip
         self._key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
         where = cache.folder("latency")
-        self.table_path = where / f"{self._key}.json"
-        self._plans = JsonLines(where / f"{self._key}.plans.jsonl", PlanLatency)
+        self.table_path, self.plans_path = where / f"{self._key}.json", where / f"{self._key}.plans.jsonl"
 
     def table(self, graph: LayerGraph, measure: Callable[[], Mapping[str, Any]]) -> Table:
-        """The stored table, or what `measure` finds, which is stored."""
+        """The stored table, or of the data that `measure` finds, which is stored."""
 
         def measured() -> dict[str, Any]:
             data = measure()
             with suppress(OSError):
-                self._plans.path.unlink(missing_ok=True)  # they belong to a table that is gone
+                self.plans_path.unlink(missing_ok=True)  # they belong to a table that is gone
             return self.about | {"table": data}
 
         return cache.values("latency", self._key, measured, lambda data: Table(graph, data["table"]))
@@ -87,15 +79,15 @@ class LatencyCache:
         """Milliseconds of each measurement of verified students, by the key of their plan."""
         found: dict[str, list[float]] = {}
         try:
-            for row in self._plans.read():
-                found.setdefault(row.plan, []).append(float(row.milliseconds))
+            for row in JsonLines(self.plans_path, PlanTime).read():
+                found.setdefault(row.plan, []).append(row.milliseconds)
         except UserError:
-            with suppress(OSError):
-                self._plans.path.unlink(missing_ok=True)  # damaged: measured again
+            with suppress(OSError):  # damaged: they are measured again
+                self.plans_path.unlink()
             return {}
         return found
 
     def add(self, plan: str, milliseconds: float) -> None:
         """Keep a measurement of a student."""
-        with suppress(UserError):
-            self._plans.append(PlanLatency(plan, milliseconds))
+        with suppress(UserError):  # as above
+            JsonLines(self.plans_path, PlanTime).append(PlanTime(plan, milliseconds))
