@@ -184,7 +184,7 @@ def test_observations_grow_with_the_budgets_resources_only(problem):
 
 def test_a_user_error_comes_before_the_teacher_is_loaded(monkeypatch):
     monkeypatch.setattr(problem_module, "load_teacher", lambda *_: pytest.fail("too late"))
-    for given in ({"budget": {"mac": 0.5}}, {"reward": "n2m"}, {"task": "classificatio"}, {"ranking": "magnitud"},
-                  {"evaluator": {"loss": "hintn"}})  # fmt: skip:
+    wrong = {"budget": {"mac": 0.5}, "reward": "n2m", "task": "classificatio", "ranking": "magnitud", "evaluator": {"loss": "hintn"}}
+    for name, value in wrong.items():
         with pytest.raises(UserError, match="did you mean"):
-            Objective(EnvironmentSpec.of_keywords(**given))
+            Objective(EnvironmentSpec.of_keywords(**{name: value}))
