@@ -150,7 +150,7 @@ class EvaluatorSettings(Settings):
     )
     batch_size: int = setting(64, "Images a batch of them.", low=1)
     lr: float = setting(0.001, "Adam's rate in them.")
-    loss: str = setting("hinton", "Their loss.")
+    loss: str | None = setting(None, "Their loss; the task's own choice if absent.")
     temperature: float = setting(4.0, "Their temperature.")
     validation_images: int | None = setting(1750, "Images that the student is judged on; None takes the whole split.", low=1)
 

@@ -28,8 +28,8 @@ from compress_env.resources.macs import Macs
 from compress_env.resources.params import Params
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
-from compress_env.surgery.layer_types import DENSE
 from compress_env.surgery.plan import Plan
+from compress_env.surgery.rules import rule_of
 from compress_env.walk.walk import Walk
 
 
@@ -95,7 +95,7 @@ def classifier(env: LayerRemovalEnv) -> list[str]:
         if node in seen:
             continue
         seen.add(node)
-        if node.op == "call_module" and isinstance(env.teacher.module.get_submodule(node.target), DENSE):
+        if node.op == "call_module" and rule_of(env.teacher.module.get_submodule(node.target)).produces:
             found.append(node.target)
         else:
             waiting += node.all_input_nodes
