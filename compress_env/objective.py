@@ -71,7 +71,8 @@ class Objective:
         self.hard = spec.constraint == "hard"
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
-        load_task(spec.problem.task).losses.get(spec.evaluator.loss)
+        task = load_task(spec.problem.task)
+        task.losses.get(spec.evaluator.loss or task.loss)
         self.problem = problem or Problem.build(spec.problem, measured=measured, progress=progress)
         if self.hard:
             self.problem.feasible_completion(self._range(self._budget)[0])
