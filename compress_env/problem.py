@@ -138,10 +138,10 @@ class Problem:
             UserError: If the teacher or the data cannot be used, or do not suit each other.
             NothingToDecide: If nothing can be removed or shrunk.
         """
-        task = load_task(spec.task)
+        task, needs_images = load_task(spec.task), RANKINGS.get(spec.ranking).NEEDS_INPUTS
         teacher = load_teacher(spec.teacher, spec.weights)
         data = None
-        if measured is None and (RANKINGS.get(spec.ranking).NEEDS_INPUTS or _input_shape_of(spec, teacher) is None):
+        if measured is None and (needs_images or _input_shape_of(spec, teacher) is None):
             data = _load(spec, teacher, progress)
         return cls(spec, teacher, task, data, measured, progress)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from networks import random_plan, vgg
 from torch import nn
 from torch.nn import functional as F
@@ -213,8 +214,9 @@ def finetuned(trained, checkpoint=None):
     student = build_student(teacher, graph, Plan.of((), {"0": 6, "3": 6}))
     student = nn.Sequential(student, nn.Dropout(0.1)).eval()
     done = finetune(
-        student, build_student(teacher, graph, Plan()), data, RECIPE, seed=2, progress=False, checkpoint=checkpoint
-    )
+        student, build_student(teacher, graph, Plan()), data, RECIPE, load_task("classification"), seed=2, progress=False,
+        checkpoint=checkpoint,
+    )  # fmt: skip
     return done, {k: v.clone() for k, v in student.state_dict().items()}
 
 

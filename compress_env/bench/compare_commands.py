@@ -160,10 +160,11 @@ def peers(teacher, weights, data, budget, methods, runs, finetune_epochs, lr, se
 def _show_peers(context, _parameter, value) -> None:
     if value:
         from compress_env.bench import peers as measure
-        from compress_env.bench.results import read
         from compress_env.errors import UserError
+        from compress_env.files import JsonLines
 
-        settings, rows = read(value, measure.Row)
+        results = JsonLines(value, measure.Row, header=True)
+        settings, rows = results.settings, results.read()
         if not rows:
             raise UserError(
                 f"there are no results in {value}; `compress-env bench peers --out DIR` makes DIR/peers.jsonl"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from compress_env.distill.evaluator import EvaluationFailed, Evaluator, Evaluato
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.files import JsonLines
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
@@ -60,11 +60,11 @@ def score(
 ) -> list[Score]:  # fmt: skip
     """Scores of all truths' plans by all `evaluators`; rows are appended to `path`, and rows with the same settings used again."""
     wanted = {name: asdict(EvaluatorSettings(**settings)) for name, settings in evaluators.items()}
-    known = [Score(**json.loads(line)) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+    file = JsonLines(path, Score)
     plans = {(t.budget, t.index): Plan.from_json(t.plan) for t in truths}
-    known = [s for s in known if wanted.get(s.evaluator) == s.settings and (s.budget, s.index) in plans]
+    known = [s for s in file.read() if wanted.get(s.evaluator) == s.settings and (s.budget, s.index) in plans]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(asdict(s)) + "\n" for s in known))
+    file.write(known)
     done = {(s.evaluator, s.budget, s.index) for s in known}
     todo = [(name, *key) for name in wanted for key in plans if (name, *key) not in done]
     current, evaluator, graph = None, None, env.graph
@@ -75,8 +75,7 @@ def score(
             evaluator = Evaluator(env.whole, graph, env.data, EvaluatorSettings(**evaluators[name]))
         student = build_student(env.teacher.module, graph, plans[budget, index]).to(env.device)
         found = _score(evaluator, student, name, budget, index, plans[budget, index])
-        with path.open("a") as file:
-            file.write(json.dumps(asdict(found)) + "\n")
+        file.append(found)
         known.append(found)
     return known
 

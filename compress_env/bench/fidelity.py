@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from compress_env.bench.results import Results, read
 from compress_env.cache import fingerprint
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
@@ -21,6 +20,7 @@ from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
+from compress_env.files import JsonLines
 from compress_env.surgery.plan import Plan
 from compress_env.tasks.classification import accuracy
 from compress_env.tasks.classification.losses import LOSSES
@@ -121,16 +121,17 @@ def truths(
     What is None is as in the file, if there is one: then without `counts`, nothing is distilled. Budgets take turns, so that a file
     that is not finished is balanced. Returns the settings and truths. Raises UserError if the file was made with other settings.
     """
-    found, _ = read(path, Truth)
+    results = JsonLines(path, Truth, header=True)
+    found = results.settings
     if seed is None:
         seed = found.get("seed", 0)
     if lr is None and found:
         lr = found["recipe"]["lr"]
     settings = settings_of(env, passes or found.get("passes", 1), lr, seed)
-    results = Results(path, Truth, settings)
+    known = results.begin(settings)
     counts = counts or ({} if found else COUNTS)
     plans = {b: draw(env, b, n, seed) for b, n in counts.items()}
-    done = {(t.budget, t.index) for t in results.rows}
+    done = {(t.budget, t.index) for t in known}
     todo = [(b, i) for b, i in _turns(counts) if (b, i) not in done]
     if todo:
         with one_thread(), channels_last(env.whole):
@@ -138,7 +139,7 @@ def truths(
             target, refit = predict(env.whole, env.data, env.data.validation), refitter(env)
             for budget, index in tqdm(todo, desc="distilling", unit="plan", disable=not progress):
                 results.append(_truth(env, budget, index, plans[budget][index], refit, views, target, seed))
-    return settings, results.rows
+    return settings, results.read()
 
 
 def _truth(

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 
 from compress_env.contexts import one_thread
 from compress_env.errors import InfeasibleBudget, UserError
+from compress_env.files import JsonLines
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.resources.latency.stopwatch import Stopwatch
-from compress_env.search.store import cut_torn_line
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
@@ -49,6 +49,7 @@ def run(
     Policies: action 0 everywhere ("uniform"), and random actions from seeds 0, 1 and so on. A last row of each teacher and setting
     is the uniform student at half the MACs. Shapes are for teachers that do not know theirs.
     """
+    file = JsonLines(out, dict)
     rows = read(out)
     done = {_key(row) for row in rows}
     asked = [("latency", share, policy) for share in budgets for policy in ("uniform", *range(random_policies))]
@@ -56,6 +57,7 @@ def run(
     wanted = [(t, s, *a) for t in teachers for s in settings for a in asked]
     loaded: tuple[Any, Any] = (None, None)
     kept = []
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(wanted), desc="latency", unit="student", disable=not progress) as bar, one_thread():
         for name, setting, resource, share, policy in wanted:
             bar.set_postfix_str(f"{name.rpartition(':')[2]}, {setting.runtime}, {resource} {share:.0%}")
@@ -71,7 +73,7 @@ def run(
                 if loaded[0] != (name, setting):
                     loaded = (name, setting), _problem(teacher.module, shape, channel_multiple, setting)
                 row |= measure(loaded[1], resource, share, policy)
-                _append(out, row)
+                file.append(row)
             kept.append(row)
             bar.update()
     return kept
@@ -135,27 +137,13 @@ def table(rows: Iterable[dict[str, Any]]) -> str:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Rows of an earlier run; a last line that was cut off is left out. Raises UserError if the file is something else."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            try:
-                rows.append(json.loads(line))
-                _key(rows[-1])
-            except (ValueError, LookupError, TypeError) as error:
-                raise UserError(f"{path} is not a file of latency rows ({error}); choose another --out") from error
-    return rows
-
-
-def _append(path: Path, row: dict[str, Any]) -> None:
+    rows = JsonLines(path, dict).read()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cut_torn_line(path)
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+        for row in rows:
+            _key(row)
+    except LookupError as error:
+        raise UserError(f"{path} is not a file of latency rows ({error}); choose another --out") from error
+    return rows
 
 
 def _key(row: dict[str, Any]) -> str:

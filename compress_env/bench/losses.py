@@ -10,12 +10,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.bench.fidelity import Views, distil, draw, refitter
-from compress_env.bench.results import Results
 from compress_env.contexts import one_thread
 from compress_env.distill.evaluator import divergence
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.train import channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.files import JsonLines
 from compress_env.tasks.classification import accuracy
 from compress_env.tasks.classification.losses import LOSSES
 
@@ -43,12 +43,13 @@ def compare(
     for loss in losses:
         LOSSES.get(loss)
     settings = {"teacher": env.teacher.name, "training_images": len(env.data.train), "steps": steps, "seed": seed}
-    results = Results(path, Row, settings)
-    done = {(r.loss, r.lr, r.budget, r.index) for r in results.rows}
+    results = JsonLines(path, Row, header=True)
+    known = results.begin(settings)
+    done = {(r.loss, r.lr, r.budget, r.index) for r in known}
     plans = {(b, i): plan for b, n in counts.items() for i, plan in enumerate(draw(env, b, n, seed))}
     todo = [(loss, lr, *key) for key in plans for loss in losses for lr in rates if (loss, lr, *key) not in done]
     if not todo:
-        return results.rows
+        return known
     recipe = replace(finetuning_recipe(len(env.data.train), 1, env.device), steps=steps)
     with one_thread(), channels_last(env.whole):
         few = env.data.head(steps * recipe.batch_size)
@@ -63,7 +64,7 @@ def compare(
             logits = predict(student, env.data, env.data.validation)
             right = accuracy(logits, env.data.validation.labels)
             results.append(Row(loss, lr, budget, index, right, divergence(logits, target)))
-    return results.rows
+    return results.read()
 
 
 def table(rows: Sequence[Row]) -> str:

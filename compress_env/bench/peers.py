@@ -15,13 +15,13 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from compress_env.bench.results import Results
 from compress_env.bench.statistics import mean_interval, percent
 from compress_env.bench.trained import built, recipe_of, train
 from compress_env.contexts import one_thread
 from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import InfeasibleBudget, UserError
+from compress_env.files import JsonLines
 from compress_env.registry import unknown
 from compress_env.resources.budget import parse_limit
 from compress_env.resources.macs import Macs
@@ -218,9 +218,10 @@ def compare(
         "share": limit / env.cost_model.teacher["macs"], "epochs": epochs, "loss": "hinton", "steps": STEPS,
         "recipe": asdict(recipe), **_teacher(env),
     }  # fmt: skip
-    results = Results(out / "peers.jsonl", Row, settings)
-    done = {(r.student, r.seed) for r in results.rows}
-    hopeless = {r.student for r in results.rows if r.failed}
+    results = JsonLines(out / "peers.jsonl", Row, header=True)
+    known = results.begin(settings)
+    done = {(r.student, r.seed) for r in known}
+    hopeless = {r.student for r in known if r.failed}
     with tqdm(total=len(contestants) * seeds, desc="peers", unit="student", disable=not progress) as bar:
         for contestant in contestants:
             todo = [s for s in range(seeds) if (contestant.name, s) not in done and contestant.name not in hopeless]
@@ -229,7 +230,7 @@ def compare(
             for row in _rows(env, contestant, recipe, todo, out, progress):
                 results.append(row)
                 bar.update()
-    return settings, results.rows
+    return settings, results.read()
 
 
 def _rows(env, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out: Path, progress: bool):

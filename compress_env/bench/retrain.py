@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from compress_env.bench.trained import built, recipe_of, train
 from compress_env.distill.evaluator import Evaluator
 from compress_env.distill.train import Diverged
 from compress_env.errors import UserError
-from compress_env.search.store import cut_torn_line
+from compress_env.files import JsonLines
 from compress_env.surgery.plan import Plan
 
 FRESH = 1000
@@ -50,8 +49,7 @@ def path_of(results: Path) -> Path:
 
 def read(path: Path) -> list[Redistilled]:
     """What was distilled; a torn last line is left out. Nothing if there is no file."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [Redistilled(**json.loads(line)) for line in lines if line.endswith("\n")]
+    return JsonLines(path, Redistilled).read()
 
 
 def retrain(
@@ -70,8 +68,8 @@ def retrain(
         if missing := [name for name in given if name not in known]:
             raise UserError(f"there is no {kind} {missing[0]!r} in {results}; it has {', '.join(known)}")
     path = path_of(results)
-    cut_torn_line(path)
-    known = read(path)
+    file = JsonLines(path, Redistilled)
+    known = file.read()
     if other := {r.epochs for r in known} - {epochs}:
         raise UserError(f"{path} was begun with {other.pop()} epochs, not {epochs}; move it away to begin anew")
     done = {(r.task, r.plan, r.seed) for r in known}
@@ -103,8 +101,7 @@ def retrain(
                     bar.write(f"{task}: the student of plan {plan} is left out: {error}")
                     continue
                 row = Redistilled(task, plan, seed, epochs, **asdict(result))
-                with path.open("a") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+                file.append(row)
                 known.append(row)
                 bar.update()
     return known

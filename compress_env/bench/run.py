@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from tqdm.auto import tqdm
 from compress_env.bench.scenarios import TASKS
 from compress_env.cli.options import name_values
 from compress_env.errors import UserError
+from compress_env.files import JsonLines
 from compress_env.search.run import find_agent, search
-from compress_env.search.store import RunFolder, alone_in, cut_torn_line
+from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial
 from compress_env.teachers import TEACHERS
 
@@ -77,18 +77,7 @@ def summarise(task: str, agent: str, seed: int, evaluations: int, trials: Sequen
 
 def read(path: Path) -> list[Run]:
     """The finished runs of a results file; a torn last line is left out. Raises UserError for a file of another version."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    try:
-        return [Run(**{k: _tuple(v) for k, v in json.loads(line).items()}) for line in lines if line.endswith("\n")]
-    except TypeError as error:  # fields that are missing, or new
-        raise UserError(
-            f"{path} was written by another version of bench run: {error}; run it again in another --out"
-        ) from None
-
-
-def _tuple(value: Any) -> Any:
-    """Lists as tuples, at every depth: results are as frozen as when they were made."""
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+    return JsonLines(path, Run).read()
 
 
 def load(path: Path) -> Table:
@@ -172,8 +161,8 @@ def run(
 
 
 def _run(tasks, agents, seeds, evaluations: int, path: Path, data: str | None, jobs: int) -> list[Run]:
-    cut_torn_line(path)
-    done = read(path)
+    results = JsonLines(path, Run)
+    done = results.read()
     other = {r.evaluations for r in done} - {evaluations}
     if other:
         raise UserError(
@@ -200,8 +189,7 @@ def _run(tasks, agents, seeds, evaluations: int, path: Path, data: str | None, j
             try:
                 for future in as_completed(futures):
                     result = future.result()
-                    with path.open("a") as file:
-                        file.write(json.dumps(asdict(result)) + "\n")
+                    results.append(result)
                     done.append(result)
                     bar.update()
                     bar.set_postfix_str("{} {} {}".format(*futures[future]))

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.bench.results import Results, read
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
+from compress_env.files import JsonLines
 from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import alone_in
@@ -59,8 +59,8 @@ def compare(
         players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
-        results = Results(out / FILE, Row, {k: str(v) for k, v in environment.items()})
-        known = {(r.budget, r.kind, r.which) for r in results.rows}
+        results = JsonLines(out / FILE, Row, header=True)
+        known = {(r.budget, r.kind, r.which) for r in results.begin({k: str(v) for k, v in environment.items()})}
         todo = [(b, *player) for b in budgets for player in players if (b, *player[:2]) not in known]
         env, at = None, None
         for budget, kind, which, (name, episodes, seed, folder, own) in tqdm(
@@ -72,7 +72,7 @@ def compare(
             best = search(env, name, episodes, seed, where, progress=False, settings=own).best
             results.append(Row(budget, kind, which, best.outcome.accuracy, best.reward, best.outcome.teacher_accuracy))
     chosen = {player[:2] for player in players}
-    return [r for r in results.rows if r.budget in budgets and (r.kind, r.which) in chosen]
+    return [r for r in results.read() if r.budget in budgets and (r.kind, r.which) in chosen]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -99,9 +99,9 @@ def report(folder: Path) -> str:
     """
     of: dict[str, list[Row]] = {}
     for file in sorted(folder.glob("*.jsonl")):
-        settings, rows = read(file, Row)
-        if rows:
-            of[settings["teacher"] if file.name == FILE else file.stem] = rows
+        results = JsonLines(file, Row, header=True)
+        if rows := results.read():
+            of[results.settings["teacher"] if file.name == FILE else file.stem] = rows
     if not of:
         raise UserError(f"there are no results in {folder}; `compress-env bench policy --out {folder}` makes them")
     picture(of, folder / "zero-shot.png")

@@ -21,7 +21,7 @@ import torch
 
 from compress_env import cache
 from compress_env.errors import UserError
-from compress_env.files import JsonLines, read_json, write_json
+from compress_env.files import JsonLines
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.resources.latency.table import Table
 from compress_env.surgery.graph import LayerGraph
@@ -60,24 +60,20 @@ class LatencyCache:
             "format": FORMAT, "device": device_name(runtime), "runtime": runtime.as_dict(), "teacher": signature(graph),
             "versions": {name: version(name) for name in packages},
         }  # fmt: skip
-        key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
+        self._key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
         where = cache.folder("latency")
-        self.table_path, self.plans_path = where / f"{key}.json", where / f"{key}.plans.jsonl"
+        self.table_path, self.plans_path = where / f"{self._key}.json", where / f"{self._key}.plans.jsonl"
 
     def table(self, graph: LayerGraph, measure: Callable[[], Mapping[str, Any]]) -> Table:
         """The stored table, or of the data that `measure` finds, which is stored."""
-        try:
-            return Table(graph, read_json(self.table_path)["table"])
-        except (UserError, ValueError, LookupError, TypeError, AttributeError):
-            pass  # not measured yet, or not to be read
-        data = measure()
-        try:
-            self.plans_path.unlink(missing_ok=True)  # they belong to a table that is gone
-            self.table_path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.table_path, self.about | {"table": data})
-        except (OSError, UserError):
-            pass  # a disk that is full or read-only costs the next environment a measurement
-        return Table(graph, data)
+
+        def measured() -> dict[str, Any]:
+            data = measure()
+            with suppress(OSError):
+                self.plans_path.unlink(missing_ok=True)  # they belong to a table that is gone
+            return self.about | {"table": data}
+
+        return cache.values("latency", self._key, measured, lambda data: Table(graph, data["table"]))
 
     def plans(self) -> dict[str, list[float]]:
         """Milliseconds of each measurement of verified students, by the key of their plan."""
