@@ -156,7 +156,10 @@ class Rule:
         return None if total is None else total.cpu().numpy()
 
     def fitted(self, module: nn.Module) -> nn.Module | None:
-        """The part with `weight` and `bias` that the refit solves for, whose output is the layer's; None if there is none."""
+        """The part with `weight` and `bias` that the refit solves for; None if there is none.
+
+        It reads the last side of `reads`, and its output is the layer's.
+        """
         return None
 
     def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:
@@ -167,8 +170,10 @@ class Rule:
         """The weights `(outputs, features, kernel)` by which the features of a side in `reads` are multiplied."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
-    def read(self, module: nn.Module, side: str, args: Sequence[Any], positions: Positions) -> Tensor:
-        """Samples `(n, features * kernel)` of the features of a side in `reads`, for a call with `args`."""
+    def read(
+        self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions
+    ) -> Tensor:
+        """Samples `(n, features * kernel)` of the features of a side in `reads`, for a call with these arguments."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
     def written(self, module: nn.Module, output: Any, positions: Positions) -> Tensor:
@@ -235,6 +240,11 @@ def function_rule(call: Call) -> FunctionRule:
     """The rule of the function or method that is called."""
     target = call.node.target
     return _FUNCTIONS.get(target) or _FUNCTIONS.get(call.name) or ChannelFlow.opaque
+
+
+def first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The first argument of a call."""
+    return args[0] if args else next(iter(kwargs.values()))
 
 
 def shallow(module: nn.Module) -> nn.Module:
