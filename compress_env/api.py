@@ -20,9 +20,9 @@ from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
 from compress_env.export import export_all, save_student, state_bytes
 from compress_env.objective import Objective
-from compress_env.problem import Measured, Problem
+from compress_env.problem import Measured
 from compress_env.progress import announced
-from compress_env.resources.base import RESOURCES
+from compress_env.resources import RESOURCES
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
@@ -171,7 +171,7 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
     exports = export_all(student, data.calibration(8), folder.path, progress=progress)
     with one_thread(), channels_last(teacher):
         teacher_test = problem.task.metrics(predict(teacher, data, data.test), data.test.labels)[problem.task.metric]
-    teacher_usage, usage = _usage(problem, plan, student)
+    teacher_usage, usage = problem.cost_model.compare(student, plan)
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = {
         "metric": problem.task.metric,
@@ -207,15 +207,6 @@ def _evaluator(objective: Objective) -> Evaluator:
     """The objective's evaluator, or one like it where the objective judges by something else than running students."""
     found = objective.evaluator
     return found if isinstance(found, Evaluator) else Evaluator(objective.problem, objective.spec.evaluator)
-
-
-def _usage(problem: Problem, plan: Plan, student: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
-    """Usage of teacher and student; a shipped resource that only measuring tells is measured now if the budget did not ask for it."""
-    teacher, own = dict(problem.cost_model.teacher), problem.cost_model.count(student, plan)
-    for name, pair in problem.cost_model.compare_measured(student).items():
-        if name not in own:
-            teacher[name], own[name] = pair
-    return teacher, own
 
 
 def objective_of(folder: RunFolder, progress: bool = True, budget: Mapping[str, Any] | None = None) -> Objective:

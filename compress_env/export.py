@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from compress_env.contexts import quiet
@@ -42,6 +42,11 @@ def save_student(student: nn.Module, plan: Plan, folder: Path) -> Path:
     with _whole(path) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, part)
     return path
+
+
+def state_bytes(module: nn.Module) -> int:
+    """Bytes of the module's weights and buffers as a safetensors file."""
+    return len(save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}))
 
 
 def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Module:

@@ -17,7 +17,8 @@ from compress_env.data import Data, load_data
 from compress_env.decisions import Decision, decisions
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.progress import announced
-from compress_env.resources.base import RESOURCES, Candidate, amount
+from compress_env.resources import RESOURCES
+from compress_env.resources.base import Candidate, amount
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.spec import ProblemSpec
@@ -248,9 +249,10 @@ class Problem:
         """
         if limits is None:
             return self.candidate(removed, widths)
-        return self.cost_model.within(
-            removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, completion=completion
+        found = self.cost_model.repair(
+            removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
         )  # fmt: skip
+        return found or self.candidate(completion.removed, completion.widths)
 
 
 def _load(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:

@@ -8,7 +8,7 @@ import gymnasium as gym
 from torch import nn
 
 import compress_env  # noqa: F401 - registers the environment
-from compress_env.resources.budget import RESOURCES
+from compress_env.resources.base import RESOURCES
 from compress_env.search import search
 
 LAYERS = ("conv", "depthwise", "grouped", "linear")

@@ -9,8 +9,8 @@ from networks import NETWORKS
 from reference import Plain, PlainEpisode
 from torch import nn
 
-from compress_env.resources import macs
-from compress_env.resources.budget import RESOURCES, CostModel
+from compress_env.resources.base import RESOURCES
+from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.trace import trace
 from compress_env.walk.observation import Embedding, entries
 from compress_env.walk.walk import SCHEDULES, Problem, Walk
@@ -59,7 +59,7 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
     factory, shape = NETWORKS[name]
     teacher, example = factory().eval(), torch.zeros(2, *shape)
     graph = trace(teacher, example, channel_multiple=multiple)
-    cost_model = CostModel(teacher, graph, example, False)
+    cost_model = CostModel(teacher, graph, example)
     rng = np.random.default_rng(0)
     place = {name: i for i, (name, _, _) in enumerate(entries())}
     for schedule in SCHEDULES:
@@ -96,6 +96,6 @@ def test_fused_attention_is_counted_by_its_matrix_products():
             heads = x.view(1, tokens, 2, width // 2).transpose(1, 2)
             return nn.functional.scaled_dot_product_attention(heads, heads, heads)
 
-    assert macs.count(Fused(), x) == attention
+    assert RESOURCES.get("macs").count(Fused(), x) == attention
     layer = nn.TransformerEncoderLayer(width, 2, 32, batch_first=True).eval()  # one operator without gradients
-    assert macs.count(layer, x) == attention + tokens * width * (3 * width + width + 2 * 32)
+    assert RESOURCES.get("macs").count(layer, x) == attention + tokens * width * (3 * width + width + 2 * 32)

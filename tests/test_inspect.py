@@ -118,7 +118,7 @@ def test_a_network_with_nothing_to_compress_says_so():
 
 def test_kept_layers_are_named_and_the_smallest_usage_rises():
     teacher = NETWORKS["resnet20-cifar10"][0]().eval()
-    whole, kept = inspect(teacher, (3, 32, 32)), inspect(teacher, (3, 32, 32), keep=["stages.0.*"])
+    whole, kept = inspect(teacher, (3, 32, 32)), inspect(teacher, (3, 32, 32), protect=["stages.0.*"])
     assert not any(row.name.startswith("stages.0") and row.shares for row in kept.rows)
     assert {n for n in kept.stays if n.startswith("stages.0")} == {
         f"stages.0.{i}.conv{j}" for i in range(3) for j in (1, 2)

@@ -1,4 +1,4 @@
-"""Latency: what it is measured with, the table and its cache, pairs, sending back with a made-up clock, and true memory."""
+"""Latency: what it is measured with, the table and its cache, pairs, repair with a made-up clock, and true memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from compress_env.bench import latency as bench
 from compress_env.cli.main import main
-from compress_env.envs import send_back
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.resources.budget import CostModel
-from compress_env.resources.latency import latency_cache, latency_table, macs
-from compress_env.resources.latency import stopwatch as latency
+from compress_env.resources.cost_model import CostModel
+from compress_env.resources.latency import cache as latency_cache
+from compress_env.resources.latency import repair, resource, stopwatch
+from compress_env.resources.latency import table as latency_table
+from compress_env.resources.latency.operations import OperationCosts
 from compress_env.resources.latency.runtimes import RuntimeConfig, kernel_times, node_times, prepare
 from compress_env.resources.latency.stopwatch import Paired, Stopwatch, compare
-from compress_env.resources.latency.table import Costs
+from compress_env.resources.macs import Macs
 from compress_env.rewards import Outcome
 from compress_env.surgery.build import build_student
 from compress_env.surgery.measure import meta_copy
@@ -48,18 +49,18 @@ class MadeUp:
     each: share of the teacher's time that every convolution takes as well, of which the table is not told."""
 
     def __init__(self, example, whole_macs: float, power: float = 1.0, each: float = 0.0):
-        self.setting, self.example, self.whole_macs = RuntimeConfig(), example[:1], whole_macs
+        self.runtime, self.example, self.whole_macs = RuntimeConfig(), example[:1], whole_macs
         self.power, self.each = power, each
         self.nodes_measured, self.pairs_measured = 0, 0
 
-    def nodes(self, student, costs: Costs, widths, seconds=0.2):
+    def nodes(self, student, costs: OperationCosts, widths, seconds=0.2):
         self.nodes_measured += 1
         work = costs(widths)[0] * costs.computes
         return dict(zip(costs.names, (TEACHER_MS * work / self.whole_macs + 1e-6).tolist()))
 
     def pair(self, student, seconds=None, at_least=15):
         self.pairs_measured += 1
-        ratio = macs.count(meta_copy(student), self.example.to("meta")) / self.whole_macs
+        ratio = Macs().count(meta_copy(student), self.example.to("meta")) / self.whole_macs
         if seconds is None:  # verification differs from what the table was made of
             layers = sum(isinstance(m, torch.nn.Conv2d) for m in student.modules())
             ratio = ratio**self.power + self.each * layers
@@ -69,11 +70,14 @@ class MadeUp:
 def made_up_problem(
     monkeypatch, folder, power: float = 1.0, name: str = "resnet8-digits", each: float = 0.0
 ) -> Problem:
-    """Its table is measured in `folder`, if it is not there."""
+    """Its table is measured in `folder`, if it is not there; `clock` of the problem measures."""
     monkeypatch.setenv("COMPRESS_ENV_CACHE", str(folder))
     teacher, example, graph = network_of(name)
-    stopwatch = MadeUp(example, graph.view(frozenset()).macs(graph.full), power, each)
-    return Problem(teacher, graph, CostModel(teacher, graph, example, True, stopwatch=stopwatch), "two-step")
+    clock = MadeUp(example, graph.view(frozenset()).macs(graph.full), power, each)
+    monkeypatch.setattr(resource, "Stopwatch", lambda *_: clock)
+    problem = Problem(teacher, graph, CostModel(teacher, graph, example, ["latency"]), "two-step")
+    problem.clock = clock
+    return problem
 
 
 def play(problem: Problem, limits, act=lambda: (0.0, 0.0)):
@@ -104,19 +108,19 @@ def quick(monkeypatch):
     """Real measurements, few and short."""
     monkeypatch.setattr(latency_table, "SHARES", (1.0, 0.5))
     monkeypatch.setattr(latency_table, "MIXED", 2)
-    monkeypatch.setattr(latency, "SECONDS", 0.1)
-    monkeypatch.setattr(latency, "PATIENCE", 1)
+    monkeypatch.setattr(stopwatch, "SECONDS", 0.1)
+    monkeypatch.setattr(stopwatch, "PATIENCE", 1)
     monkeypatch.setattr(bench, "SECONDS", 0.1)
 
 
-# Settings and runtimes
+# Runtimes
 
 
-def test_a_setting_reads_what_is_given_and_says_what_it_is():
+def test_a_runtime_reads_what_is_given_and_says_what_it_is():
     assert RuntimeConfig.of(None).label == "batch 1, PyTorch eager, 1 thread"
     given = {"runtime": "onnxruntime", "batch": 4, "threads": 2}
-    setting = RuntimeConfig.of(given)
-    assert setting.label == "batch 4, ONNX Runtime, 2 threads" and RuntimeConfig.of(setting.as_dict()) == setting
+    runtime = RuntimeConfig.of(given)
+    assert runtime.label == "batch 4, ONNX Runtime, 2 threads" and RuntimeConfig.of(runtime.as_dict()) == runtime
 
 
 @pytest.mark.parametrize(
@@ -140,10 +144,10 @@ def test_runtimes_agree_and_leave_threads_and_the_module_alone():
     with torch.no_grad():
         expected = student(example[:1]).repeat(3, 1)
     before, state = torch.get_num_threads(), {k: v.clone() for k, v in student.state_dict().items()}
-    for runtime in ("eager", "onnxruntime"):
-        setting = RuntimeConfig(runtime, batch=3, threads=2)
-        run = prepare(student, example, setting)
-        with setting.active():
+    for name in ("eager", "onnxruntime"):
+        runtime = RuntimeConfig(name, batch=3, threads=2)
+        run = prepare(student, example, runtime)
+        with runtime.active():
             assert torch.get_num_threads() == 2
             found = torch.as_tensor(run())
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -153,7 +157,7 @@ def test_runtimes_agree_and_leave_threads_and_the_module_alone():
 
 def test_every_operation_gets_a_time_and_layers_are_told_apart_in_onnx_runtime():
     teacher, example, graph = network_of("resnet8-digits")
-    whole, costs = build_student(teacher, graph, Plan()), Costs(graph.view(frozenset()))
+    whole, costs = build_student(teacher, graph, Plan()), OperationCosts(graph.view(frozenset()))
     eager = node_times(whole, example, RuntimeConfig(), 0.01)
     assert set(costs.names) <= set(eager) and min(eager.values()) > 0
     kernels = kernel_times(whole, example, RuntimeConfig("onnxruntime", batch=2), 0.01)
@@ -187,10 +191,10 @@ def test_work_is_the_networks_own_cost_and_grades_follow_the_channels():
     rng = np.random.default_rng(0)
     for _ in range(5):
         network = graph.view(frozenset(u for u in graph.blocks if rng.random() < 0.4))
-        widths, costs = rng.integers(graph.floor, graph.full + 1), Costs(network)
+        widths, costs = rng.integers(graph.floor, graph.full + 1), OperationCosts(network)
         work, _ = costs(widths)
         assert (work * costs.computes).sum() == pytest.approx(network.macs(widths))
-    costs = Costs(graph.view(frozenset()))
+    costs = OperationCosts(graph.view(frozenset()))
     for width, grade in ((16, 0), (8, 1), (12, 2), (13, 3)):
         assert set(costs(np.full(len(graph.groups), width))[1][costs.computes]) == {grade}
 
@@ -212,13 +216,13 @@ def test_a_second_environment_measures_nothing(quick, monkeypatch, tmp_path):
     first = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
     _, plan, _, usage = play(first, {"latency": 0.5 * TEACHER_MS})
     second = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
-    assert first.cost_model.stopwatch.nodes_measured > 0
+    assert first.clock.nodes_measured > 0
     again = play(second, {"latency": 0.5 * TEACHER_MS})
     assert (again[1], again[3]) == (plan, usage)
-    assert second.cost_model.stopwatch.nodes_measured == second.cost_model.stopwatch.pairs_measured == 0
+    assert second.clock.nodes_measured == second.clock.pairs_measured == 0
 
 
-def test_other_teachers_settings_and_versions_have_their_own_files(monkeypatch):
+def test_other_teachers_runtimes_and_versions_have_their_own_files(monkeypatch):
     _, _, graph = network_of("resnet8-digits")
     _, _, other = network_of("resnet8-digits", channel_multiple=8)
     paths = {latency_cache.LatencyCache(g, s).table_path for g in (graph, other) for s in (RuntimeConfig(), RuntimeConfig(batch=2))}
@@ -234,7 +238,7 @@ def test_a_damaged_cache_is_measured_again(damage, quick, monkeypatch, tmp_path)
     for path in (tmp_path / "latency").iterdir():
         path.write_text(damage)
     again = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
-    assert again.cost_model.stopwatch.nodes_measured > 0 and again.cost_model.teacher == problem.cost_model.teacher
+    assert again.clock.nodes_measured > 0 and again.cost_model.teacher == problem.cost_model.teacher
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(quick, monkeypatch, tmp_path):
@@ -243,7 +247,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(quick, monkeypatch, t
     assert problem.cost_model.teacher["latency"] == TEACHER_MS
 
 
-# Sending back
+# Repair
 
 
 @pytest.mark.parametrize(("power", "share"), [(0.7, 0.5), (1.0, 0.75), (1.4, 0.35)])
@@ -276,12 +280,12 @@ def test_other_limits_hold_while_a_student_grows(monkeypatch, measured):
 
 def test_if_nothing_fits_the_way_out_does(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
-    monkeypatch.setattr(send_back, "ROUNDS", 1)
+    monkeypatch.setattr(repair, "ROUNDS", 1)
     limits = {"latency": 0.5 * TEACHER_MS}
     episode = Walk(problem, limits, hard=True)
     while not episode.done:
         episode.step(0.0, 0.0)
-    problem.cost_model.stopwatch.power = 0.01  # all of a sudden, everything takes as long as the teacher
+    problem.clock.power = 0.01  # all of a sudden, everything takes as long as the teacher
     plan, _, usage = episode.finish()
     assert usage == problem.way_out(limits).usage and usage["latency"] <= limits["latency"]
 
@@ -292,7 +296,7 @@ def test_units_go_where_even_the_smallest_widths_take_too_long(monkeypatch, meas
     episode, plan, student, usage = play(problem, {"latency": share * TEACHER_MS})
     narrowest = problem.graph.canonical(episode.removed, problem.graph.floor)
     smallest = build_student(problem.teacher, problem.graph, narrowest)
-    assert problem.cost_model.stopwatch.pair(smallest).ratio > share  # the policy's blocks cannot all stay
+    assert problem.clock.pair(smallest).ratio > share  # the policy's blocks cannot all stay
     assert len(episode.removed) < len(plan.removed) < len(problem.completions[0].removed)
     assert share - 0.05 <= usage["latency"] / TEACHER_MS <= share
 
@@ -300,7 +304,7 @@ def test_units_go_where_even_the_smallest_widths_take_too_long(monkeypatch, meas
 def test_a_student_near_the_limit_is_measured_twice(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
     noise = iter([0.48, 0.52] + [0.475] * 20)
-    monkeypatch.setattr(problem.cost_model.stopwatch, "pair", lambda *_: Paired(r := next(noise), r, r, (r, 1.0), 15))
+    monkeypatch.setattr(problem.clock, "pair", lambda *_: Paired(r := next(noise), r, r, (r, 1.0), 15))
     _, plan, student, usage = play(problem, {"latency": 0.5 * TEACHER_MS})
     assert usage["latency"] == pytest.approx(0.475 * TEACHER_MS)  # the first one was only lucky
 
@@ -318,7 +322,7 @@ def test_a_recorded_latency_is_taken_up_again(monkeypatch, measured):
 
 def test_the_environment_measures_in_its_runtime_and_remembers(quick):
     env = LayerRemovalEnv(budget={"latency": 0.8}, latency={"runtime": "onnxruntime"})
-    assert env.latency == env.cost_model.setting == RuntimeConfig("onnxruntime")
+    assert env.latency == env.cost_model.runtime == RuntimeConfig("onnxruntime")
     assert all(g.step == 8 for g in env.graph.groups.values())
     env.reset(seed=0)
     done = False
@@ -364,9 +368,9 @@ def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
     from compress_env.api import run_search
     from compress_env.search.store import RunFolder
 
-    setting = {"runtime": "eager", "batch": 2}
+    runtime = {"runtime": "eager", "batch": 2}
     folder, _ = run_search(
-        "resnet8-digits", None, {"latency": 0.9}, "uniform", 1, 0, tmp_path, latency=setting, progress=False
+        "resnet8-digits", None, {"latency": 0.9}, "uniform", 1, 0, tmp_path, latency=runtime, progress=False
     )
     recorded = json.loads((tmp_path / "run.json").read_text())["latency"]
     assert recorded == dataclasses.asdict(RuntimeConfig(batch=2))
@@ -380,7 +384,7 @@ def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
         1,
         0,
         tmp_path,
-        latency=setting,
+        latency=runtime,
         progress=False,
         resume=True,
     )

@@ -15,7 +15,7 @@ from torch import nn
 from zoo import TIMM, TORCHVISION, make
 
 from compress_env.export import export_onnx
-from compress_env.resources.budget import CostModel
+from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
@@ -36,7 +36,7 @@ def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path
     with torch.no_grad():
         expected = teacher(inputs)
         assert torch.equal(build_student(teacher, graph, Plan())(inputs), expected)
-    problem = Problem(teacher, graph, CostModel(teacher, graph, inputs, False), "two-step")
+    problem = Problem(teacher, graph, CostModel(teacher, graph, inputs), "two-step")
     smallest = problem.smallest("macs") / problem.cost_model.teacher["macs"]
     assert graph.blocks and graph.groups and smallest < 0.4
     rng = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.resources import macs
+from compress_env.resources.base import RESOURCES
 from compress_env.surgery.build import build_student
 from compress_env.tasks import load_task
 
@@ -42,12 +42,12 @@ def test_a_pruner_gives_the_largest_student_within_the_budget(digits_env, name):
     env, limit = digits_env, 0.5 * digits_env.cost_model.teacher["macs"]
     before = {k: v.clone() for k, v in env.teacher.module.state_dict().items()}
     model, ratio = peers.shrunk(env, peers.PRUNERS[name], limit)
-    used = macs.count(model, env.data.calibration(1))
+    used = RESOURCES.get("macs").count(model, env.data.calibration(1))
     assert 0.8 * limit < used <= limit and model(env.data.calibration(3)).shape == (3, 10)
     slopes = peers.gradients(env) if peers.PRUNERS[name].gradients else None
     wider = peers.pruned(env, peers.PRUNERS[name], ratio - 1e-5, slopes)
-    assert used <= macs.count(wider, env.data.calibration(1))
-    assert macs.count(peers.pruned(env, peers.PRUNERS[name], ratio - 0.07, slopes), env.data.calibration(1)) > limit
+    assert used <= RESOURCES.get("macs").count(wider, env.data.calibration(1))
+    assert RESOURCES.get("macs").count(peers.pruned(env, peers.PRUNERS[name], ratio - 0.07, slopes), env.data.calibration(1)) > limit
     assert all(torch.equal(v, env.teacher.module.state_dict()[k]) for k, v in before.items())
     assert all(p.grad is None for p in [*env.teacher.module.parameters(), *model.parameters()])
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_env.errors import InvalidPlan, UserError
-from compress_env.resources import memory
-from compress_env.resources.budget import CostModel
+from compress_env.resources.base import RESOURCES
+from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
@@ -67,7 +67,7 @@ def test_any_removal_and_widths_give_a_network_that_runs_trains_and_costs_what_w
         with FlopCounterMode(display=False) as counter:
             shadow(one)
         assert counter.get_total_flops() == 2 * reduced.macs(widths)
-        assert memory.count(shadow, one) == memory.predict(reduced, widths)
+        assert RESOURCES.get("memory").count(shadow, one) == RESOURCES.get("memory").predict(reduced, widths)
         student.train()(example).square().sum().backward()
         assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in student.parameters())
 
@@ -219,7 +219,7 @@ def test_plans_of_another_network_are_refused_by_name(plan, message):
 
 
 def test_kept_layers_are_neither_removed_nor_shrunk():
-    graph = trace(NETWORKS["resnet8-digits"][0]().eval(), torch.zeros(1, 1, 8, 8), keep=["stages.0.*"])
+    graph = trace(NETWORKS["resnet8-digits"][0]().eval(), torch.zeros(1, 1, 8, 8), protect=["stages.0.*"])
     assert "stages.0.0" not in graph.blocks and "stages.1.0" in graph.blocks
     assert "stages.0.0.conv1" not in graph.groups and "conv1" not in graph.groups
     assert graph.left_alone["stages.0.0.conv1"] == "kept on request"
@@ -263,7 +263,7 @@ def test_what_cannot_be_traced_is_named_with_its_line_and_shrinks_inside(network
     assert inside in graph.groups and not any("wide" in u for block in graph.blocks.values() for u in block.layers)
     assert list(graph.blocks) == (["gate", "mix"] if network is Gated else [])
     assert torch.equal(build_student(teacher, graph, Plan())(x), teacher(x))
-    cost_model = CostModel(teacher, graph, x, False)
+    cost_model = CostModel(teacher, graph, x)
     assert cost_model.teacher["macs"] == sum(
         8 * 8 * c.weight.numel() for c in (teacher.stem, teacher.gate.wide, teacher.gate.narrow, teacher.mix)
     ) + teacher.head.weight.numel()  # fmt: skip
@@ -288,13 +288,13 @@ def test_scope_restricts_what_is_removed_and_shrunk_and_names_unknown_layers():
     graph = trace(teacher, x, removable=["stages.1.*"], shrinkable=["stages.2.*"])
     assert list(graph.blocks) == ["stages.1.0"] and list(graph.groups) == ["stages.2.0.conv1", "stages.2.0.conv2"]
     with pytest.raises(UserError, match="no layer is called 'stage.1'"):
-        trace(teacher, x, keep=["stage.1"])
+        trace(teacher, x, protect=["stage.1"])
 
 
 def test_widths_are_multiples_for_the_hardware():
     teacher = NETWORKS["resnet20-cifar10"][0]().eval()
     graph = trace(teacher, torch.zeros(1, 3, 32, 32), channel_multiple=8)
-    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 32, 32), False), "two-step")
+    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 32, 32)), "two-step")
     rng = np.random.default_rng(0)
     for _ in range(20):
         limits = {"macs": rng.uniform(problem.smallest("macs"), problem.cost_model.teacher["macs"])}

@@ -10,7 +10,9 @@ from networks import NETWORKS, vgg
 
 from compress_env.data import Split, make_data
 from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
-from compress_env.resources.budget import CostModel, parse_budget, parse_limit
+from compress_env.resources.base import RESOURCES
+from compress_env.resources.budget import parse_budget, parse_limit
+from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.trace import trace
 from compress_env.walk.walk import SCHEDULES, Problem, Walk, decisions
 
@@ -24,7 +26,7 @@ def problem_of(name: str, schedule: str = "two-step", with_latency: bool = False
         factory, shape = NETWORKS[name]
         teacher, example = factory().eval(), torch.randn(2, *shape)
         graph = trace(teacher, example)
-        _PROBLEMS[key] = Problem(teacher, graph, CostModel(teacher, graph, example, with_latency), schedule)
+        _PROBLEMS[key] = Problem(teacher, graph, CostModel(teacher, graph, example, ["latency"] if with_latency else []), schedule)
     return _PROBLEMS[key]
 
 
@@ -163,14 +165,15 @@ def test_a_teacher_with_nothing_to_decide_is_refused():
      ("20M", 2e7, False), ("2.5ms", 2.5, False), ("1MiB", 2**20, False), ("1.5e6", 1.5e6, False), ("0.8ms", 0.8, False)],
 )  # fmt: skip
 def test_limits_are_read_as_shares_or_absolute(text, value, share):
-    limit = parse_limit(text)
+    resource = "latency" if "ms" in str(text) else "memory" if "B" in str(text) else "macs"
+    limit = parse_limit(text, RESOURCES.get(resource))
     assert limit.value == pytest.approx(value) and limit.share is share
 
 
-@pytest.mark.parametrize("text", ["", "lots", "5 parsecs", "-1", 0, "nan", float("nan"), float("inf")])
+@pytest.mark.parametrize("text", ["", "lots", "5 parsecs", "-1", 0, "nan", float("nan"), float("inf"), "2ms", "1KiB"])
 def test_what_is_no_limit_is_refused(text):
     with pytest.raises(UserError, match="budget"):
-        parse_limit(text)
+        parse_limit(text, RESOURCES.get("macs"))
 
 
 def test_budgets_name_unknown_resources_and_bad_ranges():
@@ -187,7 +190,7 @@ def test_budgets_name_unknown_resources_and_bad_ranges():
 def test_units_of_wide_chains_are_counted_right_when_all_are_removed():
     teacher = vgg().eval()
     graph = trace(teacher, torch.zeros(1, 3, 8, 8))
-    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 8, 8), False), "removal")
+    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 8, 8)), "removal")
     plan = graph.canonical(frozenset(graph.blocks), graph.full)
     assert set(plan.removed) == set(graph.blocks)
     assert problem.completions[0].usage["macs"] == graph.view(frozenset(plan.removed)).macs(graph.full)

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from compress_env.contexts import one_thread
 from compress_env.errors import InfeasibleBudget, UserError
-from compress_env.resources.budget import CostModel
+from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.resources.latency.stopwatch import Stopwatch
 from compress_env.search.store import cut_torn_line
@@ -80,7 +80,7 @@ def run(
 def _problem(module: torch.nn.Module, shape: Sequence[int], multiple: int, setting: RuntimeConfig) -> Problem:
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
     graph = trace(module, example, channel_multiple=multiple)
-    return Problem(module, graph, CostModel(module, graph, example, True, setting), "two-step")
+    return Problem(module, graph, CostModel(module, graph, example, ["latency"], setting), "two-step")
 
 
 def measure(problem: Problem, resource: str, share: float, policy: str | int) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def measure(problem: Problem, resource: str, share: float, policy: str | int) ->
     plan, student, usage = episode.finish()
     predicted = cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
     whole = build_student(problem.teacher, graph, Plan())
-    again = Stopwatch(whole, cost_model.example, cost_model.setting).pair(student, SECONDS, PAIRS)
+    again = Stopwatch(whole, cost_model.example, cost_model.runtime).pair(student, SECONDS, PAIRS)
     return {
         "plan": json.loads(plan.to_json()), "teacher_ms": again.milliseconds[1],
         "macs": usage["macs"] / cost_model.teacher["macs"], "predicted": predicted["latency"] / cost_model.teacher["latency"],

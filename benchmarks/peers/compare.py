@@ -19,18 +19,17 @@ from compress_env.bench.results import Results
 from compress_env.bench.statistics import mean_interval, percent
 from compress_env.bench.trained import built, recipe_of, train
 from compress_env.contexts import one_thread
-from compress_env.distill.recipes import Recipe
-from compress_env.distill.train import Diverged, channels_last, predict
+from compress_env.distill.train import Diverged, Recipe, accuracy, channels_last, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.registry import unknown
-from compress_env.resources import macs, params
 from compress_env.resources.budget import parse_limit
+from compress_env.resources.macs import Macs
+from compress_env.resources.params import Params
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
 from compress_env.surgery.layer_types import DENSE
 from compress_env.surgery.plan import Plan
-from compress_env.tasks.classification import accuracy
 from compress_env.walk.walk import Walk
 
 
@@ -145,9 +144,9 @@ def shrunk(env: LayerRemovalEnv, pruner: Pruner, limit: float) -> tuple[nn.Modul
         model = pruned(env, pruner, ratio, slopes)
         with torch.no_grad():
             shape = tuple(model(example).shape)
-        if shape != (len(example), env.data.outputs):
-            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.outputs} classes")
-        used = macs.count(model, example[:1])
+        if shape != (len(example), env.data.classes):
+            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {env.data.classes} classes")
+        used = Macs().count(model, example[:1])
         if used > limit:
             low = ratio
         else:
@@ -201,7 +200,7 @@ def limit_of(budget: Mapping[str, object], teacher: float) -> float:
     """MACs from `{"macs": limit}`. Raises UserError for other resources."""
     if set(budget) != {"macs"}:
         raise UserError("students are compared at equal MACs; give one --budget macs=LIMIT, for example macs=0.5")
-    return parse_limit(budget["macs"]).absolute(teacher)
+    return parse_limit(budget["macs"], Macs()).absolute(teacher)
 
 
 def compare(
@@ -245,7 +244,7 @@ def _rows(env, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out
         return
     example = env.data.calibration(1).to(next(whole.parameters()).device)
     shares = [resource.count(whole, example) / env.cost_model.teacher[name] for name, resource in
-              (("macs", macs), ("params", params))]  # fmt: skip
+              (("macs", Macs()), ("params", Params()))]  # fmt: skip
     for seed in seeds:
         checkpoint = out / f"{contestant.name.replace(' ', '-')}-{seed}.checkpoint"
         try:

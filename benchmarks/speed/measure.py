@@ -26,7 +26,7 @@ from compress_env.distill.evaluator import Evaluator
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.train import channels_last, fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.resources.budget import CostModel
+from compress_env.resources.cost_model import CostModel
 from compress_env.surgery import build
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan

@@ -16,7 +16,7 @@ from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.objective import Judged, Objective
 from compress_env.registry import unknown
-from compress_env.resources.base import RESOURCES
+from compress_env.resources import RESOURCES
 from compress_env.spec import EnvironmentSpec, signature
 from compress_env.walk.rows import network_rows
 from compress_env.walk.walk import Walk

@@ -17,7 +17,8 @@ from compress_env.data import load_data
 from compress_env.envs.render import fit_name
 from compress_env.errors import NothingToDecide, UserError
 from compress_env.progress import announced
-from compress_env.resources.budget import RESOURCES, CostModel, amount
+from compress_env.resources.base import RESOURCES, amount
+from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.trace import trace
@@ -99,7 +100,7 @@ def inspect(
         with announced(f"tracing {loaded.name}", progress):
             graph = trace(loaded.module, example, **scope)
         with announced(f"measuring {loaded.name}", progress):
-            cost_model = CostModel(loaded.module, graph, example, latency is not False, setting, progress)
+            cost_model = CostModel(loaded.module, graph, example, ["latency"] if latency is not False else [], setting, progress)
             smallest = _smallest(loaded.module, graph, cost_model)
             blocks, groups = shares(graph, cost_model)
     only_shrink, stays = left_alone(graph)
@@ -185,7 +186,7 @@ def text(found: Inspection, width: int = 100) -> str:
     table = [("budget", "unit", "teacher", "smallest", "")]
     for r, whole in found.usage.items():
         least = found.smallest[r]
-        table.append((r, RESOURCES.get(r).UNIT, amount(whole), amount(least), f"{least / whole:.1%}"))
+        table.append((r, RESOURCES.get(r).unit, amount(whole), amount(least), f"{least / whole:.1%}"))
     measured = [f"latency: {found.latency}"] if found.latency else []
     return "\n".join([*lines, "", *_columns(table, width), *measured])
 

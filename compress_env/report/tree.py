@@ -13,7 +13,7 @@ from compress_env.envs.render import BLUE, GREY, INK, fit_name, quantity
 from compress_env.errors import UserError
 from compress_env.report.inspect import LABELS, Inspection
 from compress_env.report.plots import ORANGE
-from compress_env.resources.budget import RESOURCES
+from compress_env.resources.base import RESOURCES
 
 SUFFIXES = (".png", ".svg", ".pdf")
 ROW, HEAD, FOOT = 0.19, 0.95, 0.15  # heights in inches
@@ -89,7 +89,7 @@ def draw(found: Inspection) -> Figure:
 
 def _panel_head(figure: Figure, found: Inspection, resource: str, x: float, y: float) -> None:
     """What the teacher uses, and the least that is reachable."""
-    whole, least, unit = found.usage[resource], found.smallest[resource], RESOURCES.get(resource).UNIT
+    whole, least, unit = found.usage[resource], found.smallest[resource], RESOURCES.get(resource).unit
     unit = unit if unit in ("bytes", "ms") else ""
     used = f"{quantity(whole, unit)}, at least {quantity(least, unit)}"
     figure.text(x, y, f"{LABELS.get(resource, resource)}: {used}", fontsize=9, va="center", color=INK)

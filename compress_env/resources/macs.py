@@ -8,30 +8,33 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
+from compress_env.resources.base import RESOURCES, Resource
 from compress_env.surgery.graph import PrunedView
 from compress_env.surgery.measure import meta_copy
 
-UNIT = "MACs"
-MANY = True
 _FORMULAS = {**flop_registry, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
 
 
-def predict(network: PrunedView, widths: np.ndarray) -> float | np.ndarray:
-    """MACs of the network with these widths `(groups,)`, exactly; normalisation and activations count nothing."""
-    return network.macs(widths)
+@RESOURCES.register("macs")
+class Macs(Resource):
+    """MACs of a network for one example, exactly; normalisation and activations count nothing."""
 
+    label, unit, vectorised = "MACs", "MACs", True
 
-def count(model: nn.Module, example: Tensor) -> float:
-    """MACs of a module for one example, which runs through it: the sum of PyTorch's own formulas over the operators called.
+    def predict(self, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+        return view.macs(widths)
 
-    Where the module calls one that PyTorch has no formula for on this device, it is counted on a copy on the meta device.
-    """
-    counter = _Counter()
-    with torch.no_grad(), counter:
-        model(example)
-    if counter.unknown and example.device.type != "meta":
-        return count(meta_copy(model), example.to("meta"))
-    return counter.operations / 2
+    def count(self, student: nn.Module, example: Tensor) -> float:
+        """MACs of a module for one example, which runs through it: the sum of PyTorch's own formulas over the operators called.
+
+        Where the module calls one that PyTorch has no formula for on this device, it is counted on a copy on the meta device.
+        """
+        counter = _Counter()
+        with torch.no_grad(), counter:
+            student(example)
+        if counter.unknown and example.device.type != "meta":
+            return self.count(meta_copy(student), example.to("meta"))
+        return counter.operations / 2
 
 
 class _Counter(TorchDispatchMode):

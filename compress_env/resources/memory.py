@@ -6,32 +6,35 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compress_env.resources.base import RESOURCES, Resource
 from compress_env.surgery.graph import PrunedView
 
-UNIT = "bytes"
-MANY = True
 
+@RESOURCES.register("memory")
+class Memory(Resource):
+    """Bytes of a network for one example, with float32 weights and activations."""
 
-def predict(network: PrunedView, widths: np.ndarray) -> float | np.ndarray:
-    """Bytes of the network with these widths `(groups,)` for one example, with float32 weights and activations."""
-    return network.weight_bytes(widths) + network.activation_bytes(widths)
+    label, unit, vectorised = "Peak memory", "bytes", True
+    multiples = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
+    def predict(self, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+        return view.weight_bytes(widths) + view.activation_bytes(widths)
 
-def count(model: fx.GraphModule, example: Tensor) -> float:
-    """Bytes of a traced module for one example, which runs through it.
+    def count(self, student: fx.GraphModule, example: Tensor) -> float:
+        """Bytes of a traced module for one example, which runs through it.
 
-    Weights and buffers as they are, and the peak of the tensors that the graph holds at once in eager mode, each freed after
-    its last use; views own no memory. It is what PyTorch's allocator holds after an operator (`tests/test_latency.py` compares with
-    its profiler). What an operator needs while it runs is not in it: a 3x3 convolution of a small input may unfold it to nine times
-    its size. Nor is what ONNX Runtime and torch.compile do, which reuse memory.
-    """
-    held = [*model.parameters(), *model.buffers()]
-    weights = sum(t.numel() * t.element_size() for t in held)
-    peak = _Peak(model)
-    peak.held = {t.untyped_storage()._cdata for t in held}
-    with torch.no_grad():
-        peak.run(example.clone())  # a part of a batch holds the whole of it
-    return float(weights + peak.bytes)
+        Weights and buffers as they are, and the peak of the tensors that the graph holds at once in eager mode, each freed after
+        its last use; views own no memory. It is what PyTorch's allocator holds after an operator (`tests/test_latency.py` compares
+        with its profiler). What an operator needs while it runs is not in it: a 3x3 convolution of a small input may unfold it to
+        nine times its size. Nor is what ONNX Runtime and torch.compile do, which reuse memory.
+        """
+        held = [*student.parameters(), *student.buffers()]
+        weights = sum(t.numel() * t.element_size() for t in held)
+        peak = _Peak(student)
+        peak.held = {t.untyped_storage()._cdata for t in held}
+        with torch.no_grad():
+            peak.run(example.clone())  # a part of a batch holds the whole of it
+        return float(weights + peak.bytes)
 
 
 class _Peak(fx.Interpreter):

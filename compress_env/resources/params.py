@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, nn
 
+from compress_env.resources.base import RESOURCES, Resource
 from compress_env.surgery.graph import PrunedView
 
-UNIT = "parameters"
-MANY = True
 
+@RESOURCES.register("params")
+class Params(Resource):
+    """Parameters of a network, exactly."""
 
-def predict(network: PrunedView, widths: np.ndarray) -> float | np.ndarray:
-    """Parameters of the network with these widths `(groups,)`, exactly."""
-    return network.parameters(widths)
+    label, unit, vectorised = "Parameters", "parameters", True
 
+    def predict(self, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+        return view.parameters(widths)
 
-def count(model: nn.Module, example: Tensor) -> float:
-    """Parameters of a module."""
-    return float(sum(p.numel() for p in model.parameters()))
+    def count(self, student: nn.Module, example: Tensor) -> float:
+        return float(sum(p.numel() for p in student.parameters()))

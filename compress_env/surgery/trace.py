@@ -27,7 +27,7 @@ def trace(
     teacher: nn.Module,
     example_input: Tensor | tuple[Tensor, ...],
     *,
-    keep: Sequence[str] = (),
+    protect: Sequence[str] = (),
     removable: Sequence[str] = ("*",),
     shrinkable: Sequence[str] = ("*",),
     channel_multiple: int = 1,
@@ -35,7 +35,7 @@ def trace(
 ) -> LayerGraph:
     """What can be removed from `teacher`, what can be shrunk, and what everything costs.
 
-    example_input: `(batch, ...)`, or a tuple of them for a network of several inputs. keep: patterns of layer names
+    example_input: `(batch, ...)`, or a tuple of them for a network of several inputs. protect: patterns of layer names
     (`"layer1.*"`) that stay as they are; removable, shrinkable: patterns of those that may be removed or shrunk.
     channel_multiple: widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.
     min_width: the smallest share of a group's channels that may stay. The teacher is not changed.
@@ -65,10 +65,10 @@ def trace(
     every = [v for own in axes.values() for v in own.values()]
     every += [v for _, parts in resized.values() for own in parts.values() for v in own if not isinstance(v, int)]
     names = [n.target for n in nodes if n.op == "call_module" and isinstance(modules[n.target], (*DENSE, *NORMS))]
-    _check_patterns([p for p in (*keep, *removable, *shrinkable) if p != "*"], names)
+    _check_patterns([p for p in (*protect, *removable, *shrinkable) if p != "*"], names)
 
     def shrinks(layer: str) -> bool:
-        return not _matches(layer, keep) and _matches(layer, shrinkable)
+        return not _matches(layer, protect) and _matches(layer, shrinkable)
 
     for (layer, side), numbers in dependencies.sides.items():
         if numbers is not None and side == "out" and isinstance(modules[layer], DENSE) and not shrinks(layer):
@@ -87,7 +87,7 @@ def trace(
             name: block
             for name, block in finder.blocks().items()
             if name not in without
-            and not any(_matches(layer, keep) for layer in block.layers)
+            and not any(_matches(layer, protect) for layer in block.layers)
             and all(
                 _matches(layer, removable) for layer in block.layers if layers[layer].kind not in ("norm", "parameter")
             )

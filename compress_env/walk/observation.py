@@ -7,7 +7,7 @@ import numpy as np
 
 from compress_env.decisions import Decision
 from compress_env.problem import Problem
-from compress_env.resources.base import SHIPPED
+from compress_env.resources import BUILT_IN
 from compress_env.surgery.ir import Layer
 from compress_env.walk.walk import Walk
 
@@ -41,10 +41,10 @@ LAYER: tuple[tuple[str, float, str], ...] = (
 
 def observed(problem: Problem) -> tuple[str, ...]:
     """Names of the resources that are observed: those that come with this package, and those of the user's that the problem counts."""
-    return (*SHIPPED, *(name for name in problem.spec.resources if name not in SHIPPED))
+    return (*BUILT_IN, *(name for name in problem.cost_model.names if name not in BUILT_IN))
 
 
-def entries(resources: tuple[str, ...] = SHIPPED) -> tuple[tuple[str, float, str], ...]:
+def entries(resources: tuple[str, ...] = BUILT_IN) -> tuple[tuple[str, float, str], ...]:
     """Name, minimum and meaning of each entry of an observation, with two for each resource."""
     return (
         *LAYER,

@@ -1,6 +1,6 @@
 """Measured latencies on disk, so that a device measures a teacher once: its table, and the students that were verified.
 
-One pair of files for each teacher's architecture, setting, device and version of what runs it, in the user's cache folder or
+One pair of files for each teacher's architecture, runtime, device and version of what runs it, in the user's cache folder or
 where `COMPRESS_ENV_CACHE` says. Losing them costs time only; a file that cannot be read is measured again and written over.
 """
 
@@ -25,10 +25,10 @@ from compress_env.surgery.graph import LayerGraph
 FORMAT = 1
 
 
-def device_name(setting: RuntimeConfig) -> str:
+def device_name(runtime: RuntimeConfig) -> str:
     """The model of the processor that is measured."""
-    if not setting.on_cpu:
-        device = torch.device(setting.device)
+    if not runtime.on_cpu:
+        device = torch.device(runtime.device)
         return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {platform.machine()}"
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -47,12 +47,12 @@ def signature(graph: LayerGraph) -> str:
 
 
 class LatencyCache:
-    """The files of one teacher in one setting on this device."""
+    """The files of one teacher in one runtime on this device."""
 
-    def __init__(self, graph: LayerGraph, setting: RuntimeConfig):
-        packages = ["torch", *(["onnxruntime"] if setting.runtime == "onnxruntime" else [])]
+    def __init__(self, graph: LayerGraph, runtime: RuntimeConfig):
+        packages = ["torch", *(["onnxruntime"] if runtime.runtime == "onnxruntime" else [])]
         self.about = {
-            "format": FORMAT, "device": device_name(setting), "setting": setting.as_dict(), "teacher": signature(graph),
+            "format": FORMAT, "device": device_name(runtime), "runtime": runtime.as_dict(), "teacher": signature(graph),
             "versions": {name: version(name) for name in packages},
         }  # fmt: skip
         key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]

@@ -20,9 +20,7 @@ from torch import Tensor, fx, nn
 from compress_env.contexts import quiet, threads
 from compress_env.errors import UserError
 from compress_env.registry import unknown
-
-RUNTIMES = {"eager": "PyTorch eager", "compile": "torch.compile", "onnxruntime": "ONNX Runtime"}
-"""Names and what tables call them."""
+from compress_env.spec import RUNTIMES
 
 
 @dataclass(frozen=True)
@@ -101,40 +99,40 @@ class RuntimeConfig:
             yield
 
 
-def prepare(module: nn.Module, example: Tensor, setting: RuntimeConfig) -> Callable[[], Any]:
+def prepare(module: nn.Module, example: Tensor, runtime: RuntimeConfig) -> Callable[[], Any]:
     """A function that runs `module` once on `batch` examples in the runtime. The module is not changed; call it within `active`.
 
     Raises UserError if the runtime cannot take the network.
     """
-    inputs = setting.inputs(example)
-    if setting.runtime == "onnxruntime":
-        session = _session(module, inputs, setting)
+    inputs = runtime.inputs(example)
+    if runtime.runtime == "onnxruntime":
+        session = _session(module, inputs, runtime)
         name, array = session.get_inputs()[0].name, inputs.cpu().numpy()
         return lambda: session.run(None, {name: array})[0]
-    module = on_device(module, setting)
-    if setting.runtime == "compile":
+    module = on_device(module, runtime)
+    if runtime.runtime == "compile":
         module = torch.compile(copy.deepcopy(module), dynamic=False)
         try:
-            with setting.active(), quiet("torch"):
+            with runtime.active(), quiet("torch"):
                 module(inputs)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the reason
             raise UserError(f"torch.compile cannot run this network: {_reason(error)}; measure with eager") from error
     return lambda: module(inputs)
 
 
-def on_device(module: nn.Module, setting: RuntimeConfig) -> nn.Module:
+def on_device(module: nn.Module, runtime: RuntimeConfig) -> nn.Module:
     """The module itself if it is where it is to run, otherwise a copy there."""
-    device = torch.device(setting.device)
+    device = torch.device(runtime.device)
     if all(p.device.type == device.type for p in module.parameters()):
         return module
     return copy.deepcopy(module).to(device)
 
 
-def node_times(module: fx.GraphModule, example: Tensor, setting: RuntimeConfig, seconds: float) -> dict[str, float]:
+def node_times(module: fx.GraphModule, example: Tensor, runtime: RuntimeConfig, seconds: float) -> dict[str, float]:
     """Median milliseconds of each node of a traced network, in its place in a whole pass of PyTorch eager."""
-    module, inputs = on_device(module, setting), setting.inputs(example)
-    runner = _Nodes(module, setting)
-    with setting.active():
+    module, inputs = on_device(module, runtime), runtime.inputs(example)
+    runner = _Nodes(module, runtime)
+    with runtime.active():
         runner.run(inputs)
         runner.times.clear()
         end, runs = time.perf_counter() + seconds, 0
@@ -145,15 +143,15 @@ def node_times(module: fx.GraphModule, example: Tensor, setting: RuntimeConfig, 
 
 
 class _Nodes(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule, setting: RuntimeConfig):
+    def __init__(self, module: fx.GraphModule, runtime: RuntimeConfig):
         super().__init__(module)
         self.times: dict[str, list[float]] = {}
-        self.setting, self.clock = setting, setting.clock
+        self.runtime, self.clock = runtime, runtime.clock
 
     def run_node(self, node: fx.Node):
         start = self.clock()
         result = super().run_node(node)
-        self.setting.finish()
+        self.runtime.finish()
         self.times.setdefault(node.name, []).append(self.clock() - start)
         return result
 
@@ -166,11 +164,11 @@ class Kernel:
     milliseconds: float
 
 
-def kernel_times(module: nn.Module, example: Tensor, setting: RuntimeConfig, seconds: float) -> list[Kernel]:
+def kernel_times(module: nn.Module, example: Tensor, runtime: RuntimeConfig, seconds: float) -> list[Kernel]:
     """Each node of the optimised network in ONNX Runtime with its median time, from its own profiler."""
-    inputs = setting.inputs(example)
+    inputs = runtime.inputs(example)
     with tempfile.TemporaryDirectory() as folder:
-        session = _session(module, inputs, setting, profile=str(Path(folder) / "profile"))
+        session = _session(module, inputs, runtime, profile=str(Path(folder) / "profile"))
         name, array = session.get_inputs()[0].name, inputs.cpu().numpy()
         end, runs = time.perf_counter() + seconds, 0
         while (time.perf_counter() < end or runs < 5) and runs < 300:  # the profiler keeps a million events at most
@@ -197,15 +195,15 @@ def _macs(event: Mapping[str, Any]) -> int:
     return 0
 
 
-def _session(module: nn.Module, inputs: Tensor, setting: RuntimeConfig, profile: str | None = None):
+def _session(module: nn.Module, inputs: Tensor, runtime: RuntimeConfig, profile: str | None = None):
     """An ONNX Runtime session of the module for inputs of this shape."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = setting.threads, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = runtime.threads, 1
     if profile:
         options.enable_profiling, options.profile_file_prefix = True, profile
-    return onnxruntime.InferenceSession(_onnx(module, inputs.cpu()), options, providers=[setting.provider])
+    return onnxruntime.InferenceSession(_onnx(module, inputs.cpu()), options, providers=[runtime.provider])
 
 
 def _onnx(module: nn.Module, inputs: Tensor) -> bytes:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
+from compress_env.resources.latency.operations import OperationCosts
 from compress_env.resources.latency.runtimes import RuntimeConfig, kernel_times, node_times, prepare
-from compress_env.resources.latency.table import Costs
 
-NAME, UNIT = "latency", "ms"
 TURN = 0.004  # seconds of a side's turn, at least three passes: warm, as they run in earnest
 PRECISE = 0.02  # width of the interval, as a share of the ratio, with which a measurement is content
 SECONDS, PAIRS = 1.0, 15  # of a measurement, at least
@@ -39,7 +38,7 @@ class Paired:
 
 
 def compare(
-    one: Callable, other: Callable, setting: RuntimeConfig, seconds: float | None = None, at_least: int = PAIRS
+    one: Callable, other: Callable, runtime: RuntimeConfig, seconds: float | None = None, at_least: int = PAIRS
 ) -> Paired:
     """Time `one` and `other` in turn, who is first changing, for `seconds` and `at_least` pairs; longer while it is imprecise.
 
@@ -48,18 +47,18 @@ def compare(
     """
     seconds = SECONDS if seconds is None else seconds
     times: tuple[list[float], list[float]] = ([], [])
-    with setting.active():
+    with runtime.active():
         passes = []
         for run in (one, other):
             run()
-            passes.append(max(3, min(50, round(TURN / _fastest(run, 3, setting)))))
+            passes.append(max(3, min(50, round(TURN / _fastest(run, 3, runtime)))))
         start = time.perf_counter()
         while True:
             order = (0, 1) if len(times[0]) % 2 == 0 else (1, 0)
             for side in order:
                 run = (one, other)[side]
                 run()  # what the other one pushed out of the caches comes back
-                times[side].append(_fastest(run, passes[side], setting))
+                times[side].append(_fastest(run, passes[side], runtime))
             spent = time.perf_counter() - start
             if len(times[0]) < at_least or spent < seconds:
                 continue
@@ -78,14 +77,14 @@ def _median(values: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(ordered)), float(ordered[low]), float(ordered[high])
 
 
-def _fastest(run: Callable, passes: int, setting: RuntimeConfig) -> float:
+def _fastest(run: Callable, passes: int, runtime: RuntimeConfig) -> float:
     """Seconds of the fastest of some passes."""
-    best, clock = math.inf, setting.clock
+    best, clock = math.inf, runtime.clock
     for _ in range(passes):
-        setting.finish()
+        runtime.finish()
         start = clock()
         run()
-        setting.finish()
+        runtime.finish()
         best = min(best, clock() - start)
     return best
 
@@ -93,30 +92,30 @@ def _fastest(run: Callable, passes: int, setting: RuntimeConfig) -> float:
 class Stopwatch:
     """Measures one teacher's students beside it; everything that looks at a clock is here."""
 
-    def __init__(self, teacher: nn.Module, example: Tensor, setting: RuntimeConfig):
-        self.teacher, self.example, self.setting = teacher, example[:1], setting
+    def __init__(self, teacher: nn.Module, example: Tensor, runtime: RuntimeConfig):
+        self.teacher, self.example, self.runtime = teacher, example[:1], runtime
         self._run: Callable | None = None
 
     def pair(self, student: nn.Module, seconds: float | None = None, at_least: int = PAIRS) -> Paired:
         """The student beside the teacher, which is prepared once."""
         if self._run is None:
-            self._run = prepare(self.teacher, self.example, self.setting)
-        return compare(prepare(student, self.example, self.setting), self._run, self.setting, seconds, at_least)
+            self._run = prepare(self.teacher, self.example, self.runtime)
+        return compare(prepare(student, self.example, self.runtime), self._run, self.runtime, seconds, at_least)
 
-    def nodes(self, student: nn.Module, costs: Costs, widths: np.ndarray, seconds: float = 0.2) -> Mapping[str, float]:
+    def nodes(self, student: nn.Module, costs: OperationCosts, widths: np.ndarray, seconds: float = 0.2) -> Mapping[str, float]:
         """Milliseconds of each operation of the student, by the name of its node, while the whole student runs.
 
         In ONNX Runtime, what is left of layers and matrix products after its fusions is known by what they compute; what remains
         is shared among other operations by the numbers that they write. Those of `torch.compile` cannot be told apart and
         are taken from PyTorch eager, whose kernels it calls; it is calibrated on compiled students.
         """
-        if self.setting.runtime != "onnxruntime":
-            return node_times(student, self.example, self.setting, seconds)
-        kernels = kernel_times(student, self.example, self.setting, seconds)
+        if self.runtime.runtime != "onnxruntime":
+            return node_times(student, self.example, self.runtime, seconds)
+        kernels = kernel_times(student, self.example, self.runtime, seconds)
         by_macs: dict[int, list[float]] = {}
         for kernel in kernels:
             by_macs.setdefault(kernel.macs, []).append(kernel.milliseconds)
-        work = costs(widths)[0] * self.setting.batch
+        work = costs(widths)[0] * self.runtime.batch
         found, rest = {}, {}
         for name, macs, own in zip(costs.names, costs.computes, work):
             same = by_macs.get(round(float(own))) if macs else None

@@ -7,70 +7,44 @@ So operations have one curve over their work for each *grade*: channels that are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.optimize import nnls
 from sklearn.isotonic import isotonic_regression
+from torch import nn
 
+from compress_env.resources.latency.operations import GRADES, MULTIPLES, OperationCosts
+from compress_env.resources.latency.stopwatch import Stopwatch
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, PrunedView
-from compress_env.surgery.ir import Channels
 
-MULTIPLES = (16, 8, 4)
-GRADES = len(MULTIPLES) + 1
 SHARES = (1.0, 0.75, 0.5, 0.3, 0.15)  # of channels, the same for all groups, at which operations are measured
 MIXED = 8  # students with random removals and widths, for the calibration alone
 FEW = 3  # where a student takes long to prepare
 
 
-class Costs:
-    """What the operations of a network compute, as arrays. `costs(widths)` are work and grade, each `(ops,)`.
-
-    Work: MACs, or numbers written where there are none, for one example. Grade: 0 if all channels that follow the widths are
-    multiples of 16, 1 of 8, 2 of 4, else 3.
-    """
-
-    def __init__(self, network: PrunedView):
-        index = network.graph.group_index
-        ops = [op for op in network.ops if op.inputs and not op.view]
-        self.names = [op.name for op in ops]
-        self.computes = np.array([bool(op.macs) for op in ops])
-        rows: dict[Channels, int] = {Channels((), 1): 0}
-        terms: list[tuple[int, float, list[int]]] = []
-        for i, op in enumerate(ops):
-            own = [(t.factor, t.axes) for t in op.macs]
-            own = own or [(op.elements, (op.channels, *([op.across] if op.across else [])))]
-            terms += [(i, factor, [rows.setdefault(axis, len(rows)) for axis in axes]) for factor, axes in own]
-        self._matrix, self._fixed = np.zeros((len(rows), len(index))), np.array([c.fixed for c in rows], float)
-        for i, channels in enumerate(rows):
-            for name, repeats in channels.parts:
-                self._matrix[i, index[name]] += repeats
-        self._follows = self._matrix.any(1)
-        self._owner = np.array([i for i, _, _ in terms], int)
-        self._factor = np.array([factor for _, factor, _ in terms], float)
-        self._axes = np.zeros((len(terms), max([1, *(len(axes) for _, _, axes in terms)])), int)
-        for i, (_, _, axes) in enumerate(terms):
-            self._axes[i, : len(axes)] = axes
-        self._first = np.flatnonzero(np.diff(self._owner, prepend=-1))  # every operation has a term
-
-    def __call__(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sizes = self._matrix @ widths + self._fixed
-        rough = sum((sizes % m > 0).astype(int) for m in MULTIPLES) * self._follows
-        work = np.add.reduceat(self._factor * sizes[self._axes].prod(1), self._first)
-        return work, np.maximum.reduceat(rough[self._axes].max(1), self._first)
-
-
 class Table:
-    """Predicts the latency of plans of one teacher, in milliseconds; made by `measure_table`, stored as JSON.
+    """Predicts the latency of plans of one teacher.
 
-    data: `teacher_ms`; `points`, for each operation and grade pairs of work and milliseconds; `weights` of what layers take, what
-    other operations take, and each operation.
+    Attributes:
+        data: As it is stored in JSON.
+        teacher_ms: Milliseconds of the teacher.
     """
 
     def __init__(self, graph: LayerGraph, data: Mapping[str, Any]):
+        """Reads the data that `measure_table` gives.
+
+        Args:
+            graph: Of the teacher that was measured.
+            data: `teacher_ms`; `points`, for each operation and grade pairs of work and milliseconds; `weights` of the time of
+                layers, the time of other operations, and the number of operations.
+
+        Raises:
+            ValueError, LookupError, TypeError: It is not such data.
+        """
         self.data, self.teacher_ms = dict(data), float(data["teacher_ms"])
         self._weights = np.array(data["weights"], float)
         if self._weights.shape != (3,) or not np.isfinite([*self._weights, self.teacher_ms]).all():
@@ -84,21 +58,21 @@ class Table:
             for j, (x, y) in enumerate(grades):
                 self._x[i, j, : len(x)], self._y[i, j, : len(y)] = x, y
                 self._y[i, j, len(y) :] = y[-1]
-        self._networks: WeakKeyDictionary[PrunedView, tuple] = WeakKeyDictionary()
+        self._views: WeakKeyDictionary[PrunedView, tuple[OperationCosts, np.ndarray, np.ndarray]] = WeakKeyDictionary()
         self.scale = 1.0
         self.scale = self.teacher_ms / self.predict(graph.view(frozenset()), graph.full)
 
-    def predict(self, network: PrunedView, widths: np.ndarray) -> float:
-        """Milliseconds of the network with these widths `(groups,)`; a prediction, which measuring the student verifies."""
-        return float(self.scale * (self.features(network, widths) @ self._weights))
+    def predict(self, view: PrunedView, widths: np.ndarray) -> float:
+        """Milliseconds of a plan, its widths `(groups,)`; a prediction, which measuring the student verifies."""
+        return float(self.scale * (self.features(view, widths) @ self._weights))
 
-    def features(self, network: PrunedView, widths: np.ndarray) -> np.ndarray:
+    def features(self, view: PrunedView, widths: np.ndarray) -> np.ndarray:
         """Milliseconds of layers, of other operations, and the number of operations."""
-        if network not in self._networks:
-            costs = Costs(network)
+        if view not in self._views:
+            costs = OperationCosts(view)
             rows = np.array([self._row[name] for name in costs.names])
-            self._networks[network] = costs, rows, costs.computes.astype(float)
-        costs, rows, computes = self._networks[network]
+            self._views[view] = costs, rows, costs.computes.astype(float)
+        costs, rows, computes = self._views[view]
         work, grade = costs(widths)
         x, y = self._x[rows, grade], self._y[rows, grade]
         every = np.arange(len(rows))
@@ -124,23 +98,37 @@ def _curves(points: Mapping[str, list]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [own[min(own, key=lambda g: abs(g - grade))] for grade in range(GRADES)]
 
 
-def measure_table(
-    teacher, graph: LayerGraph, stopwatch, progress: Callable = lambda samples: samples
-) -> dict[str, Any]:
-    """What `Table` takes, measured: students at each share and grade and some with random removals, whole and by operation.
+Sample = tuple[frozenset[str], np.ndarray]
+"""Removed blocks and widths `(groups,)` of a student to measure."""
 
-    stopwatch: a `latency.Stopwatch`. progress: wraps the list of samples, as `tqdm`.
+
+def measure_table(
+    teacher: nn.Module,
+    graph: LayerGraph,
+    stopwatch: Stopwatch,
+    progress: Callable[[list[Sample]], Iterable[Sample]] = lambda samples: samples,
+) -> dict[str, Any]:
+    """Measures students at each share and grade and some with random removals, whole and by operation.
+
+    Args:
+        teacher: The module that students are built from.
+        graph: What was found in it.
+        stopwatch: Measures them.
+        progress: Wraps the list of samples, as `tqdm`.
+
+    Returns:
+        The data that `Table` takes.
     """
-    few = stopwatch.setting.runtime == "compile"
+    few = stopwatch.runtime.runtime == "compile"
     samples = _samples(graph)
-    points: dict[str, dict[str, list]] = {name: {} for name in Costs(graph.view(frozenset())).names}
+    points: dict[str, dict[str, list]] = {name: {} for name in OperationCosts(graph.view(frozenset())).names}
     whole, teacher_ms = [], []
     for i, (removed, widths) in enumerate(progress(samples)):
         plan = graph.canonical(removed, widths)
         student = build_student(teacher, graph, plan)
         network = graph.view(frozenset(plan.removed))
         if not removed:
-            costs = Costs(network)
+            costs = OperationCosts(network)
             times = stopwatch.nodes(student, costs, widths)
             for name, work, grade in zip(costs.names, *costs(widths)):
                 if name in times:
@@ -159,7 +147,7 @@ def measure_table(
     return data | {"weights": weights.tolist()}
 
 
-def _samples(graph: LayerGraph) -> list[tuple[frozenset[str], np.ndarray]]:
+def _samples(graph: LayerGraph) -> list[Sample]:
     """Removed blocks and widths to measure, the teacher's first."""
     rng = np.random.default_rng(0)
     found = [(frozenset(), graph.full)]
