@@ -1,84 +1,64 @@
-"""`bench retrain`: the winners of `bench run` distilled fully with fresh seeds, and tested on images that no search has seen."""
+"""Winners of `compress-env bench run`, distilled fully with fresh seeds and tested on images that no search has seen."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import click
 from tqdm.auto import tqdm
 
-from compress_env.bench.run import Run, environment, load
-from compress_env.bench.trained import built, recipe_of, train
-from compress_env.distill.evaluator import Evaluator
+from benchmarks.trained import recipe_of, train
+from compress_env.bench.retrained import FRESH, Retrained, path_of, records
+from compress_env.bench.run import load, objective
+from compress_env.cli.commands import Command
 from compress_env.distill.train import Diverged
 from compress_env.errors import UserError
-from compress_env.search.store import cut_torn_line
+from compress_env.evaluator import Evaluator
 from compress_env.surgery.plan import Plan
-
-FRESH = 1000
-"""Added to the seed of a search for that of its winner's distillation, so that it is one that no search has used.
-
-Each search's own winner is distilled once, rather than that of the median seed several times: what differs between searches is more
-than what differs between trainings of one student, and an interval over both is what somebody who searches once can expect.
-"""
-
-
-@dataclass(frozen=True)
-class Redistilled:
-    """A plan of a task distilled for `epochs` with `seed`. Agents that found the same plan with the same seed share it.
-
-    Accuracies in [0, 1] as in `bench.trained.Trained`.
-    """
-
-    task: str
-    plan: str
-    seed: int
-    epochs: int
-    validation_start: float
-    test_start: float
-    validation: float
-    test: float
-    best_epoch: int
-
-
-def path_of(results: Path) -> Path:
-    """Where the distilled winners of a results file are: beside it."""
-    return results.with_name(f"{results.stem}-retrained.jsonl")
-
-
-def read(path: Path) -> list[Redistilled]:
-    """What was distilled; a torn last line is left out. Nothing if there is no file."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [Redistilled(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def retrain(
-    results: Path, epochs: int, seeds: int, *, data: str | None = None, tasks: Sequence[str] = (),
+    results: Path, epochs: int, seeds: int, *, data: str | None = None, scenarios: Sequence[str] = (),
     agents: Sequence[str] = (), progress: bool = True,
-) -> list[Redistilled]:  # fmt: skip
-    """Distil the best student of the first `seeds` searches of each agent on each task, each with a seed of its own.
+) -> list[Retrained]:  # fmt: skip
+    """Distil the best student of the first searches of each agent in each scenario, each with a seed of its own.
 
-    They are appended to `path_of(results)`; what is there is not made again. tasks, agents: only these, all if empty.
-    data: for tasks on CIFAR-10. Raises UserError if the file was made with another number of epochs, or a name is not in the results.
+    They are appended to `path_of(results)`; those that are there are not made again.
+
+    Args:
+        results: A results file of `bench run`.
+        epochs: Passes over the training split.
+        seeds: How many searches of each agent take part.
+        data: For scenarios on CIFAR-10.
+        scenarios: Only these, all if empty.
+        agents: Only these, all if empty.
+        progress: Whether to show how far it is.
+
+    Returns:
+        Everything that the file has.
+
+    Raises:
+        UserError: If the file was made with another number of epochs, or a name is not in the results.
     """
     table = load(results)
-    for kind, given, known in (
-        ("task", tasks, list(table)), ("agent", agents, sorted({a for own in table.values() for a in own}))
+    for kind, given, names in (
+        ("scenario", scenarios, list(table)), ("agent", agents, sorted({a for own in table.values() for a in own}))
     ):  # fmt: skip
-        if missing := [name for name in given if name not in known]:
-            raise UserError(f"there is no {kind} {missing[0]!r} in {results}; it has {', '.join(known)}")
-    path = path_of(results)
-    cut_torn_line(path)
-    known = read(path)
+        if missing := [name for name in given if name not in names]:
+            raise UserError(f"there is no {kind} {missing[0]!r} in {results}; it has {', '.join(names)}")
+    file = records(results)
+    file.repair()
+    known = file.read()
     if other := {r.epochs for r in known} - {epochs}:
-        raise UserError(f"{path} was begun with {other.pop()} epochs, not {epochs}; move it away to begin anew")
-    done = {(r.task, r.plan, r.seed) for r in known}
+        raise UserError(f"{file.path} was begun with {other.pop()} epochs, not {epochs}; move it away to begin anew")
+    done = {(r.scenario, r.plan, r.seed) for r in known}
     wanted = {
-        (task, run.plan, FRESH + run.seed)
-        for task in tasks or table
-        for agent, runs in table[task].items()
+        (scenario, run.plan, FRESH + run.seed)
+        for scenario in scenarios or table
+        for agent, runs in table[scenario].items()
         if not agents or agent in agents
         for run in runs[:seeds]
         if run.plan  # a search that met no budget has no winner
@@ -87,30 +67,57 @@ def retrain(
     with tqdm(
         total=len(wanted), initial=len(wanted & done), desc="winners", unit="student", disable=not progress
     ) as bar:
-        for task in dict.fromkeys(key[0] for key in todo):
-            bar.set_postfix_str(task)
-            env = environment(task, data).unwrapped
-            if not isinstance(env.evaluator, Evaluator):
-                bar.write(f"{task} is left out: the accuracy of its students is a formula")
+        for scenario in dict.fromkeys(key[0] for key in todo):
+            bar.set_postfix_str(scenario)
+            played = objective(scenario, data)
+            problem, evaluator = played.problem, played.evaluator
+            if not isinstance(evaluator, Evaluator):
+                bar.write(f"{scenario} is left out: the metric of its students is a formula")
                 continue
-            for _, plan, seed in (key for key in todo if key[0] == task):
-                whole = Plan.from_json(plan)
-                checkpoint = path.with_name(f"{path.stem}-{task}-{whole.key}-{seed}.checkpoint")
+            recipe = recipe_of(problem, epochs)
+            for _, text, seed in (key for key in todo if key[0] == scenario):
+                plan = Plan.from_json(text)
+                checkpoint = file.path.with_name(f"{file.path.stem}-{scenario}-{plan.key}-{seed}.checkpoint")
                 try:
-                    result = train(env, built(env, whole), recipe_of(env, epochs), seed, checkpoint, progress)
+                    result = train(problem, evaluator.prepared(plan), recipe, seed, checkpoint, progress)
                 except Diverged as error:
                     checkpoint.unlink(missing_ok=True)
-                    bar.write(f"{task}: the student of plan {plan} is left out: {error}")
+                    bar.write(f"{scenario}: the student of plan {text} is left out: {error}")
                     continue
-                row = Redistilled(task, plan, seed, epochs, **asdict(result))
-                with path.open("a") as file:
-                    file.write(json.dumps(asdict(row)) + "\n")
+                row = Retrained(scenario, text, seed, epochs, **asdict(result))
+                file.append(row)
                 known.append(row)
                 bar.update()
     return known
 
 
-def of_agent(runs: Sequence[Run], found: Mapping[tuple[str, str, int], Redistilled]) -> list[Redistilled]:
-    """What the winners of these runs came to, as far as they were distilled; `found` by task, plan and seed."""
-    keys = ((r.task, r.plan, FRESH + r.seed) for r in runs)
-    return [found[key] for key in keys if key in found]
+@click.command(cls=Command)
+@click.option("--results", type=click.Path(path_type=Path), required=True, metavar="DIR",
+              help="Folder of `bench run`, or a results file.")  # fmt: skip
+@click.option("--data", help="For scenarios on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
+@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=3, show_default=True, help="Searches of each agent whose winner is distilled."
+)
+@click.option("--scenario", "scenarios", multiple=True, help="Only this one; all if absent. May be repeated.")
+@click.option("--agent", "agents", multiple=True, help="Only this one; all if absent. May be repeated.")
+def main(
+    results: Path, data: str | None, epochs: int, seeds: int, scenarios: tuple[str, ...], agents: tuple[str, ...]
+) -> None:
+    """Distil the best student of each agent's searches fully, each with a fresh seed, and measure it on test images.
+
+    Everything that is finished is kept beside the results and skipped; `compress-env bench report` then has it as a column.
+
+    \b
+    python -m benchmarks.retrain --results runs/bench --epochs 30 --seeds 5
+    compress-env bench report --out runs/bench
+    """
+    path = results / "results.jsonl" if results.is_dir() else results
+    retrain(path, epochs, seeds, data=data, scenarios=scenarios, agents=agents)
+    click.echo(path_of(path))
+    extra = "" if path.name == "results.jsonl" else f" --results {shlex.quote(str(path))}"
+    click.echo(f"next: compress-env bench report --out {shlex.quote(str(path.parent))}{extra}")
+
+
+if __name__ == "__main__":
+    main()
