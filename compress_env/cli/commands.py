@@ -34,6 +34,10 @@ def _plainly() -> Iterator[None]:
 class Command(click.Command):
     """A command of its own that ends with exit code 2 and one line for a UserError, and with 130 for Ctrl-C."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _plainly():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, context: click.Context) -> Any:
         with _plainly():
             return super().invoke(context)
