@@ -1,4 +1,4 @@
-"""What a whole search costs beside training its teacher, on the same machine in the same run."""
+"""The cost of a whole search beside training its teacher, on the same machine in the same run."""
 
 from __future__ import annotations
 
@@ -7,49 +7,61 @@ from time import thread_time
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from compress_env.contexts import one_thread
 from compress_env.distill.train import fit
-from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.objective import Objective
+from compress_env.problem import Problem
 from compress_env.search.run import search
-from compress_env.teachers import TEACHERS
+from compress_env.teachers import TEACHERS, ShippedTeacher
 
 STEPS = 30
 """Of the teacher's training, timed after two others; the rest are the same."""
 
 
-def search_cost(env: LayerRemovalEnv, agent: str, evaluations: int, seed: int, progress: bool) -> dict[str, Any] | None:
-    """CPU seconds of one thread for a search with this many evaluations and for the shipped teacher's own training.
+def search_cost(objective: Objective, agent: str, evaluations: int, seed: int, progress: bool) -> dict[str, Any] | None:
+    """CPU seconds of one thread for a search and for the shipped teacher's own training.
 
-    The search is done in full; of the training, a few steps are, and the time is scaled to its recipe without what it spends on
-    validation. None for a teacher whose recipe is not known.
+    The search is done in full; of the training, a few steps are, and the time is scaled to its recipe without the share that goes into
+    validation.
+
+    Args:
+        objective: Of the search.
+        agent: Its agent.
+        evaluations: Its length.
+        seed: Of both.
+        progress: Whether to show how far it is.
+
+    Returns:
+        The seconds, or None for a teacher whose recipe is not known.
     """
-    if env.teacher.name not in TEACHERS.names():
+    problem = objective.problem
+    if problem.teacher.name not in TEACHERS.names():
         return None
-    shipped = TEACHERS.get(env.teacher.name)
+    shipped = TEACHERS.get(problem.teacher.name)
+    epoch = len(problem.data.train) // shipped.recipe.batch_size
     with one_thread():
-        training = (
-            _step(env, shipped, seed) * shipped.recipe.epochs * (len(env.data.train) // shipped.recipe.batch_size)
-        )
+        training = _step(problem, shipped, seed) * shipped.recipe.epochs * epoch
         began = thread_time()
-        search(env, agent, evaluations, seed, progress=progress)
+        search(objective, agent, evaluations, seed, progress=progress)
         spent = thread_time() - began
     return {"agent": agent, "evaluations": evaluations, "search": spent, "training": training}
 
 
-def _step(env: LayerRemovalEnv, shipped, seed: int) -> float:
+def _step(problem: Problem, shipped: ShippedTeacher, seed: int) -> float:
     """Seconds of one step of the teacher's training."""
-    stamps = []
+    stamps: list[float] = []
 
-    def objective(logits, labels, *_):
+    def loss(logits: Tensor, labels: Tensor, *_: Tensor) -> Tensor:
         stamps.append(thread_time())
         return cross_entropy(logits, labels)
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = shipped.factory()
-    fit(model, env.data, replace(shipped.recipe, steps=STEPS + 2), objective, torch.Generator().manual_seed(seed))
+    fit(model, problem.data, replace(shipped.recipe, steps=STEPS + 2), loss, torch.Generator().manual_seed(seed))
     return (stamps[-1] - stamps[1]) / STEPS
 
 
