@@ -11,6 +11,7 @@ from torch import nn
 
 from compress_env.contexts import quiet
 from compress_env.errors import UserError
+from compress_env.files import atomic
 from compress_env.walk.observation import entries
 
 FILE = "policy.onnx"
@@ -30,8 +31,6 @@ class _Deterministic(nn.Module):
 
 def save_policy(policy: nn.Module, path: Path) -> None:
     """Write a policy of Stable-Baselines3 for `load_policy`, with the names of what it observes."""
-    import onnx
-
     names = [name for name, _, _ in entries()]
     policy.set_training_mode(False)
     checks = torch.distributions.Distribution._validate_args
@@ -49,9 +48,8 @@ def save_policy(policy: nn.Module, path: Path) -> None:
     finally:
         torch.distributions.Distribution.set_default_validate_args(checks)
     written.metadata_props.add(key="observation", value=json.dumps(names))
-    part = path.with_suffix(".part")
-    onnx.save(written, part)
-    part.replace(path)
+    with atomic(path) as part:
+        part.write_bytes(written.SerializeToString())
 
 
 def load_policy(path: str | Path):

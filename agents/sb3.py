@@ -25,6 +25,7 @@ from compress_env.agents.dyna import Dyna
 from compress_env.agents.policy_selection import PolicySelection, rehearses
 from compress_env.agents.saved import load_policy, save_policy
 from compress_env.errors import UserError
+from compress_env.files import atomic
 
 SAVE_EVERY = 20.0
 """Seconds between checkpoints; what lies after the last one is replayed from the recorded trials."""
@@ -283,9 +284,8 @@ class OffPolicyAgent(StableBaselinesAgent):
             "env": self.env.unwrapped.np_random,
             "actions": self.model.action_space.np_random,
         }
-        temporary = path.with_suffix(".part")
-        temporary.write_bytes(pickle.dumps(state))
-        temporary.replace(path)
+        with atomic(path) as part:
+            part.write_bytes(pickle.dumps(state))
 
     def _restore(self, path: Path) -> int:
         """Take up the state of `save` and return the number of episodes done. Pickled: only for files of one's own runs."""

@@ -5,9 +5,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register, registry
+
+if TYPE_CHECKING:
+    from compress_env.api import compress
+    from compress_env.evaluator import Evaluator
+    from compress_env.objective import Objective
+    from compress_env.problem import Problem
+    from compress_env.report.inspect import inspect
+    from compress_env.search.run import search
+    from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec
+    from compress_env.surgery.build import build_student
+    from compress_env.surgery.plan import Plan
+    from compress_env.surgery.trace import trace
 
 __version__ = "0.1.0"
 _ENTRY_POINTS = {
@@ -15,25 +28,34 @@ _ENTRY_POINTS = {
     "LayerRemovalPlanted-v0": "compress_env.envs.planted:LayerRemovalPlantedEnv",
 }
 ENV_IDS = tuple(_ENTRY_POINTS)
-__all__ = ["ENV_IDS", "Plan", "__version__", "build_student", "compress", "inspect", "trace"]
+__all__ = [
+    "ENV_IDS", "EnvironmentSpec", "Evaluator", "EvaluatorSettings", "Objective", "Plan", "Problem", "ProblemSpec", "SearchSpec",
+    "__version__", "build_student", "compress", "inspect", "search", "trace",
+]  # fmt: skip
 
 for _id, _entry_point in _ENTRY_POINTS.items():
     if _id not in registry:
         register(_id, entry_point=_entry_point)
 
 _PUBLIC = {
+    "EnvironmentSpec": "compress_env.spec",
+    "Evaluator": "compress_env.evaluator",
+    "EvaluatorSettings": "compress_env.spec",
+    "Objective": "compress_env.objective",
+    "Plan": "compress_env.surgery.plan",
+    "Problem": "compress_env.problem",
+    "ProblemSpec": "compress_env.spec",
+    "SearchSpec": "compress_env.spec",
+    "build_student": "compress_env.surgery.build",
     "compress": "compress_env.api",
     "inspect": "compress_env.report.inspect",
+    "search": "compress_env.search.run",
     "trace": "compress_env.surgery.trace",
-    "build_student": "compress_env.surgery.build",
-    "Plan": "compress_env.surgery.plan",
 }
+"""Where public names are; they are imported when they are first used."""
 
 
 def __getattr__(name: str) -> Any:
-    """Public names, imported when they are first used."""
     if name in _PUBLIC:
-        import importlib
-
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

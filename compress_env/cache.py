@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import platformdirs
@@ -15,6 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx, nn
 
+from compress_env.errors import UserError
+from compress_env.files import atomic, read_json, write_json
+
+T = TypeVar("T")
+V = TypeVar("V")
 WORTH = 1.0
 """Seconds below which what was computed is not kept."""
 ROOM = 8 << 30
@@ -29,19 +35,32 @@ def folder(kind: str) -> Path:
 
 
 def tensors(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `compute()` gives, or gave at an earlier time for the same `key`, which names everything that it depends on."""
-    file = folder(kind) / f"{key}.safetensors"
-    try:
-        found = load_file(file)
-        os.utime(file)  # used now, the last to go
-        return found
-    except (OSError, SafetensorError):
-        pass  # not kept, or damaged
-    began = time.perf_counter()
-    found = compute()
-    if time.perf_counter() - began > WORTH:
-        _keep(found, file)
-    return found
+    """Tensors by name that are computed once.
+
+    Args:
+        kind: The kind of thing.
+        key: Names everything that they depend on, as by `content_key`.
+        compute: Makes them; they are kept if that takes more than a second.
+
+    Returns:
+        The tensors that were kept under this key, or else the computed ones.
+    """
+    return _kept(folder(kind) / f"{key}.safetensors", load_file, _write_tensors, compute, lambda found: found, WORTH)
+
+
+def values(kind: str, key: str, compute: Callable[[], Any], use: Callable[[Any], T]) -> T:
+    """Something made of plain values that are computed once.
+
+    Args:
+        kind: The kind of thing.
+        key: Names everything that it depends on.
+        compute: Makes values that JSON can hold.
+        use: Makes the thing of them; if it fails on kept ones, they are damaged, and computed again.
+
+    Returns:
+        The thing.
+    """
+    return _kept(folder(kind) / f"{key}.json", read_json, write_json, compute, use, 0.0)
 
 
 def content_key(*parts: object) -> str:
@@ -82,12 +101,28 @@ def _bytes(value: Tensor) -> memoryview:
     return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
 
 
-def _keep(found: dict[str, Tensor], file: Path) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(f".{os.getpid()}.part")
+def _write_tensors(file: Path, found: dict[str, Tensor]) -> None:
+    with atomic(file) as part:
         save_file({name: value.contiguous() for name, value in found.items()}, part)
-        part.replace(file)
-        make_room(file.parent, ROOM)
-    except OSError:
-        pass  # a disk that is full or read-only costs the next run the computing
+
+
+def _kept(
+    file: Path, read: Callable[[Path], V], write: Callable[[Path, V], None], compute: Callable[[], V], use: Callable[[V], T],
+    worth: float,
+) -> T:  # fmt: skip
+    try:
+        found = use(read(file))
+        os.utime(file)  # used now, the last to go
+        return found
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
+        pass  # not kept, or damaged
+    began = time.perf_counter()
+    computed = compute()
+    if time.perf_counter() - began > worth:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, computed)
+            make_room(file.parent, ROOM)
+        except (OSError, UserError, SafetensorError):
+            pass  # a disk that is full or read-only costs the next run the computing
+    return use(computed)

@@ -75,7 +75,7 @@ class Evaluator(Memory):
     def __init__(self, problem: Problem, settings: EvaluatorSettings):
         super().__init__(problem)
         self.settings, self.task, data = settings, problem.task, problem.data
-        loss = self.task.losses.get(settings.loss)
+        loss = self.task.losses.get(settings.loss or self.task.loss)
         self.validation = data.validation_subset(settings.validation_images)
         teacher, device = problem.whole, problem.device
         self.bfloat16 = devices.bfloat16_pays(problem.graph.view(frozenset()).macs(problem.graph.full), device)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from compress_env.contexts import quiet
 from compress_env.errors import UserError
+from compress_env.files import atomic, write_text
 from compress_env.progress import announced
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
@@ -36,17 +36,16 @@ class ExportFailed(UserError):
 
 def save_student(student: nn.Module, plan: Plan, folder: Path) -> Path:
     """Write `plan.json` and `student.safetensors`; returns the latter."""
-    with _whole(folder / "plan.json") as part:
-        part.write_text(plan.to_json() + "\n")
+    write_text(folder / "plan.json", plan.to_json() + "\n")
     path = folder / "student.safetensors"
-    with _whole(path) as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, part)
+    with atomic(path) as part:
+        part.write_bytes(_safetensors(student))
     return path
 
 
 def state_bytes(module: nn.Module) -> int:
-    """Bytes of the module's weights and buffers as a safetensors file."""
-    return len(save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}))
+    """Bytes of a network's weights and buffers as a safetensors file."""
+    return len(_safetensors(module))
 
 
 def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Module:
@@ -69,7 +68,7 @@ def export_onnx(student: nn.Module, example: Tensor, path: Path) -> float:
     """
     import onnxruntime
 
-    with _whole(path) as part, _explained(path):
+    with atomic(path) as part, _explained(path):
         program = _program(student, example)
         with quiet("torch.onnx", "onnxscript", "onnx_ir"):
             torch.onnx.export(
@@ -91,7 +90,7 @@ def export_pt2(student: nn.Module, example: Tensor, path: Path) -> float:
     """
     if path.suffix != ".pt2":
         raise UserError(f"cannot export to {path}: torch.export.load takes files that end in .pt2 only")
-    with _whole(path) as part, _explained(path):
+    with atomic(path) as part, _explained(path):
         program = _program(student, example)
         program.example_inputs = None  # the one thing that would be pickled
         with quiet():
@@ -126,6 +125,10 @@ def export_all(student: nn.Module, example: Tensor, folder: Path, *, progress: b
     return differences
 
 
+def _safetensors(module: nn.Module) -> bytes:
+    return save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+
+
 def _program(student: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """The student on the CPU as a graph of PyTorch's own operators with a free batch size."""
     module = copy.deepcopy(student).cpu().eval()
@@ -152,21 +155,6 @@ def _difference(student: nn.Module, exported: Callable[[Tensor], Tensor], exampl
             f"{path}: outputs differ from PyTorch's by {worst:.2g} of the largest, more than {TOLERANCE}"
         )
     return worst
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place if the block succeeds and is gone if it does not."""
-    if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

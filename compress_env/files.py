@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from compress_env.errors import UserError
 
@@ -32,6 +32,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         UserError: The folder is missing or cannot be written, or the disk is full.
     """
     path = Path(path)
+    _check_folder(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         with _writing(path):
@@ -109,8 +110,9 @@ class JsonLines(Generic[Row]):
             UserError: The file was begun with other settings; the first that differs is named.
         """
         self.repair()
+        _make_folder(self.path)
         found, wanted = self.settings, json.loads(json.dumps(settings))
-        if not found:
+        if not self._lines():
             write_text(self.path, json.dumps(wanted) + "\n")
         elif name := difference(found, wanted):
             raise UserError(
@@ -120,13 +122,17 @@ class JsonLines(Generic[Row]):
 
     def append(self, row: Row) -> None:
         """Write a row so that it outlives a crash right after. Raises UserError if the file cannot be written."""
-        data = row if isinstance(row, dict) else row.to_json() if hasattr(row, "to_json") else asdict(cast(Any, row))
-        line = json.dumps(data) + "\n"
         self.repair()
+        _make_folder(self.path)
         with _writing(self.path), self.path.open("ab") as file:
-            file.write(line.encode())
+            file.write(_line(row).encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Put these rows in the place of all that a file without a header holds. Raises UserError as `append`."""
+        _make_folder(self.path)
+        write_text(self.path, "".join(map(_line, rows)))
 
     def repair(self) -> None:
         """Cut a torn last line off, so that the next row starts on a line of its own."""
@@ -170,9 +176,24 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return next((name for name in (*now, *before) if before.get(name) != now.get(name)), "")
 
 
+def _line(row: Any) -> str:
+    data = row if isinstance(row, dict) else row.to_json() if hasattr(row, "to_json") else asdict(row)
+    return json.dumps(data) + "\n"
+
+
+def _make_folder(path: Path) -> None:
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
 def _frozen(value: Any) -> Any:
     """Lists as tuples, at every depth: rows are as frozen as when they were made."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")
 
 
 @contextmanager
@@ -181,8 +202,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not path.parent.is_dir():
-            raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first") from error
+        _check_folder(path)
         full = error.errno in FULL
         cure = "make room, or choose another place" if full else "choose another place"
         raise UserError(f"cannot write {path}: {error.strerror or error}; {cure}") from error

@@ -17,6 +17,7 @@ from compress_env.resources.budget import Limit, parse_budget
 from compress_env.rewards import REWARDS
 from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.plan import Plan
+from compress_env.tasks import load_task
 from compress_env.walk.observation import Embedding
 from compress_env.walk.walk import Walk
 
@@ -70,6 +71,8 @@ class Objective:
         self.hard = spec.constraint == "hard"
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
+        task = load_task(spec.problem.task)
+        task.losses.get(spec.evaluator.loss or task.loss)
         self.problem = problem or Problem.build(spec.problem, measured=measured, progress=progress)
         if self.hard:
             self.problem.feasible_completion(self._range(self._budget)[0])

@@ -138,10 +138,10 @@ class Problem:
             UserError: If the teacher or the data cannot be used, or do not suit each other.
             NothingToDecide: If nothing can be removed or shrunk.
         """
-        task = load_task(spec.task)
+        task, needs_images = load_task(spec.task), RANKINGS.get(spec.ranking).NEEDS_INPUTS
         teacher = load_teacher(spec.teacher, spec.weights)
         data = None
-        if measured is None and (RANKINGS.get(spec.ranking).NEEDS_INPUTS or _input_shape_of(spec, teacher) is None):
+        if measured is None and (needs_images or _input_shape_of(spec, teacher) is None):
             data = _load(spec, teacher, progress)
         return cls(spec, teacher, task, data, measured, progress)
 
@@ -252,7 +252,7 @@ class Problem:
         found = self.cost_model.repair(
             removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
         )  # fmt: skip
-        return found or self.candidate(completion.removed, completion.widths)
+        return found or self.candidate(completion.removed, completion.widths)._replace(usage=dict(completion.usage))
 
 
 def _load(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:

@@ -88,7 +88,7 @@ class ProblemSpec(Settings):
     std: tuple[float, ...] | None = setting(None, "Standard deviations a channel, likewise.")
     input_shape: tuple[int, ...] | None = setting(None, "Of one input, for a teacher without data.", metavar="C,H,W")
     task: str = setting("classification", "How outputs are compared and measured.")
-    schedule: str = setting("two-step", "Which decisions there are, and in which order.", choices=SCHEDULES)
+    schedule: str = setting("two-step", "Decisions and their order: two-step (all removals, then all widths), joint (layer by layer), or one kind alone.", choices=SCHEDULES)
     protect: tuple[str, ...] = setting((), "Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.", metavar="PATTERN")
     removable: tuple[str, ...] = setting(("*",), "Only these layers may be removed. May be repeated.", metavar="PATTERN")
     shrinkable: tuple[str, ...] = setting(("*",), "Only these layers may be shrunk. May be repeated.", metavar="PATTERN")
@@ -151,7 +151,7 @@ class EvaluatorSettings(Settings):
     )
     batch_size: int = setting(64, "Images a batch of them.", low=1)
     lr: float = setting(0.001, "Adam's rate in them.")
-    loss: str = setting("hinton", "Their loss.")
+    loss: str | None = setting(None, "Their loss; the task's own choice if absent.")
     temperature: float = setting(4.0, "Their temperature.")
     validation_images: int | None = setting(1750, "Images that the student is judged on; None takes the whole split.", low=1)
 
@@ -260,6 +260,14 @@ def parse_setting(text: str, form: str = "NAME=VALUE") -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def arguments_table() -> str:
+    """Markdown, a line a keyword of the environment, for its documentation."""
+    helps = {f.name: f.metadata["help"] for f in (*fields(ProblemSpec), *fields(EnvironmentSpec))}
+    defaults = {n: d.to_json() if isinstance(d, Settings) else d for n, d in keywords().items()}
+    lines = [f"    | {n} | {d!r} | {helps[n].replace(' May be repeated.', '')} |" for n, d in defaults.items()]
+    return "\n".join(["    | Name | Default | Meaning |", "    |------|---------|---------|", *lines])
 
 
 def _plain(value: Any) -> Any:

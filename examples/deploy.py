@@ -48,7 +48,7 @@ def main():
         folder = Path(name)
         teacher = json.loads((folder / "result.json").read_text())["teacher"]
         print(f"{'':20} {'test accuracy':>14} {'kB':>6}")
-        print(f"{'teacher':20} {teacher['accuracy_test']:14.2%} {teacher['file_bytes'] / 1e3:6.0f}")
+        print(f"{'teacher':20} {teacher['metric_test']:14.2%} {teacher['file_bytes'] / 1e3:6.0f}")
         students = {"student.onnx": with_onnx, "student.pt2": with_pt2, "student.safetensors": with_code}
         for file, run in students.items():
             share = (run(folder, inputs).argmax(1) == labels).mean()

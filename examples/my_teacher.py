@@ -48,8 +48,9 @@ def main(folder: Path):
         f"{__file__}:SmallVGG", photos, {"params": "40%", "macs": 0.5}, "random", evaluations=20, out=folder / "run",
         weights=folder / "teacher.pt", evaluator={"calibration_images": 128}, finetune_epochs=8, progress=False,
     )  # fmt: skip
-    for key, form in {"params": ",.0f", "macs": ",.0f", "memory_bytes": ",.0f", "accuracy_test": ".2%"}.items():
-        print(f"{key:14}", *(f"{who} {found.result[who][key]:>10{form}}" for who in ("teacher", "student")))
+    columns = {who: found.result[who]["usage"] | found.result[who] for who in ("teacher", "student")}
+    for key, form in {"params": ",.0f", "macs": ",.0f", "memory": ",.0f", "metric_test": ".2%"}.items():
+        print(f"{key:14}", *(f"{who} {column[key]:>10{form}}" for who, column in columns.items()))
     for name, difference in found.result["exports"].items():
         print(f"{name:14} {(found.folder / name).stat().st_size:,} bytes, within {difference:.0e} of PyTorch's outputs")
 

@@ -84,11 +84,11 @@ class Plain:
 
 
 class PlainEpisode:
-    """The clamped walk again, with the cost model above: every check is a whole evaluation, the uniform keep ratio is found by halving."""
+    """The clamped walk again, with the cost model above: each check is a whole count, the uniform keep ratio is found by halving."""
 
     def __init__(self, problem, limits: dict[str, float], hard: bool):
         self.problem, self.graph, self.limits, self.hard = problem, problem.graph, limits, hard
-        self.rest = problem.way_out(limits) if hard else problem.completions[0]
+        self.rest = problem.feasible_completion(limits) if hard else problem.completions[0]
         self.removed, self.step_index, self.previous = frozenset(), 0, (0.0, 0.0)
         self.widths = {name: g.size for name, g in self.graph.groups.items()}
         self.least = {name: int(n) for name, n in zip(self.graph.groups, self.rest.widths)}
@@ -97,19 +97,19 @@ class PlainEpisode:
     def undecided(self) -> list:
         return self.problem.decisions[self.step_index :]
 
-    def void(self) -> bool:
-        kind, target = self.undecided[0].kind, self.undecided[0].target
+    def inactive(self) -> bool:
+        decision, target = self.undecided[0], self.undecided[0].target
         network = Plain(self.graph, self.removed)
         return (
             target not in network.alive_groups()
-            if kind == "shrink"
+            if decision.shrinks
             else self.graph.blocks[target].node not in network.alive
         )
 
     def fits(self, removed, undecided: list, open_widths: dict[str, int], **decided: int) -> bool:
-        """Whether the rest fits when undecided blocks go as in the way out, and undecided groups have `open_widths`."""
-        left = {d.target for d in undecided if d.kind == "remove"} & self.rest.removed
-        shrinks = {d.target for d in undecided if d.kind == "shrink"}
+        """Whether the rest fits when undecided blocks go as in the completion, and undecided groups have `open_widths`."""
+        left = {d.target for d in undecided if not d.shrinks} & self.rest.removed
+        shrinks = {d.target for d in undecided if d.shrinks}
         widths = self.widths | {g: open_widths[g] for g in shrinks} | decided
         usage = Plain(self.graph, removed | left).usage(widths)
         return all(usage[n] <= limit * (1 + 1e-9) for n, limit in self.limits.items())
@@ -131,22 +131,22 @@ class PlainEpisode:
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if possible(middle) else (low, middle)
-        floors = [groups[d.target].floor / groups[d.target].size for d in self.undecided if d.kind == "shrink"]
+        floors = [groups[d.target].floor / groups[d.target].size for d in self.undecided if d.shrinks]
         return max(low / 1024, min(floors, default=0.0))
 
     def step(self, keep: float, sparsity: float) -> None:
         target, others = self.undecided[0].target, self.undecided[1:]
-        if self.undecided[0].kind == "remove":
-            remove = keep < 0 and not self.void()
+        if not self.undecided[0].shrinks:
+            remove = keep < 0 and not self.inactive()
             if (
                 self.hard
-                and not self.void()
+                and not self.inactive()
                 and not self.fits(self.removed | ({target} if remove else set()), others, self.least)
             ):
                 remove = target in self.rest.removed
             self.removed |= {target} if remove else set()
             self.previous = (-1.0 if remove else 1.0, 0.0)
-        elif self.void():
+        elif self.inactive():
             self.previous = (0.0, 0.0)
         else:
             group, even = self.graph.groups[target], self.uniform_keep_ratio()
@@ -154,7 +154,7 @@ class PlainEpisode:
             share = even + (1 - even) * -sparsity if sparsity < 0 else even + (floor - even) * sparsity
             width = self.allowed(target, int(share * group.size + 1e-6))
             smaller = range(width, self.least[target], -1) if self.hard else ()
-            for n in smaller:  # down to the way out's, which fits
+            for n in smaller:  # down to the completion's, which fits
                 if (n == width or (n - self.least[target]) % group.step == 0) and self.fits(
                     self.removed, others, self.least, **{target: n}
                 ):

@@ -9,11 +9,12 @@ from networks import NETWORKS
 from reference import Plain, PlainEpisode
 from torch import nn
 
-from compress_env.resources.base import RESOURCES
-from compress_env.resources.cost_model import CostModel
-from compress_env.surgery.trace import trace
+from compress_env.problem import Measured, Problem
+from compress_env.resources import RESOURCES
+from compress_env.spec import SCHEDULES, ProblemSpec
+from compress_env.surgery.ir import Ranking
 from compress_env.walk.observation import Embedding, entries
-from compress_env.walk.walk import SCHEDULES, Problem, Walk
+from compress_env.walk.walk import Walk
 
 EXACT = ("params", "macs", "memory")
 
@@ -57,14 +58,14 @@ def test_costs_of_layers_add_up(network):
 )
 def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
     factory, shape = NETWORKS[name]
-    teacher, example = factory().eval(), torch.zeros(2, *shape)
-    graph = trace(teacher, example, channel_multiple=multiple)
-    cost_model = CostModel(teacher, graph, example)
+    teacher = factory().eval()
     rng = np.random.default_rng(0)
     place = {name: i for i, (name, _, _) in enumerate(entries())}
+    known = Measured(Ranking("magnitude", {}, {}), {}, shape)
     for schedule in SCHEDULES:
-        problem = Problem(teacher, graph, cost_model, schedule)
-        embedding = Embedding(problem, {"remove": {}, "shrink": {}})
+        spec = ProblemSpec(teacher, ranking="magnitude", schedule=schedule, channel_multiple=multiple, data="digits")
+        problem = Problem.build(spec, measured=known)
+        graph, cost_model, embedding = problem.graph, problem.cost_model, Embedding(problem)
         for _ in range(episodes):
             names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
             limits = {
@@ -74,9 +75,10 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
             fast, slow = Walk(problem, limits, hard), PlainEpisode(problem, limits, hard)
             while not fast.done:
                 seen = embedding(fast)
-                assert fast.uniform_keep_ratio() == slow.uniform_keep_ratio() and fast.void(fast.current) == slow.void()
+                assert fast.uniform_keep_ratio() == slow.uniform_keep_ratio() and fast.current.inactive(fast) == slow.inactive()
                 used = Plain(graph, slow.removed).usage(slow.widths)
-                expected = {"removed so far": 1 - used["macs"] / cost_model.teacher["macs"], "uniform keep ratio": slow.uniform_keep_ratio()}
+                saved = 1 - used["macs"] / cost_model.teacher["macs"]
+                expected = {"removed so far": saved, "uniform keep ratio": slow.uniform_keep_ratio()}
                 expected |= {f"spent {n}": min(1, used[n] / limits[n] / 4) for n in names}
                 assert {n: seen[place[n]] for n in expected} == {n: np.float32(v) for n, v in expected.items()}
                 action = np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1).tolist()

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from compress_env.distill.evaluator import fastest_device
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import compress_env
-from compress_env.api import environment_of
+from compress_env import devices
+from compress_env.api import objective_of
 from compress_env.data import load_data
 from compress_env.distill import train
 from compress_env.distill.cuda_graphs import answering
-from compress_env.distill.evaluator import fastest_device
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import channels_last, fit
 from compress_env.errors import UserError
+from compress_env.evaluator import Evaluator
+from compress_env.problem import Problem
 from compress_env.search.store import RunFolder
 from compress_env.search.validate import differences
-from compress_env.tasks import load_task
+from compress_env.spec import EvaluatorSettings, ProblemSpec
+from compress_env.surgery.plan import Plan
 from compress_env.teachers.resnet import resnet20_cifar10
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -45,13 +48,14 @@ def trained(device: str, precision: str = "float32") -> torch.Tensor:
     return torch.cat([v.flatten().float() for v in model.state_dict().values()]).cpu()
 
 
-def test_a_very_small_teacher_stays_on_the_cpu_and_larger_ones_go_to_a_gpu(digits_env, monkeypatch):
+def test_a_very_small_teacher_stays_on_the_cpu_and_larger_ones_go_to_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert digits_env.device.type == "cpu" and fastest_device(digits_env.graph).type == "cpu"
+    assert Problem.build(ProblemSpec()).device.type == "cpu"
     graph = compress_env.trace(resnet20_cifar10().eval(), torch.zeros(2, 3, 32, 32))
-    assert fastest_device(graph).type == "cuda"
+    macs = graph.view(frozenset()).macs(graph.full)
+    assert devices.fastest_for(macs).type == "cuda"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert fastest_device(graph).type == "cpu"
+    assert devices.fastest_for(macs).type == "cpu"
 
 
 def test_a_device_that_is_not_there_is_refused_before_any_work():
@@ -87,18 +91,16 @@ def test_a_recorded_teacher_answers_batches_of_every_size():
 
 @cuda
 def test_students_are_judged_and_finetuned_on_cuda_as_on_the_cpu():
-    rewards = []
+    numbers = []
     for device in ("cuda", "cpu"):
-        env = gym.make("LayerRemoval-v0", budget={"macs": 0.5}, device=device).unwrapped
-        env.reset(seed=0)
-        for _ in range(env.steps):
-            _, reward, _, _, info = env.step(np.zeros(2, np.float32))
-        rewards.append((reward, info["accuracy"]))
-        student = env.student(compress_env.Plan.from_json(info["plan"]))
-        recipe = Recipe(epochs=2, batch_size=64, lr=0.02)
-        done = finetune(student, env.whole, env.data, recipe, load_task("classification"), progress=False)
-        assert done.best_validation > 0.95 and next(student.parameters()).device.type == device
-    np.testing.assert_allclose(*rewards, atol=0.02)
+        problem = Problem.build(ProblemSpec(device=device))
+        plan = Plan.of((), {name: group.size // 2 for name, group in problem.graph.groups.items()})
+        found = Evaluator(problem, EvaluatorSettings())(plan)
+        numbers.append((found.metric, found.proxy_score))
+        student, recipe = problem.student(plan), Recipe(epochs=2, batch_size=64, lr=0.02)
+        done = finetune(student, problem.whole, problem.data, recipe, problem.task, progress=False)
+        assert done.best_validation > 0.9 and next(student.parameters()).device.type == device
+    np.testing.assert_allclose(*numbers, atol=0.02)
 
 
 @cuda
@@ -107,4 +109,4 @@ def test_a_whole_run_on_cuda_ends_with_files_for_every_machine(tmp_path):
         device="cuda", agent="uniform", evaluations=1, finetune_epochs=1, out=tmp_path, progress=False
     )
     assert next(made.student.parameters()).device.type == "cpu" and (tmp_path / "student.onnx").exists()
-    assert differences(environment_of(RunFolder(tmp_path)), made.trials, 1) == (1, [])
+    assert differences(objective_of(RunFolder(tmp_path)), made.trials, 1) == (1, [])

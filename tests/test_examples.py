@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-NAMES = {"deploy", "my_agent", "my_resource", "my_reward", "my_teacher", "quickstart"}
+NAMES = {"deploy", "my_agent", "my_layer", "my_loss", "my_resource", "my_reward", "my_task", "my_teacher", "quickstart",
+         "without_gymnasium"}  # fmt: skip
 
 
 def test_the_promised_examples_are_there():

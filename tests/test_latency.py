@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import shutil
@@ -15,10 +14,11 @@ from click.testing import CliRunner
 from networks import NETWORKS
 from torch.profiler import ProfilerActivity, profile
 
-from compress_env.bench import latency as bench
+from compress_env.api import run_search
 from compress_env.cli.main import main
-from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
+from compress_env.objective import Objective
+from compress_env.problem import Problem
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency import cache as latency_cache
 from compress_env.resources.latency import repair, resource, stopwatch
@@ -27,12 +27,12 @@ from compress_env.resources.latency.operations import OperationCosts
 from compress_env.resources.latency.runtimes import RuntimeConfig, kernel_times, node_times, prepare
 from compress_env.resources.latency.stopwatch import Paired, Stopwatch, compare
 from compress_env.resources.macs import Macs
-from compress_env.rewards import Outcome
+from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.measure import meta_copy
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
-from compress_env.walk.walk import Problem, Walk
+from compress_env.walk.walk import Walk
 
 TEACHER_MS = 8.0
 
@@ -75,16 +75,19 @@ def made_up_problem(
     teacher, example, graph = network_of(name)
     clock = MadeUp(example, graph.view(frozenset()).macs(graph.full), power, each)
     monkeypatch.setattr(resource, "Stopwatch", lambda *_: clock)
-    problem = Problem(teacher, graph, CostModel(teacher, graph, example, ["latency"]), "two-step")
+    spec = ProblemSpec(
+        teacher, input_shape=tuple(example.shape[1:]), ranking="magnitude", channel_multiple=1, resources=("latency",)
+    )
+    problem = Problem.build(spec)
     problem.clock = clock
     return problem
 
 
 def play(problem: Problem, limits, act=lambda: (0.0, 0.0)):
-    episode = Walk(problem, limits, hard=True)
-    while not episode.done:
-        episode.step(*act())
-    return episode, *episode.finish()
+    walk = Walk(problem, limits)
+    while not walk.done:
+        walk.step(*act())
+    return walk, *problem.finish(walk.removed, walk.widths, limits, walk.completion)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +113,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(latency_table, "MIXED", 2)
     monkeypatch.setattr(stopwatch, "SECONDS", 0.1)
     monkeypatch.setattr(stopwatch, "PATIENCE", 1)
-    monkeypatch.setattr(bench, "SECONDS", 0.1)
 
 
 # Runtimes
@@ -135,7 +137,7 @@ def test_a_runtime_reads_what_is_given_and_says_what_it_is():
 )
 def test_settings_that_cannot_be_used_are_refused(given, message):
     with pytest.raises(UserError, match=message):
-        LayerRemovalEnv(latency=given)
+        RuntimeConfig.of(given)
 
 
 def test_runtimes_agree_and_leave_threads_and_the_module_alone():
@@ -278,16 +280,16 @@ def test_other_limits_hold_while_a_student_grows(monkeypatch, measured):
     assert usage["latency"] <= limits["latency"]
 
 
-def test_if_nothing_fits_the_way_out_does(monkeypatch, measured):
+def test_if_nothing_fits_the_completion_does(monkeypatch, measured):
     problem = made_up_problem(monkeypatch, measured)
     monkeypatch.setattr(repair, "ROUNDS", 1)
     limits = {"latency": 0.5 * TEACHER_MS}
-    episode = Walk(problem, limits, hard=True)
-    while not episode.done:
-        episode.step(0.0, 0.0)
+    walk = Walk(problem, limits)
+    while not walk.done:
+        walk.step(0.0, 0.0)
     problem.clock.power = 0.01  # all of a sudden, everything takes as long as the teacher
-    plan, _, usage = episode.finish()
-    assert usage == problem.way_out(limits).usage and usage["latency"] <= limits["latency"]
+    plan, _, usage = problem.finish(walk.removed, walk.widths, limits, walk.completion)
+    assert usage == problem.feasible_completion(limits).usage and usage["latency"] <= limits["latency"]
 
 
 def test_units_go_where_even_the_smallest_widths_take_too_long(monkeypatch, measured):
@@ -295,7 +297,7 @@ def test_units_go_where_even_the_smallest_widths_take_too_long(monkeypatch, meas
     share = 0.5
     episode, plan, student, usage = play(problem, {"latency": share * TEACHER_MS})
     narrowest = problem.graph.canonical(episode.removed, problem.graph.floor)
-    smallest = build_student(problem.teacher, problem.graph, narrowest)
+    smallest = build_student(problem.teacher.module, problem.graph, narrowest)
     assert problem.clock.pair(smallest).ratio > share  # the policy's blocks cannot all stay
     assert len(episode.removed) < len(plan.removed) < len(problem.completions[0].removed)
     assert share - 0.05 <= usage["latency"] / TEACHER_MS <= share
@@ -315,31 +317,41 @@ def test_a_recorded_latency_is_taken_up_again(monkeypatch, measured):
     plan = graph.canonical(frozenset(), graph.full // 2)
     recorded = dict(cost_model.teacher, latency=3.0)
     cost_model.remember(plan, recorded, dict(cost_model.teacher))
-    assert cost_model.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 3.0
+    assert cost_model.count(build_student(problem.teacher.module, graph, plan), plan)["latency"] == 3.0
     cost_model.remember(plan, recorded, dict(cost_model.teacher, latency=2 * TEACHER_MS))  # another machine's milliseconds
-    assert cost_model.count(build_student(problem.teacher, graph, plan), plan)["latency"] == 1.5
+    assert cost_model.count(build_student(problem.teacher.module, graph, plan), plan)["latency"] == 1.5
 
 
 def test_the_environment_measures_in_its_runtime_and_remembers(quick):
-    env = LayerRemovalEnv(budget={"latency": 0.8}, latency={"runtime": "onnxruntime"})
-    assert env.latency == env.cost_model.runtime == RuntimeConfig("onnxruntime")
-    assert all(g.step == 8 for g in env.graph.groups.values())
-    env.reset(seed=0)
-    done = False
-    while not done:
-        _, _, done, _, info = env.step(np.zeros(2, np.float32))
-    assert info["is_success"] and info["usage"]["latency"] <= 0.8 * env.cost_model.teacher["latency"]
-    plan = Plan.from_json(info["plan"])
-    env.remember(plan, Outcome(0.5, 1.0, info["usage"], dict(env.cost_model.teacher), info["budget"], ""))
-    assert (
-        env.cost_model.count(build_student(env.teacher.module, env.graph, plan), plan)["latency"] == info["usage"]["latency"]
-    )
+    objective = Objective(EnvironmentSpec.of_keywords(budget={"latency": 0.8}, runtime="onnxruntime"))
+    problem, walk = objective.problem, objective.begin(objective.budgets(1)[0])
+    assert problem.runtime == problem.cost_model.runtime == RuntimeConfig("onnxruntime")
+    assert all(g.step == 8 for g in problem.graph.groups.values())
+    while not walk.done:
+        walk.step(0.0, 0.0)
+    judged = objective.judge(walk)
+    usage = judged.evaluation.usage
+    assert judged.evaluation.meets(judged.limits) and usage["latency"] <= 0.8 * problem.cost_model.teacher["latency"]
+    assert problem.built(judged.plan).usage == usage  # not measured again
+
+
+def test_a_report_measures_latency_where_no_budget_did(monkeypatch):
+    teacher, example, graph = network_of("resnet8-digits")
+    monkeypatch.setattr(resource, "Stopwatch", lambda *_: MadeUp(example, graph.view(frozenset()).macs(graph.full)))
+    cost_model, plan = CostModel(teacher, graph, example), graph.canonical(frozenset(), graph.full // 2)
+    student = build_student(teacher, graph, plan)
+    whole, usage = cost_model.compare(student, plan)
+    assert "latency" not in cost_model.teacher and whole == cost_model.teacher | {"latency": TEACHER_MS}
+    assert usage == cost_model.count(student, plan) | {"latency": TEACHER_MS * usage["macs"] / whole["macs"]}
 
 
 # Command line
 
 
-def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick, tmp_path):
+def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick, monkeypatch, tmp_path):
+    from compress_env.bench import latency as bench
+
+    monkeypatch.setattr(bench, "SECONDS", 0.1)
     command = ["--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
     printed = CliRunner().invoke(main, ["inspect", "--latency", *command], catch_exceptions=False).output
     assert "latency: batch 2, PyTorch eager, 1 thread" in printed
@@ -365,29 +377,14 @@ def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick
 
 
 def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
-    from compress_env.api import run_search
-    from compress_env.search.store import RunFolder
-
-    runtime = {"runtime": "eager", "batch": 2}
-    folder, _ = run_search(
-        "resnet8-digits", None, {"latency": 0.9}, "uniform", 1, 0, tmp_path, latency=runtime, progress=False
-    )
-    recorded = json.loads((tmp_path / "run.json").read_text())["latency"]
-    assert recorded == dataclasses.asdict(RuntimeConfig(batch=2))
-    with pytest.raises(UserError, match="latency"):
-        RunFolder(tmp_path).admit(folder.settings() | {"latency": RuntimeConfig().as_dict()}, resume=True)
-    again, _ = run_search(
-        "resnet8-digits",
-        None,
-        {"latency": 0.9},
-        "uniform",
-        1,
-        0,
-        tmp_path,
-        latency=runtime,
-        progress=False,
-        resume=True,
-    )
+    spec = EnvironmentSpec.of_keywords(budget={"latency": 0.9}, latency_batch=2)
+    run_search(spec, SearchSpec("uniform", evaluations=1), tmp_path, progress=False)
+    recorded = json.loads((tmp_path / "run.json").read_text())["problem"]
+    assert (recorded["runtime"], recorded["latency_batch"], recorded["latency_threads"]) == ("eager", 2, 1)
+    other = EnvironmentSpec.of_keywords(budget={"latency": 0.9}, latency_batch=4)
+    with pytest.raises(UserError, match="latency_batch"):
+        run_search(other, SearchSpec("uniform", evaluations=1), tmp_path, resume=True, progress=False)
+    again, _ = run_search(spec, SearchSpec("uniform", evaluations=1), tmp_path, resume=True, progress=False)
     assert len(again.trials()) == 1  # a resumed run arrives at the same trial, or it would have been refused
 
 

@@ -15,13 +15,14 @@ from torch import nn
 from zoo import TIMM, TORCHVISION, make
 
 from compress_env.export import export_onnx
-from compress_env.resources.cost_model import CostModel
+from compress_env.problem import Problem
+from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
-from compress_env.walk.walk import Problem, Walk
+from compress_env.walk.walk import Walk
 
 PLANS = 20
 EXACT = ("params", "macs", "memory")
@@ -31,23 +32,25 @@ EXACT = ("params", "macs", "memory")
 def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path, record_property, pytestconfig):
     teacher, inputs = make(name)
     began = time.perf_counter()
-    graph = trace(teacher, inputs)
+    trace(teacher, inputs)
     seconds = {"trace": time.perf_counter() - began}
+    problem = Problem.build(ProblemSpec(teacher, input_shape=inputs.shape[1:], ranking="magnitude"))
+    graph = problem.graph
     with torch.no_grad():
         expected = teacher(inputs)
         assert torch.equal(build_student(teacher, graph, Plan())(inputs), expected)
-    problem = Problem(teacher, graph, CostModel(teacher, graph, inputs), "two-step")
     smallest = problem.smallest("macs") / problem.cost_model.teacher["macs"]
     assert graph.blocks and graph.groups and smallest < 0.4
     rng = np.random.default_rng(0)
     builds, differences = [], []
     for i in range(PLANS):
         limits = {n: rng.uniform(problem.smallest(n), problem.cost_model.teacher[n]) for n in EXACT if rng.random() < 0.5}
-        episode = Walk(problem, limits or {"macs": problem.cost_model.teacher["macs"] / 2}, hard=True)
+        limits = limits or {"macs": problem.cost_model.teacher["macs"] / 2}
+        episode = Walk(problem, limits, hard=True)
         bias = rng.uniform(-1, 1, 2)
         while not episode.done:
             episode.step(*np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1))
-        plan, student, usage = episode.finish()
+        plan, student, usage = problem.finish(episode.removed, episode.widths, limits, episode.completion)
         assert all(usage[n] <= limit for n, limit in limits.items())
         predicted = problem.cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
         assert usage["params"] == predicted["params"] == sum(p.numel() for p in student.parameters())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from compress_env import files
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, atomic, read_json, write_json
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,24 @@ def test_settings_on_the_first_line_have_to_match(tmp_path):
         with pytest.raises(UserError, match=r"rows.jsonl was made with seed 1, not (2|None); give another file or folder"):
             again.begin(other)
     assert JsonLines(path, dict, header=True).read() == [{"x": 1.0, "names": []}]
+
+
+def test_rows_that_were_made_with_no_settings_are_kept(tmp_path):
+    file = JsonLines(tmp_path / "new" / "rows.jsonl", Point, header=True)
+    assert file.begin({}) == []
+    file.append(Point(1.0))
+    assert file.begin({}) == [Point(1.0)]
+
+
+def test_all_rows_are_written_anew_in_one_go(tmp_path):
+    file = JsonLines(tmp_path / "rows.jsonl", Point)
+    file.append(Point(1.0))
+    file.write([Point(2.0), Point(3.0)])
+    assert file.read() == [Point(2.0), Point(3.0)]
+
+
+def test_one_place_writes_files_whole_and_reads_lines():
+    for path in [*(ROOT / "compress_env").rglob("*.py"), *(ROOT / "agents").rglob("*.py")]:
+        if path.name != "files.py":
+            text = path.read_text()
+            assert not re.search(r"json\.loads\(line\)|os\.replace\(|NamedTemporaryFile|mkstemp|\.part\b|part\.replace", text), path

@@ -13,14 +13,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_env.errors import InvalidPlan, UserError
+from compress_env.problem import Problem
 from compress_env.resources.base import RESOURCES
 from compress_env.resources.cost_model import CostModel
+from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
 from compress_env.surgery.tracer import NotTraced
 from compress_env.teachers.resnet import resnet8_digits
-from compress_env.walk.walk import Problem, Walk
+from compress_env.walk.walk import Walk
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -293,15 +295,15 @@ def test_scope_restricts_what_is_removed_and_shrunk_and_names_unknown_layers():
 
 def test_widths_are_multiples_for_the_hardware():
     teacher = NETWORKS["resnet20-cifar10"][0]().eval()
-    graph = trace(teacher, torch.zeros(1, 3, 32, 32), channel_multiple=8)
-    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 32, 32)), "two-step")
+    spec = ProblemSpec(teacher, input_shape=(3, 32, 32), ranking="magnitude", channel_multiple=8)
+    problem = Problem.build(spec)
     rng = np.random.default_rng(0)
     for _ in range(20):
         limits = {"macs": rng.uniform(problem.smallest("macs"), problem.cost_model.teacher["macs"])}
         episode = Walk(problem, limits, hard=True)
         while not episode.done:
             episode.step(*rng.uniform(-1, 1, 2))
-        _, student, usage = episode.finish()
+        _, student, usage = problem.finish(episode.removed, episode.widths, limits, episode.completion)
         assert usage["macs"] <= limits["macs"]
         assert {m.out_channels % 8 for m in student.modules() if isinstance(m, nn.Conv2d)} == {0}
 

@@ -9,25 +9,31 @@ import torch
 from networks import NETWORKS, vgg
 
 from compress_env.data import Split, make_data
+from compress_env.decisions import RemoveBlock, ShrinkGroup, decisions
 from compress_env.errors import InfeasibleBudget, NothingToDecide, UserError
-from compress_env.resources.base import RESOURCES
+from compress_env.problem import Problem
+from compress_env.resources import RESOURCES
 from compress_env.resources.budget import parse_budget, parse_limit
-from compress_env.resources.cost_model import CostModel
-from compress_env.surgery.trace import trace
-from compress_env.walk.walk import SCHEDULES, Problem, Walk, decisions
+from compress_env.spec import SCHEDULES, ProblemSpec
+from compress_env.walk.walk import Walk
 
 EPISODES = 1000
 _PROBLEMS: dict = {}
 
 
-def problem_of(name: str, schedule: str = "two-step", with_latency: bool = False) -> Problem:
-    key = name, schedule, with_latency
+def problem_of(name: str, schedule: str = "two-step", **settings) -> Problem:
+    """Without data: channels are ranked by their weights."""
+    key = name, schedule, *settings
     if key not in _PROBLEMS:
         factory, shape = NETWORKS[name]
-        teacher, example = factory().eval(), torch.randn(2, *shape)
-        graph = trace(teacher, example)
-        _PROBLEMS[key] = Problem(teacher, graph, CostModel(teacher, graph, example, ["latency"] if with_latency else []), schedule)
+        spec = ProblemSpec(factory().eval(), input_shape=shape, ranking="magnitude", schedule=schedule, **settings)
+        _PROBLEMS[key] = Problem.build(spec)
     return _PROBLEMS[key]
+
+
+def finish(walk: Walk):
+    """The plan, its student and the usage counted on it."""
+    return walk.problem.finish(walk.removed, walk.widths, walk.limits if walk.hard else None, walk.completion)
 
 
 def random_limits(problem: Problem, rng: np.random.Generator) -> dict[str, float]:
@@ -51,7 +57,7 @@ def test_every_student_of_1000_random_episodes_is_within_every_limit(name):
         limits = random_limits(problem, rng)
         episode = Walk(problem, limits, hard=True)
         play(episode, rng)
-        plan, student, usage = episode.finish()
+        plan, student, usage = finish(episode)
         assert all(usage[n] <= limit for n, limit in limits.items())
         assert usage["params"] == sum(p.numel() for p in student.parameters())
         # usage is counted by torch.utils.flop_counter on the student; what the actions were clamped with is our own formula
@@ -67,14 +73,14 @@ def test_other_schedules_and_chains_keep_their_limits_too(name, schedule):
         limits = random_limits(problem, rng)
         episode = Walk(problem, limits, hard=True)
         play(episode, rng)
-        plan, _, usage = episode.finish()
+        plan, _, usage = finish(episode)
         assert all(usage[n] <= limit for n, limit in limits.items())
         assert schedule != "removal" or not plan.widths
         assert schedule != "shrink" or not plan.removed
 
 
 def test_a_latency_budget_is_measured_on_the_student_and_met():
-    problem = problem_of("resnet20-cifar10", with_latency=True)
+    problem = problem_of("resnet20-cifar10", resources=("latency",))
     rng = np.random.default_rng(0)
     teacher = problem.cost_model.teacher["latency"]
     for share in (0.9, 0.7, 0.55):
@@ -82,7 +88,7 @@ def test_a_latency_budget_is_measured_on_the_student_and_met():
         episode = Walk(problem, limits, hard=True)
         while not episode.done:
             episode.step(1.0, rng.uniform(-1, 0.2))
-        plan, student, usage = episode.finish()
+        plan, student, usage = finish(episode)
         assert 0 < usage["latency"] <= limits["latency"]
         assert usage["latency"] == problem.cost_model.count(student, plan)["latency"]  # measured once a plan
 
@@ -94,7 +100,7 @@ def test_a_tighter_budget_gives_smaller_students_under_the_same_actions():
         episode = Walk(problem, {"macs": share * problem.cost_model.teacher["macs"]}, hard=True)
         while not episode.done:
             episode.step(0, 0)
-        used.append(episode.finish()[2]["macs"] / problem.cost_model.teacher["macs"])
+        used.append(finish(episode)[2]["macs"] / problem.cost_model.teacher["macs"])
     assert used == sorted(used)
     assert all(share - 0.05 < u <= share for share, u in zip((0.2, 0.4, 0.6, 0.8), used))  # and spends what it has
 
@@ -119,7 +125,7 @@ def test_an_episode_reports_the_action_that_was_executed():
     problem = problem_of("resnet20-cifar10")
     episode = Walk(problem, {"macs": problem.smallest("macs") * 1.2}, hard=True)
     kept = []
-    while episode.current.kind == "remove":
+    while not episode.current.shrinks:
         episode.step(1, 0)
         kept.append(episode.previous[0])
     assert -1.0 in kept  # the clamp overruled a wish to keep everything
@@ -131,14 +137,14 @@ def test_soft_limits_leave_actions_alone():
     episode = Walk(problem, {"macs": 0.1 * problem.cost_model.teacher["macs"]}, hard=False)
     while not episode.done:
         episode.step(1, -1)
-    plan, _, usage = episode.finish()
+    plan, _, usage = finish(episode)
     assert not plan.removed and not plan.widths and usage["macs"] == problem.cost_model.teacher["macs"]
 
 
 def test_joint_walks_in_the_order_of_layers_and_two_step_removes_first():
     graph = problem_of("resnet20-cifar10").graph
-    kinds = [d.kind for d in decisions(graph, "two-step")]
-    assert kinds == ["remove"] * 9 + ["shrink"] * 12
+    kinds = [type(d) for d in decisions(graph, "two-step")]
+    assert kinds == [RemoveBlock] * 9 + [ShrinkGroup] * 12
     joint = decisions(graph, "joint")
     assert sorted(joint, key=str) == sorted(decisions(graph, "two-step"), key=str)
     assert [d.target for d in joint[:3]] == ["conv1", "stages.0.0", "stages.0.0.conv1"]
@@ -187,10 +193,10 @@ def test_budgets_name_unknown_resources_and_bad_ranges():
     assert (low.value, high.value) == (0.3, 0.6)
 
 
-def test_units_of_wide_chains_are_counted_right_when_all_are_removed():
-    teacher = vgg().eval()
-    graph = trace(teacher, torch.zeros(1, 3, 8, 8))
-    problem = Problem(teacher, graph, CostModel(teacher, graph, torch.zeros(1, 3, 8, 8)), "removal")
+def test_blocks_of_wide_chains_are_counted_right_when_all_are_removed():
+    spec = ProblemSpec(vgg().eval(), input_shape=(3, 8, 8), ranking="magnitude", schedule="removal")
+    problem = Problem.build(spec)
+    graph = problem.graph
     plan = graph.canonical(frozenset(graph.blocks), graph.full)
     assert set(plan.removed) == set(graph.blocks)
     assert problem.completions[0].usage["macs"] == graph.view(frozenset(plan.removed)).macs(graph.full)

@@ -19,7 +19,7 @@ from compress_env.contexts import one_thread
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import fit
 from compress_env.evaluator import EvaluationFailed, Evaluator
-from compress_env.files import JsonLines, write_text
+from compress_env.files import JsonLines
 from compress_env.problem import Problem
 from compress_env.spec import EvaluatorSettings
 from compress_env.surgery.plan import Plan
@@ -81,9 +81,7 @@ def score(
     file = JsonLines(path, PlanScore)
     known = [s for s in file.read() if wanted.get(s.evaluator) == s.settings and (s.budget, s.index) in plans]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "")
-    for each in known:
-        file.append(each)
+    file.write(known)
     done = {(s.evaluator, s.budget, s.index) for s in known}
     todo = [(name, *key) for name in wanted for key in plans if (name, *key) not in done]
     current, evaluator = None, None

@@ -21,7 +21,7 @@ from compress_env.evaluator import Evaluator
 from compress_env.files import JsonLines
 from compress_env.problem import Problem
 from compress_env.registry import unknown
-from compress_env.resources.base import RESOURCES
+from compress_env.resources import RESOURCES
 from compress_env.resources.budget import parse_limit
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial

@@ -16,8 +16,6 @@ from compress_problem.errors import InfeasibleBudget
 from compress_problem.problem import Problem
 from compress_problem.resources.macs import Macs
 
-WITH_CHANNELS = ("conv", "depthwise", "grouped", "linear")
-
 
 @dataclass(frozen=True)
 class Pruner:
@@ -59,9 +57,8 @@ def classifier(problem: Problem) -> list[str]:
         if node in seen:
             continue
         seen.add(node)
-        layer = problem.graph.layers.get(node.target) if node.op == "call_module" else None
-        if layer and layer.kind in WITH_CHANNELS:
-            found.append(layer.name)
+        if node.op == "call_module" and rule_of(problem.teacher.module.get_submodule(node.target)).produces:
+            found.append(node.target)
         else:
             waiting += node.all_input_nodes
     return found

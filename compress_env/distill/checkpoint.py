@@ -6,15 +6,13 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from compress_env.distill.recipes import Recipe
 from compress_env.files import atomic
-
-if TYPE_CHECKING:
-    from compress_env.distill.train import Recipe
 
 FORMAT = 2
 

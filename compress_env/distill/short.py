@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
 from compress_env.distill.train import Diverged, memory_format, predict
+from compress_env.surgery.rules import rule_of
 
 WARMUP = 3
 """Steps over which the rate rises: Adam's first steps are as large as its rate, whatever the gradient."""
@@ -72,9 +74,7 @@ class ShortDistillation:
     def _normalise(self, student: nn.Module) -> None:
         """Statistics of the student's own activations on the calibration images."""
         student.eval()
-        norms = [
-            m for m in student.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
-        ]
+        norms: list[Any] = [m for m in student.modules() if rule_of(m).keeps_statistics(m)]
         if not norms:
             return
         before = [m.momentum for m in norms]

@@ -35,10 +35,20 @@ def fit(
 ) -> None:
     """Train `model` in place on `data.train`; it is left in evaluation mode.
 
-    All randomness comes from `generator`, that of dropout from its seed and the epoch. `on_epoch(epoch)` is called after each epoch
-    and returns what the progress bar shows. With `checkpoint`, the state is written there after that, and the training goes on from it.
     Under `torchrun`, each process takes its share of every batch and gradients are averaged.
-    Raises Diverged if the loss stops being finite.
+
+    Args:
+        model: A network, on the device of the training.
+        data: Its training examples, and how they are prepared and augmented.
+        recipe: How long and how fast.
+        objective: The loss.
+        generator: Source of all randomness, that of dropout from its seed and the epoch.
+        on_epoch: Called after each epoch with its number, from 1; the progress bar shows the text that it returns.
+        checkpoint: The state is written there after that, and the training goes on from it.
+        progress: Title of a progress bar, if one is to be shown.
+
+    Raises:
+        Diverged: If the loss stops being finite.
     """
     device = next(model.parameters()).device
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)

@@ -57,7 +57,7 @@ class Resource(AnyResource, ABC):
             widths: Channels that each group keeps `(groups,)`; with `vectorised`, columns of them `(groups, n)`, too.
 
         Returns:
-            The usage in `unit`; more channels and more blocks never cost less.
+            The usage in `unit`; more channels never cost less.
         """
 
     @abstractmethod
@@ -255,7 +255,7 @@ def _resource(entry: Any, name: str, what: str) -> AnyResource:
     try:
         found = entry() if isinstance(entry, type) else entry
     except TypeError as error:
-        raise UserError(f"{what} cannot be made without arguments: {error}") from error
+        raise UserError(f"{what} cannot be made, without arguments: {error}") from error
     if not isinstance(found, (Resource, MeasuredResource)):
         raise UserError(f"{what} is {entry!r}, which does not derive from compress_env.resources.base.Resource")
     if not isinstance(getattr(found, "unit", None), str):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
@@ -12,8 +13,14 @@ from torch import Tensor, fx, nn
 from compress_env.contexts import one_thread
 from compress_env.resources import BUILT_IN
 from compress_env.resources.base import (
-    RESOURCES, Candidate, Context, MeasuredResource, Measurement, Resource, Room,
-)  # fmt: skip
+    RESOURCES,
+    Candidate,
+    Context,
+    MeasuredResource,
+    Measurement,
+    Resource,
+    Room,
+)
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph, PrunedView
@@ -58,10 +65,10 @@ class CostModel:
         """
         self.graph, self.runtime = graph, runtime or RuntimeConfig()
         self.example = example[:1]
-        found = {resource.name: resource for resource in map(RESOURCES.get, [*BUILT_IN, *names])}
-        asked = {RESOURCES.get(name).name for name in names}
-        self._computed = {n: r for n, r in sorted(found.items()) if isinstance(r, Resource)}
-        measured = {n: r for n, r in sorted(found.items()) if isinstance(r, MeasuredResource) and n in asked}
+        asked = {resource.name: resource for resource in map(RESOURCES.get, names)}
+        every = {name: RESOURCES.get(name) for name in BUILT_IN} | asked
+        self._computed = {n: r for n, r in sorted(every.items()) if isinstance(r, Resource)}
+        measured = {n: r for n, r in sorted(asked.items()) if isinstance(r, MeasuredResource)}
         self.names = [*self._computed, *measured]
         self.measured = frozenset(measured)
         whole = build_student(teacher, graph, Plan())
@@ -70,19 +77,19 @@ class CostModel:
         self._measurements: dict[str, Measurement] = {n: r.prepare(self._context) for n, r in measured.items()}
         self.teacher |= {name: ready.teacher for name, ready in self._measurements.items()}
         predictable: dict[str, Resource | Measurement] = {**self._computed, **self._measurements}
-        self._predict = {name: resource.predict for name, resource in predictable.items()}
-        self._vectorised = {name for name, resource in predictable.items() if resource.vectorised}
+        self._predict: dict[str, Callable[[PrunedView, np.ndarray], Any]] = {n: r.predict for n, r in predictable.items()}
+        self._vectorised = {n for n, r in predictable.items() if r.vectorised}
 
-    def predict(self, name: str, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+    def predict(self, name: str, view: PrunedView, widths: np.ndarray) -> float:
         """Usage of one resource by what is left of the teacher.
 
         Args:
             name: The resource.
             view: What is left without the removed blocks.
-            widths: Channels that each group keeps `(groups,)`; for vectorised resources columns of them `(groups, n)`, too.
+            widths: Channels that each group keeps `(groups,)`.
 
         Returns:
-            The usage in the resource's unit; `(n,)` of them for columns.
+            The usage in the resource's unit.
         """
         return self._predict[name](view, widths)
 
@@ -113,9 +120,11 @@ class CostModel:
                 fit = predict(view, widths[:, start:stop]) <= limit
                 stop = start + (len(fit) if fit.all() else int(fit.argmin()))
             else:
-                stop = bisect_left(
-                    range(start, stop), True, key=lambda i, p=predict, most=limit: p(view, widths[:, i]) > most
-                ) + start  # fmt: skip
+
+                def exceeds(i: int, predict: Callable = predict, limit: float = limit) -> bool:
+                    return predict(view, widths[:, i]) > limit
+
+                stop = bisect_left(range(start, stop), True, key=exceeds) + start
         return stop - 1
 
     def count(self, student: fx.GraphModule, plan: Plan) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, fx
@@ -30,21 +32,22 @@ class Memory(Resource):
         """
         held = [*student.parameters(), *student.buffers()]
         weights = sum(t.numel() * t.element_size() for t in held)
-        peak = _Peak(student)
-        peak.held = {t.untyped_storage()._cdata for t in held}
+        peak = _Peak(student, {t.untyped_storage()._cdata for t in held})
         with torch.no_grad():
             peak.run(example.clone())  # a part of a batch holds the whole of it
         return float(weights + peak.bytes)
 
 
 class _Peak(fx.Interpreter):
-    """Runs a graph and notes the largest sum of storages alive while a node runs."""
+    """Runs a graph and notes the largest sum of storages alive while a node runs, but for those that are `held` anyway."""
 
-    bytes = 0
+    def __init__(self, module: fx.GraphModule, held: set[int]):
+        super().__init__(module)
+        self.held, self.bytes = held, 0
 
-    def run_node(self, node: fx.Node):
+    def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
-        alive = {}
+        alive: dict[int, int] = {}
         for value in [result, *self.env.values()]:
             for tensor in value if isinstance(value, (tuple, list)) else [value]:
                 if isinstance(tensor, Tensor):

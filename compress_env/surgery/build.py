@@ -10,9 +10,9 @@ import torch
 from torch import fx, nn
 
 from compress_env.surgery.graph import LayerGraph
-from compress_env.surgery.layer_types import BATCH_NORMS
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
+from compress_env.surgery.rules import rule_of
 from compress_env.surgery.slicing import sliced
 from compress_env.surgery.view import PrunedView
 
@@ -126,27 +126,19 @@ def _linear_part(teacher: nn.Module, graph: LayerGraph, block: str) -> torch.Ten
     What the non-linearity behind them did is left to the least-squares refit and to distillation.
     """
     removed = teacher.get_submodule(graph.blocks[block].fold)
-    linear = removed.weight.flatten(2).sum(2) if removed.weight.dim() > 2 else removed.weight
+    linear = rule_of(removed).linear_part(removed)
     for name in graph.blocks[block].layers[1:]:
         norm = teacher.get_submodule(name)
-        if isinstance(norm, BATCH_NORMS) and norm.affine and norm.track_running_stats:
-            linear = linear * (norm.weight / (norm.running_var + norm.eps).sqrt()).unsqueeze(1)
+        scale = rule_of(norm).scale(norm)
+        if scale is not None:
+            linear = linear * scale.unsqueeze(1)
     return linear
 
 
 @torch.no_grad()
 def _repair(layer: nn.Module, parts: list[torch.Tensor]) -> None:
     """Let `layer` take the input of removed blocks, given as matrices from the last to the first, in place of their output."""
-    linear = torch.linalg.multi_dot(parts) if len(parts) > 1 else parts[0]
-    weight = layer.weight
-    split = weight.reshape(weight.shape[0], linear.shape[0], -1)
-    merged = torch.matmul(linear.T, split)
-    if weight.dim() > 2:
-        layer.weight = nn.Parameter(merged.reshape(weight.shape[0], linear.shape[1], *weight.shape[2:]))
-        layer.in_channels = linear.shape[1]
-    else:
-        layer.weight = nn.Parameter(merged.flatten(1))
-        layer.in_features = layer.weight.shape[1]
+    rule_of(layer).take_input(layer, torch.linalg.multi_dot(parts) if len(parts) > 1 else parts[0])
 
 
 def _rewire(graph: LayerGraph, reduced: PrunedView, alive: set[str], widths: np.ndarray) -> fx.Graph:

@@ -1,8 +1,8 @@
-"""Labels: which channels a tensor's axes run over, and which of them the network ties together.
+"""Channel ids: which channels a tensor's axes run over, and which of them the network ties together.
 
-Every channel that a layer produces gets a number. A tensor carries its numbers along, one label tensor for each of its axes
-that runs over channels: of the tensor's own shape, and constant along all other axes. What moves data, moves labels, by
-running the very same operation on them; what needs two channels to stay or go together, unites their numbers.
+Every channel that a layer produces gets a number, its id. A tensor carries its ids along, one tensor of ids for each of its axes
+that runs over channels: of the tensor's own shape, and constant along all other axes. An operation that moves data moves ids, by
+running on them itself; one that needs two channels to stay or go together unites their ids.
 """
 
 from __future__ import annotations
@@ -62,57 +62,57 @@ class Ties:
         """Why one of these channels has to stay, or None if all may go."""
         return next((self.fixed[r] for r in self.find(np.ravel(numbers)).tolist() if r in self.fixed), None)
 
-    # label tensors
+    # tensors of ids
 
-    def varying(self, labels: Tensor) -> list[int]:
-        """Axes along which the label tensor is not constant."""
-        small = compact(labels)
+    def varying(self, ids: Tensor) -> list[int]:
+        """Axes along which the tensor of ids is not constant."""
+        small = compact(ids)
         if small.numel() == 1:
             return []
         roots = self.find(small.numpy())
         return [d for d in range(roots.ndim) if roots.shape[d] > 1 and (roots != roots.take([0], d)).any()]
 
-    def tie_along(self, labels: Tensor, axes: Iterable[int]) -> None:
-        """Make the label tensor constant along `axes`: what they run over stays or goes as a whole."""
-        small = compact(labels)
+    def tie_along(self, ids: Tensor, axes: Iterable[int]) -> None:
+        """Make the tensor of ids constant along `axes`: what they run over stays or goes as a whole."""
+        small = compact(ids)
         for d in axes:
             if small.shape[d] > 1:
                 self.unite(small.numpy(), np.broadcast_to(small.narrow(d, 0, 1).numpy(), small.shape))
 
     def tie(self, a: Tensor, b: Tensor) -> None:
-        """Tie two label tensors of one shape element by element."""
+        """Tie two tensors of ids of one shape element by element."""
         a, b = compact(a), compact(b)
         if a.shape != b.shape:
             a, b = torch.broadcast_tensors(a, b)
         self.unite(a.numpy(), b.numpy())
 
-    def vector(self, labels: Tensor, axis: int) -> np.ndarray:
-        """The channel numbers along `axis`; everything else the label tensor varies along is tied."""
-        self.tie_along(labels, [d for d in self.varying(labels) if d != axis % labels.dim()])
-        for d in range(labels.dim()):
-            if d != axis % labels.dim():
-                labels = labels.narrow(d, 0, 1)
-        return labels.flatten().numpy().copy()
+    def vector(self, ids: Tensor, axis: int) -> np.ndarray:
+        """The channel numbers along `axis`; everything else the tensor of ids varies along is tied."""
+        self.tie_along(ids, [d for d in self.varying(ids) if d != axis % ids.dim()])
+        for d in range(ids.dim()):
+            if d != axis % ids.dim():
+                ids = ids.narrow(d, 0, 1)
+        return ids.flatten().numpy().copy()
 
 
-def compact(labels: Tensor) -> Tensor:
-    """The label tensor with axes that only repeat one value in memory cut to length 1."""
-    for d, stride in enumerate(labels.stride()):
-        if stride == 0 and labels.shape[d] > 1:
-            labels = labels.narrow(d, 0, 1)
-    return labels
+def compact(ids: Tensor) -> Tensor:
+    """The tensor of ids with axes that only repeat one value in memory cut to length 1."""
+    for d, stride in enumerate(ids.stride()):
+        if stride == 0 and ids.shape[d] > 1:
+            ids = ids.narrow(d, 0, 1)
+    return ids
 
 
 def spread(numbers: np.ndarray, shape: tuple[int, ...], axis: int) -> Tensor:
-    """A label tensor of `shape` with these numbers along `axis`."""
+    """A tensor of ids of `shape` with these numbers along `axis`."""
     view = [1] * len(shape)
     view[axis % len(shape)] = len(numbers)
     return torch.from_numpy(np.array(numbers, np.int64)).view(view).expand(shape)
 
 
-def respread(labels: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The label tensor at another size of the axes along which it is constant."""
+def respread(ids: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The tensor of ids at another size of the axes along which it is constant."""
     for d, n in enumerate(shape):
-        if labels.shape[d] != n:
-            labels = labels.narrow(d, 0, 1)
-    return labels.expand(shape)
+        if ids.shape[d] != n:
+            ids = ids.narrow(d, 0, 1)
+    return ids.expand(shape)

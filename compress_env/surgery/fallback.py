@@ -10,7 +10,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress_env.surgery.channel_ids import Ties
-from compress_env.surgery.layer_types import BATCH_NORMS, CONVOLUTIONS, DENSE
+from compress_env.surgery.rules.base import rule_of, types_of
+from compress_env.surgery.rules.dense import Dense
 
 Sides = dict[tuple[str, str], np.ndarray]
 
@@ -25,7 +26,7 @@ def inner_sides(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str]
         warnings.simplefilter("ignore")
         try:
             dependencies = tp.DependencyGraph().build_dependency(model, example_inputs=examples)
-            found = list(dependencies.get_all_groups(root_module_types=list(DENSE)))
+            found = list(dependencies.get_all_groups(root_module_types=types_of(Dense)))
         except Exception:  # noqa: BLE001 - networks that it cannot follow either keep their widths
             return {}
     sides: Sides = {}
@@ -36,7 +37,7 @@ def inner_sides(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str]
         numbers = ties.fresh(len(group.items[0].idxs))
         for (name, side), (positions, channels) in pieces.items():
             if (name, side) not in sides:
-                sides[name, side] = ties.fresh(_features(model.get_submodule(name), side))
+                sides[name, side] = _fresh(model.get_submodule(name), side, ties)
             ties.unite(sides[name, side][np.array(positions)], numbers[np.array(channels)])
     for own in sides.values():
         alone = own[ties.find(own) == own]
@@ -51,14 +52,13 @@ def inner_macs(model: nn.Module, examples: tuple[Tensor, ...], layers: set[str])
 
     def count(name: str):
         def hook(module, args, result):
-            features = 1 if isinstance(module, CONVOLUTIONS) else -1
-            macs[name] += module.weight.numel() * result.numel() / result.shape[features]
+            macs[name] += module.weight.numel() * result.numel() / result.shape[rule_of(module).channel_axis()]
 
         return hook
 
     for name in layers:
         module = model.get_submodule(name)
-        if isinstance(module, DENSE):
+        if rule_of(module).produces:
             hooks.append(module.register_forward_hook(count(name)))
     with torch.no_grad():
         model(*(x[:1] for x in examples))
@@ -67,12 +67,8 @@ def inner_macs(model: nn.Module, examples: tuple[Tensor, ...], layers: set[str])
     return macs
 
 
-def _features(module: nn.Module, side: str) -> int:
-    if isinstance(module, nn.Linear):
-        return module.in_features if side == "in" else module.out_features
-    if isinstance(module, CONVOLUTIONS):
-        return module.in_channels if side == "in" else module.out_channels
-    return module.num_features
+def _fresh(module: nn.Module, side: str, ties: Ties) -> np.ndarray:
+    return ties.fresh(rule_of(module).features(module, side))
 
 
 def _pieces(group, dependencies, names) -> dict[tuple[str, str], tuple[list[int], list[int]]] | None:
@@ -82,14 +78,10 @@ def _pieces(group, dependencies, names) -> dict[tuple[str, str], tuple[list[int]
         module = item.dep.target.module
         if type(module).__module__.startswith("torch_pruning"):
             continue
-        plain = isinstance(module, (*DENSE, *BATCH_NORMS)) and getattr(module, "groups", 1) == 1
-        if module not in names or not plain or any(i is None for i in item.root_idxs):
+        rule = rule_of(module)
+        if module not in names or not rule.inside(module) or any(i is None for i in item.root_idxs):
             return None
-        side = (
-            "out"
-            if isinstance(module, BATCH_NORMS) or dependencies.is_out_channel_pruning_fn(item.dep.handler)
-            else "in"
-        )
+        side = "out" if "in" not in rule.sides or dependencies.is_out_channel_pruning_fn(item.dep.handler) else "in"
         positions, channels = pieces.setdefault((names[module], side), ([], []))
         positions += item.idxs
         channels += item.root_idxs

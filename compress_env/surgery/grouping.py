@@ -7,10 +7,10 @@ import math
 import numpy as np
 from torch import nn
 
-from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.ir import Channels, Group, Member
-from compress_env.surgery.layer_types import DENSE
 from compress_env.surgery.ranking.magnitude import channel_scores
+from compress_env.surgery.rules import rule_of
 
 
 class Grouping:
@@ -20,11 +20,11 @@ class Grouping:
     over channels; two channels are of one group if they occur equally often on each side and axis.
     """
 
-    def __init__(self, dependencies: Dependencies, modules: dict[str, nn.Module], axes: list[np.ndarray]):
-        self.ties = dependencies.ties
-        self.sides = {key: numbers for key, numbers in dependencies.sides.items() if numbers is not None}
-        for name, labels in dependencies.parameters.items():
-            for d, numbers in dependencies.axes([labels]).items():
+    def __init__(self, flow: ChannelFlow, modules: dict[str, nn.Module], axes: list[np.ndarray]):
+        self.ties = flow.ties
+        self.sides = {key: numbers for key, numbers in flow.sides.items() if numbers is not None}
+        for name, ids in flow.parameters.items():
+            for d, numbers in flow.axes([ids]).items():
                 self.sides[name, str(d)] = numbers
         self.modules = modules
         self.of = np.full(len(self.ties.parent), -1)  # group of each number's root, -1 if it stays
@@ -45,7 +45,7 @@ class Grouping:
         owner: dict[int, str] = {}
         placed: set[int] = set()
         for (layer, side), numbers in self.sides.items():
-            if side != "out" or not isinstance(self.modules.get(layer), DENSE):
+            if side not in rule_of(self.modules.get(layer)).produces:
                 continue
             for root in self.ties.find(numbers).tolist():
                 if root not in placed:
@@ -98,7 +98,7 @@ class Grouping:
         for g, own in members.items():
             name = self.names[g]
             size = self.sizes[name]
-            produced = next(m for m in own if m.side == "out" and m.layer == name.partition("#")[0])
+            produced = next(m for m in own if m.layer == name.partition("#")[0] and m.side in rule_of(self.modules[m.layer]).produces)
             step = multiple // math.gcd(multiple, len(produced.position) // size)
             floor = min(size, math.ceil(max(1, round(min_width * size)) / step) * step)
             importance = channel_scores(self.modules, own, size)
@@ -109,6 +109,6 @@ class Grouping:
         """Layers whose outputs cannot be shrunk at all, with the reason."""
         reasons = {}
         for (layer, side), numbers in self.sides.items():
-            if side == "out" and isinstance(self.modules.get(layer), DENSE) and (self.positions(numbers)[0] < 0).all():
+            if side in rule_of(self.modules.get(layer)).produces and (self.positions(numbers)[0] < 0).all():
                 reasons[layer] = self.ties.reason(numbers) or "its channels can only stay or go together"
         return reasons

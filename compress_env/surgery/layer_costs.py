@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Channels, Layer, Op, Term
-from compress_env.surgery.layer_types import CONVOLUTIONS, DENSE, NORMS
+from compress_env.surgery.rules import Geometry, rule_of
+
+Usage = Mapping[str, tuple[float, int, tuple[int, ...] | None]]
 
 
 def describe(
@@ -20,8 +22,8 @@ def describe(
     modules: Mapping[str, nn.Module],
     grouping: Grouping,
     axes: Mapping[fx.Node, Mapping[int, np.ndarray]],
-    dependencies: Dependencies,
-    usage: Mapping[str, tuple[float, int, tuple[int, ...] | None]],
+    flow: ChannelFlow,
+    usage: Usage,
     within: Mapping[str, float],
 ) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
     """Layers and operations in the order of computation, and the
@@ -29,17 +31,25 @@ def describe(
 
     usage: what `measure` found. within: MACs of layers inside opaque ones.
     """
-    return _Describer(modules, grouping, axes, dependencies, usage, within).run(nodes)
+    return _Describer(modules, grouping, axes, flow, usage, within).run(nodes)
 
 
 class _Describer:
-    def __init__(self, modules, grouping, axes, dependencies, usage, within):
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        grouping: Grouping,
+        axes: Mapping[fx.Node, Mapping[int, np.ndarray]],
+        flow: ChannelFlow,
+        usage: Usage,
+        within: Mapping[str, float],
+    ):
         self.modules, self.grouping, self.all_axes = modules, grouping, axes
-        self.dependencies, self.usage, self.within = dependencies, usage, within
+        self.flow, self.usage, self.within = flow, usage, within
         self.layers: dict[str, Layer] = {}
         self.shapes: dict[tuple[str, str], int] = {}
 
-    def run(self, nodes: list[fx.Node]):
+    def run(self, nodes: list[fx.Node]) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
         ops: dict[str, Op] = {}
         for node in nodes:
             if node.op != "output":
@@ -53,18 +63,18 @@ class _Describer:
         module = self.modules.get(node.target) if node.op == "call_module" else None
         layer, terms = None, ()
         if module is not None and _has_state(module):
-            layer, terms = self._layer(node, module, shape, macs)
+            layer, terms = self._layer(node, module, macs)
         elif node.op == "get_attr":
             layer = self._parameter(node)
             elements = 0  # it is counted with the weights
         elif macs:
-            terms = (self._term(macs, self._axes(node, self.dependencies.products.get(node, []))),)
+            terms = (self._term(macs, self._axes(node, self.flow.products.get(node, []))),)
             for i in node.all_input_nodes:  # weights of a function, a layer in all but name
                 if i.op == "get_attr":
                     self.layers[i.target] = replace(self.layers[i.target], kind="other")
         if node.meta["view"]:
             elements = 0
-        own = self._channels_of(node, shape)
+        own = self._channels_of(node)
         size = prod(self._size(c) for c in own)
         if shape is None or elements % size:
             own, size = [Channels((), 1)], 1
@@ -82,7 +92,7 @@ class _Describer:
             what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms,
         )  # fmt: skip
 
-    def _channels_of(self, node: fx.Node, shape) -> list[Channels]:
+    def _channels_of(self, node: fx.Node) -> list[Channels]:
         axes = self.all_axes.get(node, {})
         found = [self._axis(node, d, numbers) for d, numbers in sorted(axes.items())]
         found = [c for c in found if c.parts]
@@ -94,8 +104,8 @@ class _Describer:
             numbers = numbers[: shape[d]]  # in place of two examples, one
         return self.grouping.channels(numbers, len(numbers))
 
-    def _axes(self, node: fx.Node, labels) -> list[Channels]:
-        found = [self._axis(node, d, v) for each in labels for d, v in self.dependencies.axes([each]).items()]
+    def _axes(self, node: fx.Node, ids: Iterable[Tensor]) -> list[Channels]:
+        found = [self._axis(node, d, v) for each in ids for d, v in self.flow.axes([each]).items()]
         return [c for c in found if c.parts]
 
     def _size(self, channels: Channels) -> int:
@@ -108,67 +118,58 @@ class _Describer:
     def _side(self, layer: str, which: str, size: int) -> Channels:
         return self.grouping.channels(self.grouping.sides.get((layer, which)), size)
 
-    def _layer(self, node: fx.Node, module: nn.Module, shape, macs: float) -> tuple[Layer, tuple[Term, ...]]:
-        name = node.target
+    def _layer(self, node: fx.Node, module: nn.Module, macs: float) -> tuple[Layer, tuple[Term, ...]]:
+        name, rule, shape = str(node.target), rule_of(module), node.meta["shape"]
         shape_in = node.all_input_nodes[0].meta["shape"] if node.all_input_nodes else None
-        kind, kernel, width, stride, groups = "other", 0, 0, 1, 1
-        channels_in = channels_out = shape[1] if shape is not None and len(shape) > 1 else 1
-        if isinstance(module, CONVOLUTIONS):
-            channels_in, channels_out, groups = module.in_channels, module.out_channels, module.groups
-            kind = "conv" if groups == 1 else "depthwise" if groups == channels_out == channels_in else "grouped"
-            kernel, width, stride = prod(module.kernel_size), module.kernel_size[0], module.stride[0]
-        elif isinstance(module, nn.Linear):
-            kind, kernel, width = "linear", 1, 1
-            channels_in, channels_out = module.in_features, module.out_features
-        elif isinstance(module, NORMS) or (name, "out") in self.dependencies.sides:
-            kind = "norm"
-            numbers = self.dependencies.sides.get((name, "out"))
-            channels_in = channels_out = len(numbers) if numbers is not None else channels_out
-        outputs = self._side(name, "out", channels_out)
-        inputs = self._side(name, "in", channels_in) if isinstance(module, DENSE) else outputs
-        weight_axes = [outputs] if kind == "norm" or self._whole_groups(module) else [inputs, outputs]
-        terms, bytes_ = [], []
-        if kind == "other":
-            terms, bytes_, macs_terms = self._inner(name, module, macs)
+        numbers = self.flow.sides.get((name, "out"))
+        size = shape[1] if shape is not None and len(shape) > 1 else 1
+        known = rule.geometry(module, len(numbers) if numbers is not None else size)
+        g = known or Geometry("other", size, size)
+        outputs = self._side(name, "out", g.channels_out)
+        inputs = self._side(name, "in", g.channels_in) if "in" in rule.sides else outputs
+        if known is None:
+            terms, bytes_, products = self._inner(name, module, macs)
         else:
-            for key, p in module.named_parameters(recurse=False):
-                axes = weight_axes if key == "weight" else [outputs] if p.dim() and p.shape[0] == channels_out else []
-                terms.append(self._term(p.numel(), axes))
-            for b in module.buffers(recurse=False):
-                axes = [outputs] if b.dim() and b.shape[0] == channels_out else []
-                bytes_.append(self._term(b.numel() * b.element_size(), axes))
-            for child in module.children():
-                terms.append(Term(sum(p.numel() for p in child.parameters())))
-                bytes_.append(Term(sum(b.numel() * b.element_size() for b in child.buffers())))
-            along = self._axes(node, self.dependencies.along.get(name, [])) if isinstance(module, DENSE) else []
-            macs_terms = (self._term(macs, [*weight_axes, *along]),) if macs else ()
-        total_in = prod(shape_in[1:]) if shape_in else channels_in
-        total_out = prod(shape[1:]) if shape is not None else channels_out
+            sides = {"in": inputs, "out": outputs}
+            for side in rule.sides:
+                if side not in sides:
+                    sides[side] = self._side(name, side, rule.features(module, side))
+                    self.shapes[name, side] = rule.features(module, side)
+            along = self._axes(node, self.flow.along.get(name, []))
+
+            def term(total: float, of: tuple[str | None, ...]) -> Term:
+                return self._term(total, [sides[side] for side in rule.sides if side in of])
+
+            terms = [term(p.numel(), rule.axes(module, key, p)) for key, p in module.named_parameters()]
+            bytes_ = [
+                term(b.numel() * b.element_size(), rule.axes(module, key, b)) for key, b in module.named_buffers()
+            ]
+            shapes = [s for i in node.all_input_nodes if (s := self.usage[i.name][2]) is not None]
+            products = [
+                self._term(part, [*(sides[side] for side in of), *along])
+                for part, of in (rule.macs(module, shapes, macs) if macs else ())
+            ]
+        total_in = prod(shape_in[1:]) if shape_in else g.channels_in
+        total_out = prod(shape[1:]) if shape is not None else g.channels_out
         layer = Layer(
-            name, kind, inputs, outputs, channels_in, channels_out, kernel, width, stride, groups,
-            max(1, total_out // channels_out), max(1, total_in // channels_in), tuple(terms), tuple(bytes_),
+            name, g.kind, inputs, outputs, g.channels_in, g.channels_out, g.kernel, g.kernel_size, g.stride, g.groups,
+            max(1, total_out // g.channels_out), max(1, total_in // g.channels_in), tuple(terms), tuple(bytes_),
         )  # fmt: skip
         if name in self.layers:  # called again: the positions add up, the weights do not
             layer = replace(self.layers[name], positions=self.layers[name].positions + layer.positions)
         self.layers[name] = layer
-        return layer, macs_terms
+        return layer, tuple(products)
 
-    def _whole_groups(self, module: nn.Module) -> bool:
-        """Whether a convolution shrinks by whole groups, so that its weights grow with the outputs alone."""
-        return (
-            isinstance(module, CONVOLUTIONS)
-            and module.groups > 1
-            and module.groups >= module.in_channels // module.groups
-        )
-
-    def _inner(self, name: str, module: nn.Module, macs: float):
+    def _inner(self, name: str, module: nn.Module, macs: float) -> tuple[list[Term], list[Term], list[Term]]:
         """Costs of a layer that is not understood: as they are, but for layers in it whose widths are."""
-        parameters, bytes_, products = [], [], []
+        parameters: list[Term] = []
+        bytes_: list[Term] = []
+        products: list[Term] = []
         for inner, part in module.named_modules():
             layer = f"{name}.{inner}" if inner else name
             axes = []
             for side in ("in", "out"):
-                numbers = self.dependencies.sides.get((layer, side))
+                numbers = self.flow.sides.get((layer, side))
                 if numbers is not None:
                     self.shapes[layer, side] = len(numbers)
                     axes.append(self.grouping.channels(numbers, len(numbers)))
@@ -182,12 +183,12 @@ class _Describer:
             if self.within.get(layer):
                 products.append(self._term(self.within[layer], axes))
         rest = macs - sum(self.within.get(f"{name}.{inner}", 0) for inner, _ in module.named_modules())
-        return parameters, bytes_, (*products, *([Term(rest)] if rest else []))
+        return parameters, bytes_, [*products, *([Term(rest)] if rest else [])]
 
     def _parameter(self, node: fx.Node) -> Layer | None:
         name = node.target
         owner, _, attribute = name.rpartition(".")
-        value = getattr(self.dependencies.module.get_submodule(owner), attribute)
+        value = getattr(self.modules[owner], attribute)
         if not hasattr(value, "numel"):
             return None
         axes = {}

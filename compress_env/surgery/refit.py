@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from compress_env.surgery.build import feature_masks, repairs
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
-from compress_env.surgery.samples import is_dense, places, sample_inputs, sample_outputs
+from compress_env.surgery.rules import rule_of
+from compress_env.surgery.rules.base import Positions
 
 ROWS = 16
 """Sampled outputs for each weight of a filter: layers with larger filters look at more positions of each image."""
@@ -51,16 +52,17 @@ class _Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule):
         super().__init__(module)
         self.targets: dict[str, Tensor] = {}
-        self.positions: dict[str, list[tuple[int, int]]] = {}
+        self.positions: dict[str, Positions] = {}
 
-    def call_module(self, target, args, kwargs):
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().call_module(target, args, kwargs)
         module = self.module.get_submodule(target)
-        if is_dense(module):
-            if isinstance(module, nn.Conv2d):
-                wanted = math.ceil(ROWS * module.weight[0].numel() / len(result))
-                self.positions[target] = places(target, *result.shape[2:], wanted)
-            self.targets[target] = sample_outputs(result, self.positions.get(target))
+        rule = rule_of(module)
+        fitted: Any = rule.fitted(module)
+        if fitted is not None:
+            wanted = math.ceil(ROWS * fitted.weight[0].numel() / len(args[0]))
+            self.positions[target] = rule.positions(module, target, result, wanted)
+            self.targets[target] = rule.written(module, result, self.positions[target])
         return result
 
 
@@ -74,7 +76,7 @@ class _Refit(fx.Interpreter):
         reduced = graph.view(frozenset(plan.removed))
         masks = feature_masks(graph, plan)
         self.outputs = {layer: torch.from_numpy(m) for (layer, side), m in masks.items() if side == "out"}
-        self.altered = {layer for layer, side in masks if side == "in"} | {
+        self.altered = {layer for layer, side in masks if side != "out" and not side.isdigit()} | {
             layer for _, layer in repairs(graph, reduced)
         }
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}
@@ -85,27 +87,22 @@ class _Refit(fx.Interpreter):
         if inputs_differ or node.target in self.altered:
             self.changed.add(node)
             if node.op == "call_module":
-                module, x = self.module.get_submodule(node.target), self.env[node.all_input_nodes[0]]
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
-                    return _normalise(module, x)
-                if node.target in self.fit.targets:
-                    self._refit(node.target, module, x)
+                name = str(node.target)
+                module = self.module.get_submodule(name)
+                if rule_of(module).keeps_statistics(module):
+                    return rule_of(module).renormalise(module, self.env[node.all_input_nodes[0]])
+                if name in self.fit.targets:
+                    self._refit(name, module, self.fetch_args_kwargs_from_env(node)[0])
         return super().run_node(node)
 
-    def _refit(self, name: str, module: nn.Module, x: Tensor) -> None:
+    def _refit(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        rule = rule_of(module)
         y = self.fit.targets[name]
         if name in self.outputs:
             y = y[:, self.outputs[name]]
-        solve(module, sample_inputs(module, x, self.fit.positions.get(name)), y, self.fit.ridge)
-
-
-def _normalise(module: nn.Module, x: Tensor) -> Tensor:
-    """The normalised `x`, whose statistics the module takes over; in training mode with momentum 1 that is a single pass."""
-    count = x.numel() // x.shape[1]
-    statistics = module.running_mean, module.running_var
-    y = F.batch_norm(x, *statistics, module.weight, module.bias, training=True, momentum=1.0, eps=module.eps)
-    module.running_var.mul_((count - 1) / count)  # it noted the unbiased variance
-    return y
+        fitted = rule.fitted(module)
+        assert fitted is not None
+        solve(fitted, rule.read(module, rule.reads[-1], args, self.fit.positions[name]), y, self.fit.ridge)
 
 
 def solve(module: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:

@@ -12,10 +12,10 @@ from torch import fx, nn
 
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Block, Channels, Layer, Source
-from compress_env.surgery.layer_types import ACTIVATIONS, BATCH_NORMS, CONVOLUTIONS, DENSE, DROPOUTS, NORMS, POOLS
+from compress_env.surgery.rules import rule_of
+from compress_env.surgery.rules.elementwise import PASSING, RECTIFIERS
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-PASSING_FUNCTIONS = (torch.relu, torch.flatten, nn.functional.relu, nn.functional.dropout, "relu", "relu_", "flatten")
 LIGHT = ("norm", "parameter")
 """Kinds of layers that are no reason to remove anything."""
 
@@ -41,7 +41,7 @@ class Finder:
         self.position = {n.name: i for i, n in enumerate(nodes)}
         self.producers: dict[int, set[str]] = {}
         for (layer, side), numbers in grouping.sides.items():
-            if side == "out" and not isinstance(modules.get(layer), NORMS):
+            if side == "out" and rule_of(modules.get(layer)).owns_output:
                 for g in np.unique(grouping.positions(numbers)[0]).tolist():
                     self.producers.setdefault(g, set()).add(layer)
 
@@ -154,10 +154,9 @@ class Finder:
         while len(last.users) == 1:
             user = next(iter(last.users))
             module = modules.get(user.target) if user.op == "call_module" else None
-            if isinstance(module, BATCH_NORMS):
+            if rule_of(module).vanishes:
                 vanished.append(user.target)
-            elif not isinstance(module, ACTIVATIONS + DROPOUTS) and user.target not in (
-                torch.relu, nn.functional.relu, nn.functional.dropout, "relu", "relu_"):  # fmt: skip
+            elif not rule_of(module).elementwise and user.target not in RECTIFIERS:
                 break
             last = user
         if not layer.outputs.parts:
@@ -167,12 +166,11 @@ class Finder:
         name = layer.outputs.parts[0][0]
         if self.producers[self.grouping.names.index(name)] - set(vanished):
             return None, "its output is tied to other layers"
-        if _places(source, modules[layer.name]) != _places(last, modules[layer.name]):
+        axis = rule_of(modules[layer.name]).channel_axis()
+        if _places(source, axis) != _places(last, axis):
             return None, "it changes the resolution"
         before = layer.inputs
-        if not _plain(before) or set(self.axes[source]) - {
-            1 if isinstance(modules[layer.name], CONVOLUTIONS) else _rank(source) - 1
-        }:
+        if not _plain(before) or set(self.axes[source]) - {axis % _rank(source)}:
             return None, "its input joins several groups of channels"
         sides = [
             key
@@ -246,9 +244,10 @@ def _plain(channels: Channels) -> bool:
     return (len(channels.parts) == 1 and not channels.fixed and channels.parts[0][1] == 1) or not channels.parts
 
 
-def _places(node: fx.Node, layer: nn.Module) -> tuple[int, ...]:
+def _places(node: fx.Node, axis: int) -> tuple[int, ...]:
+    """The lengths of the axes that run over places in an example."""
     shape = _shape(node)
-    return shape[2:] if isinstance(layer, CONVOLUTIONS) else shape[1:-1]
+    return tuple(n for d, n in enumerate(shape) if d not in (0, axis % len(shape)))
 
 
 def _reaches_only(node: fx.Node, consumers: set[str], modules) -> bool:
@@ -257,8 +256,7 @@ def _reaches_only(node: fx.Node, consumers: set[str], modules) -> bool:
         if user.op == "call_module" and user.target in consumers:
             continue
         module = modules.get(user.target) if user.op == "call_module" else None
-        passing = isinstance(module, ACTIVATIONS + POOLS + DROPOUTS + (nn.Flatten, nn.Identity))
-        if not (passing or user.target in PASSING_FUNCTIONS) or isinstance(module, DENSE):
+        if not (rule_of(module).passes or user.target in PASSING):
             return False
         if not _reaches_only(user, consumers, modules):
             return False

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import fx
 
-from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Channels, Resize
-from compress_env.surgery.layer_types import SIZED
+
+SIZED = frozenset("view reshape expand unflatten broadcast_to".split())
 
 
 def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: LayerGraph) -> bool:
@@ -27,23 +28,23 @@ def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: 
 
 
 def find_resizes(
-    dependencies: Dependencies, nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray]]
+    flow: ChannelFlow, nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray]]
 ) -> dict[str, tuple[str, dict[int, list[np.ndarray | int]]]]:
     """By node, the kind of its numbers and for each axis concerned what they depend on: channel numbers, or a size that stays."""
     found: dict[str, tuple[str, dict[int, list[np.ndarray | int]]]] = {}
-    ties = dependencies.ties
+    ties = flow.ties
     widths = _widths(nodes, axes)
     for node in nodes:
         target = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        if node in dependencies.splits:
-            dim, labels, sizes = dependencies.splits[node]
-            for each in labels:
+        if node in flow.splits:
+            dim, ids, sizes = flow.splits[node]
+            for each in ids:
                 if dim in ties.varying(each):
                     found[node.name] = ("split", {dim: np.split(ties.vector(each, dim), np.cumsum(sizes)[:-1])})
-        elif node in dependencies.slices:
+        elif node in flow.slices:
             parts = {}
-            for axis, labels, start, stop in dependencies.slices[node]:
-                for each in labels:
+            for axis, ids, start, stop in flow.slices[node]:
+                for each in ids:
                     if axis in ties.varying(each):
                         numbers = ties.vector(each, axis)
                         parts[axis] = [numbers[:start], numbers[start:stop]]

@@ -8,7 +8,7 @@ from compress_env.surgery.graph import LayerGraph
 
 
 def signature(graph: LayerGraph) -> str:
-    """Differs where operations, costs, or the meaning of a plan differ; weights and the ranking make no difference. 16 hexadecimal digits."""
+    """16 hexadecimal digits: they differ where operations, costs, or the meaning of a plan differ, but not with weights or ranking."""
     parts = [graph.input_shape, list(graph.ops.values()), list(graph.layers.values()), str(graph.fx_graph)]
     parts += [(b.name, b.kind, b.node, b.replacement) for b in graph.blocks.values()]
     parts += [(g.name, g.size, g.step, g.floor) for g in graph.groups.values()]

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from compress_env.errors import UserError
-from compress_env.surgery.dependencies import Dependencies
+from compress_env.surgery.dependencies import follow_channels
 from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Resize
 from compress_env.surgery.layer_costs import describe
-from compress_env.surgery.layer_types import DENSE, NORMS
 from compress_env.surgery.measure import measure, shared_copy
 from compress_env.surgery.removal import Finder, ancestors
 from compress_env.surgery.resize import find_resizes
+from compress_env.surgery.rules import rule_of
 from compress_env.surgery.tracer import trace_modules
-from compress_env.surgery.verify import guard
+from compress_env.surgery.verify import verified
 
 
 def trace(
@@ -47,41 +47,40 @@ def trace(
             module.inplace = False
     examples = _examples(model, example_input)
     traced, output, opaque = trace_modules(model, examples)
-    dependencies = Dependencies(traced)
-    with torch.no_grad():
-        dependencies.run(*examples)
-    inner = inner_sides(traced, examples, opaque, dependencies.ties) if opaque else {}
-    dependencies.sides.update(inner)
+    flow = follow_channels(traced, examples)
+    inner = inner_sides(traced, examples, opaque, flow.ties) if opaque else {}
+    flow.sides.update(inner)
     modules = dict(traced.named_modules())
-    dependencies.settle()
+    flow.settle()
     alive = ancestors(output)
     nodes = [n for n in traced.graph.nodes if n in alive]
     axes = {
-        n: dependencies.axes(dependencies.labels[n])
+        n: flow.axes(flow.ids[n])
         for n in nodes
-        if isinstance(dependencies.labels.get(n), list) and n.meta["shape"] is not None
+        if isinstance(flow.ids.get(n), list) and n.meta["shape"] is not None
     }
-    resized = find_resizes(dependencies, nodes, axes)
+    resized = find_resizes(flow, nodes, axes)
     every = [v for own in axes.values() for v in own.values()]
     every += [v for _, parts in resized.values() for own in parts.values() for v in own if not isinstance(v, int)]
-    names = [n.target for n in nodes if n.op == "call_module" and isinstance(modules[n.target], (*DENSE, *NORMS))]
+    names = [n.target for n in nodes if n.op == "call_module" and rule_of(modules[n.target]).sides]
     _check_patterns([p for p in (*protect, *removable, *shrinkable) if p != "*"], names)
 
     def shrinks(layer: str) -> bool:
         return not _matches(layer, protect) and _matches(layer, shrinkable)
 
-    for (layer, side), numbers in dependencies.sides.items():
-        if numbers is not None and side == "out" and isinstance(modules[layer], DENSE) and not shrinks(layer):
-            dependencies.ties.fix(numbers, "kept on request")
+    for (layer, side), numbers in flow.sides.items():
+        if numbers is not None and side in rule_of(modules[layer]).produces and not shrinks(layer):
+            flow.ties.fix(numbers, "kept on request")
     usage = measure(traced, examples)
     within = inner_macs(traced, examples, {layer for layer, _ in inner})
 
     def build(frozen: dict[str, str], without: dict[str, str]) -> LayerGraph:
         for layer, reason in frozen.items():
-            dependencies.ties.fix(dependencies.sides[layer, "out"], reason)
-        grouping = Grouping(dependencies, modules, every)
+            for side in rule_of(modules[layer]).produces:
+                flow.fix_side(layer, side, reason)
+        grouping = Grouping(flow, modules, every)
         groups = grouping.groups(min_width, channel_multiple)
-        layers, ops, shapes = describe(nodes, modules, grouping, axes, dependencies, usage, within)
+        layers, ops, shapes = describe(nodes, modules, grouping, axes, flow, usage, within)
         finder = Finder(nodes, output, layers, modules, grouping, axes)
         blocks = {
             name: block
@@ -104,7 +103,7 @@ def trace(
             ops, output.name, layers, blocks, groups, traced.graph, left_alone, shape, resizes, shapes, type(teacher).__name__
         )  # fmt: skip
 
-    return guard(model, build, examples)
+    return verified(model, build, examples)
 
 
 def _examples(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

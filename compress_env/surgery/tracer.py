@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
 from compress_env.surgery.graph import WHOLE
-from compress_env.surgery.layer_types import CONVOLUTIONS, NORMS
-
-LEAVES = (*CONVOLUTIONS, nn.Linear, *NORMS, nn.MultiheadAttention, nn.RNNBase)
+from compress_env.surgery.rules import rule_of
 
 
 class NotTraced(UserWarning):
@@ -22,12 +22,15 @@ class NotTraced(UserWarning):
 class _Tracer(fx.Tracer):
     def __init__(self, opaque: set[str]):
         super().__init__()
-        self.opaque, self.path = opaque, []
+        self.opaque = opaque
+        self.path: list[str] = []
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return name in self.opaque or isinstance(module, LEAVES) or super().is_leaf_module(module, name)
+        return name in self.opaque or rule_of(module).leaf or super().is_leaf_module(module, name)
 
-    def call_module(self, module, forward, args, kwargs):
+    def call_module(
+        self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         name = self.path_of_module(module)
         self.path.append(name)
         result = super().call_module(module, forward, args, kwargs)

@@ -16,7 +16,7 @@ ROUNDS = 3
 Build = Callable[[dict[str, str], dict[str, str]], LayerGraph]
 
 
-def guard(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> LayerGraph:
+def verified(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> LayerGraph:
     """The graph of `build(frozen layers, blocks to leave out)` with which every student that was tried is valid.
 
     Tried are all blocks and groups at once, then random halves of them. Only if one of these fails are they taken apart to find

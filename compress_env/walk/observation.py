@@ -53,6 +53,12 @@ def entries(resources: tuple[str, ...] = BUILT_IN) -> tuple[tuple[str, float, st
     )
 
 
+def entries_table() -> str:
+    """Markdown, a line an entry, for the environment's documentation."""
+    lines = [f"    | {i} | {name} | {low} | 1 | {meaning} |" for i, (name, low, meaning) in enumerate(entries())]
+    return "\n".join(["    | Num | Observation | Min | Max | Meaning |", "    |-----|-------------|-----|-----|---------|", *lines])
+
+
 class Embedding:
     """Observations for one problem; everything that does not change over a walk is computed once.
 

@@ -11,6 +11,8 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from typing import Any
 import torch
 
 from compress_env import cache
+from compress_env.errors import UserError
+from compress_env.files import JsonLines
 from compress_env.resources.latency.runtimes import RuntimeConfig
 from compress_env.resources.latency.table import Table
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.signature import signature
 
 FORMAT = 1
 
@@ -38,12 +43,12 @@ def device_name(runtime: RuntimeConfig) -> str:
     return f"{model}, {os.cpu_count()} cores"
 
 
-def signature(graph: LayerGraph) -> str:
-    """Differs where what is measured, or what a plan means, differs; weights make no difference."""
-    parts = [graph.input_shape, list(graph.ops.values()), list(graph.layers.values()), str(graph.fx_graph)]
-    parts += [(u.name, u.kind, u.node, u.replacement) for u in graph.blocks.values()]
-    parts += [(g.name, g.size, g.step, g.floor) for g in graph.groups.values()]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class PlanTime:
+    """A measurement of the student of a plan, by the plan's key."""
+
+    plan: str
+    milliseconds: float
 
 
 class LatencyCache:
@@ -55,46 +60,34 @@ class LatencyCache:
             "format": FORMAT, "device": device_name(runtime), "runtime": runtime.as_dict(), "teacher": signature(graph),
             "versions": {name: version(name) for name in packages},
         }  # fmt: skip
-        key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
+        self._key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
         where = cache.folder("latency")
-        self.table_path, self.plans_path = where / f"{key}.json", where / f"{key}.plans.jsonl"
+        self.table_path, self.plans_path = where / f"{self._key}.json", where / f"{self._key}.plans.jsonl"
 
     def table(self, graph: LayerGraph, measure: Callable[[], Mapping[str, Any]]) -> Table:
-        """The stored table, or what `measure` finds, which is stored."""
-        try:
-            return Table(graph, json.loads(self.table_path.read_text())["table"])
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            pass  # not measured yet, or not to be read
-        data = measure()
-        try:
-            self.plans_path.unlink(missing_ok=True)  # they belong to a table that is gone
-            self.table_path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.table_path.with_suffix(f".{os.getpid()}.part")
-            part.write_text(json.dumps(self.about | {"table": data}) + "\n")
-            part.replace(self.table_path)
-        except OSError:
-            pass  # a disk that is full or read-only costs the next environment a measurement
-        return Table(graph, data)
+        """The stored table, or of the data that `measure` finds, which is stored."""
+
+        def measured() -> dict[str, Any]:
+            data = measure()
+            with suppress(OSError):
+                self.plans_path.unlink(missing_ok=True)  # they belong to a table that is gone
+            return self.about | {"table": data}
+
+        return cache.values("latency", self._key, measured, lambda data: Table(graph, data["table"]))
 
     def plans(self) -> dict[str, list[float]]:
         """Milliseconds of each measurement of verified students, by the key of their plan."""
         found: dict[str, list[float]] = {}
         try:
-            lines = self.plans_path.read_text().splitlines()
-        except (OSError, ValueError):
-            return found
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                found.setdefault(str(entry["plan"]), []).append(float(entry["milliseconds"]))
-            except (ValueError, LookupError, TypeError):
-                continue  # torn by a crash
+            for row in JsonLines(self.plans_path, PlanTime).read():
+                found.setdefault(row.plan, []).append(row.milliseconds)
+        except UserError:
+            with suppress(OSError):  # damaged: they are measured again
+                self.plans_path.unlink()
+            return {}
         return found
 
     def add(self, plan: str, milliseconds: float) -> None:
         """Keep a measurement of a student."""
-        try:
-            with self.plans_path.open("a") as file:
-                file.write(json.dumps({"plan": plan, "milliseconds": milliseconds}) + "\n")
-        except OSError:
-            pass
+        with suppress(UserError):  # as above
+            JsonLines(self.plans_path, PlanTime).append(PlanTime(plan, milliseconds))

@@ -23,7 +23,7 @@ class Latency(MeasuredResource):
 
     label, unit = "Latency", "ms"
     multiples = {"us": 1e-3, "ms": 1, "s": 1e3}
-    channel_multiple = 8  # kernels compute 8 or 16 channels at a time; a MobileNetV2 with odd widths takes ONNX Runtime three times as long
+    channel_multiple = 8  # kernels compute 8 or 16 at a time; MobileNetV2 with odd widths takes ONNX Runtime three times as long
 
     def prepare(self, context: Context) -> MeasuredLatency:
         """Reads what this device has measured of the teacher's architecture before, or measures its table."""

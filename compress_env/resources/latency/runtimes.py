@@ -7,11 +7,11 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,17 +22,26 @@ from compress_env.errors import UserError
 from compress_env.registry import unknown
 from compress_env.spec import RUNTIMES
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """What a latency is measured with. runtime: a name of RUNTIMES. batch: inputs at once. threads: of the CPU."""
+    """What will run a student, and so what it is measured with.
+
+    Attributes:
+        runtime: A name in `RUNTIMES`.
+        batch: Inputs at once.
+        threads: Of the CPU.
+        device: A torch device.
+    """
 
     runtime: str = "eager"
     batch: int = 1
     threads: int = 1
     device: str = "cpu"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.runtime not in RUNTIMES:
             raise UserError(f"latency: {unknown('runtime', self.runtime, list(RUNTIMES))}")
         for name in ("batch", "threads"):
@@ -60,6 +69,7 @@ class RuntimeConfig:
 
     @property
     def on_cpu(self) -> bool:
+        """Whether the device is the processor."""
         return torch.device(self.device).type == "cpu"
 
     @property
@@ -74,6 +84,7 @@ class RuntimeConfig:
         return f"batch {self.batch}, {RUNTIMES[self.runtime]}, {where}"
 
     def as_dict(self) -> dict[str, Any]:
+        """All fields, as JSON holds them."""
         return asdict(self)
 
     def inputs(self, example: Tensor) -> Tensor:
@@ -93,7 +104,7 @@ class RuntimeConfig:
             torch.accelerator.synchronize(torch.device(self.device))
 
     @contextmanager
-    def active(self):
+    def active(self) -> Iterator[None]:
         """Without gradients and with this many torch threads; as before afterwards."""
         with torch.inference_mode(), threads(self.threads):
             yield
@@ -111,16 +122,17 @@ def prepare(module: nn.Module, example: Tensor, runtime: RuntimeConfig) -> Calla
         return lambda: session.run(None, {name: array})[0]
     module = on_device(module, runtime)
     if runtime.runtime == "compile":
-        module = torch.compile(copy.deepcopy(module), dynamic=False)
+        compiled = torch.compile(copy.deepcopy(module), dynamic=False)
         try:
             with runtime.active(), quiet("torch"):
-                module(inputs)
+                compiled(inputs)
         except Exception as error:  # noqa: BLE001 - whatever the compiler raises is the reason
             raise UserError(f"torch.compile cannot run this network: {_reason(error)}; measure with eager") from error
+        return lambda: compiled(inputs)
     return lambda: module(inputs)
 
 
-def on_device(module: nn.Module, runtime: RuntimeConfig) -> nn.Module:
+def on_device(module: Module, runtime: RuntimeConfig) -> Module:
     """The module itself if it is where it is to run, otherwise a copy there."""
     device = torch.device(runtime.device)
     if all(p.device.type == device.type for p in module.parameters()):
@@ -148,7 +160,7 @@ class _Nodes(fx.Interpreter):
         self.times: dict[str, list[float]] = {}
         self.runtime, self.clock = runtime, runtime.clock
 
-    def run_node(self, node: fx.Node):
+    def run_node(self, node: fx.Node) -> Any:
         start = self.clock()
         result = super().run_node(node)
         self.runtime.finish()
@@ -195,7 +207,7 @@ def _macs(event: Mapping[str, Any]) -> int:
     return 0
 
 
-def _session(module: nn.Module, inputs: Tensor, runtime: RuntimeConfig, profile: str | None = None):
+def _session(module: nn.Module, inputs: Tensor, runtime: RuntimeConfig, profile: str | None = None) -> Any:
     """An ONNX Runtime session of the module for inputs of this shape."""
     import onnxruntime
 
@@ -212,13 +224,14 @@ def _onnx(module: nn.Module, inputs: Tensor) -> bytes:
     module = module if all(p.device.type == "cpu" for p in module.parameters()) else copy.deepcopy(module).cpu()
     with quiet("torch.onnx", "onnxscript", "onnx_ir"):
         try:
-            file = io.BytesIO()
+            file: Any = io.BytesIO()  # its annotation knows names only
             torch.onnx.export(module, (inputs,), file, dynamo=False)
             return file.getvalue()
         except Exception:  # noqa: BLE001 - a converter raises anything; what the other one raises is told
             try:
                 program = torch.export.export(module, (inputs,))
-                return torch.onnx.export(program, (), dynamo=True, verbose=False).model_proto.SerializeToString()
+                exported: Any = torch.onnx.export(program, (), dynamo=True, verbose=False)
+                return exported.model_proto.SerializeToString()
             except Exception as error:  # noqa: BLE001
                 raise UserError(f"ONNX cannot express this network: {_reason(error)}; measure with eager") from error
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress_env.resources.latency.operations import OperationCosts
 from compress_env.resources.latency.runtimes import RuntimeConfig, kernel_times, node_times, prepare
@@ -25,9 +25,14 @@ PATIENCE = 4  # times as long as asked for, if it is not
 
 @dataclass(frozen=True)
 class Paired:
-    """A student measured in turn with its teacher. ratio: median of `pairs` ratios; low, high: its 95 % interval.
+    """A student measured in turn with its teacher.
 
-    milliseconds: medians of student and teacher.
+    Attributes:
+        ratio: The median of the ratios of their times.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+        milliseconds: Medians of student and teacher.
+        pairs: How many ratios there are.
     """
 
     ratio: float
@@ -65,7 +70,7 @@ def compare(
             ratio, low, high = _median(np.divide(*times))
             if high - low <= PRECISE * ratio or spent > PATIENCE * seconds:
                 break
-    milliseconds = tuple(float(np.median(own)) * 1e3 for own in times)
+    milliseconds = float(np.median(times[0])) * 1e3, float(np.median(times[1])) * 1e3
     return Paired(ratio, low, high, milliseconds, len(times[0]))
 
 
@@ -102,7 +107,7 @@ class Stopwatch:
             self._run = prepare(self.teacher, self.example, self.runtime)
         return compare(prepare(student, self.example, self.runtime), self._run, self.runtime, seconds, at_least)
 
-    def nodes(self, student: nn.Module, costs: OperationCosts, widths: np.ndarray, seconds: float = 0.2) -> Mapping[str, float]:
+    def nodes(self, student: fx.GraphModule, costs: OperationCosts, widths: np.ndarray, seconds: float = 0.2) -> Mapping[str, float]:
         """Milliseconds of each operation of the student, by the name of its node, while the whole student runs.
 
         In ONNX Runtime, what is left of layers and matrix products after its fusions is known by what they compute; what remains

@@ -150,7 +150,7 @@ def measure_table(
 def _samples(graph: LayerGraph) -> list[Sample]:
     """Removed blocks and widths to measure, the teacher's first."""
     rng = np.random.default_rng(0)
-    found = [(frozenset(), graph.full)]
+    found: list[Sample] = [(frozenset(), graph.full)]
     for share in SHARES[1:]:
         wish = share * graph.full
         found.append((frozenset(), graph.allowed(np.maximum(1, np.round(wish / MULTIPLES[0])) * MULTIPLES[0])))

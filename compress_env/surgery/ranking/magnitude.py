@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Member, Ranking
-from compress_env.surgery.layer_types import DENSE
+from compress_env.surgery.rules import rule_of
 
 NEEDS_INPUTS = False
 
@@ -29,10 +29,9 @@ def channel_scores(modules: Mapping[str, nn.Module], members: Iterable[Member], 
     score = np.zeros(size)
     for member in members:
         module = modules.get(member.layer)
-        if not isinstance(module, DENSE) or (member.side == "in" and getattr(module, "groups", 1) > 1):
-            continue  # weights of grouped convolutions are laid out by outputs
-        squares = module.weight.detach().square()
-        norms = (squares if member.side == "out" else squares.transpose(0, 1)).flatten(1).sum(1).double().cpu().numpy()
+        norms = None if module is None else rule_of(module).scores(module, member.side)
+        if norms is None:
+            continue
         total = np.bincount(member.channel, weights=norms[member.position], minlength=size)
         score += total / max(total.mean(), 1e-12)
     return score

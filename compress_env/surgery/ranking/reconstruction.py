@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from compress_env import cache
 from compress_env.errors import UserError
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Group, Ranking
-from compress_env.surgery.samples import is_dense, places, sample_inputs
+from compress_env.surgery.rules import rule_of
 
 NEEDS_INPUTS = True
 FORMAT = 2
@@ -75,35 +77,34 @@ class _Sampler(fx.Interpreter):
     def __init__(self, teacher: fx.GraphModule, graph: LayerGraph):
         super().__init__(teacher)
         self.moments: dict[str, list[np.ndarray]] = {}
-        self.readers: dict[str, list[tuple[Group, np.ndarray, np.ndarray]]] = {}
+        self.readers: dict[tuple[str, str], list[tuple[Group, np.ndarray, np.ndarray]]] = {}
         for group in graph.groups.values():
-            for member in group.members:
-                if member.side == "in":
-                    self.readers.setdefault(member.layer, []).append((group, member.position, member.channel))
+            for m in group.members:
+                self.readers.setdefault((m.layer, m.side), []).append((group, m.position, m.channel))
 
-    def call_module(self, target, args, kwargs):
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().call_module(target, args, kwargs)
         module = self.module.get_submodule(target)
-        if target in self.readers and is_dense(module):
-            weight, patches = _sample(target, module, args[0], result)
-            contributions = torch.einsum("rik,oik->roi", patches, weight).flatten(0, 1)
-            means = torch.einsum("ik,oik->oi", patches.mean(0), weight)
-            for group, position, channel in self.readers[target]:
-                own, mean = (_gather(x, position, channel, group.size) for x in (contributions, means))
-                moments = own.T @ own / len(patches) - mean.T @ mean
-                self.moments.setdefault(group.name, []).append(moments.double().cpu().numpy())
+        for side in rule_of(module).reads if rule_of(module).fitted(module) is not None else ():
+            if (target, side) in self.readers:
+                weight, patches = _sample(target, module, side, args, result)
+                contributions = torch.einsum("rik,oik->roi", patches, weight).flatten(0, 1)
+                means = torch.einsum("ik,oik->oi", patches.mean(0), weight)
+                for group, position, channel in self.readers[target, side]:
+                    own, mean = (_gather(x, position, channel, group.size) for x in (contributions, means))
+                    moments = own.T @ own / len(patches) - mean.T @ mean
+                    self.moments.setdefault(group.name, []).append(moments.double().cpu().numpy())
         return result
 
 
-def _sample(name: str, module: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `(outputs, inputs, kernel)` and patches `(samples, inputs, kernel)` of a dense layer that makes `y` of `x`."""
-    weight = module.weight.flatten(2) if module.weight.dim() > 2 else module.weight.unsqueeze(2)
+def _sample(name: str, module: nn.Module, side: str, args: Sequence[Any], output: Any) -> tuple[Tensor, Tensor]:
+    """Weights `(outputs, features, kernel)` and samples `(n, features, kernel)` of what a layer reads on a side."""
+    rule = rule_of(module)
+    weight = rule.weight(module, side)
     weight = weight[:: max(1, len(weight) // OUTPUTS)][:OUTPUTS].float()
     rows = max(1, NUMBERS // weight[:, :, 0].numel())
-    positions = None
-    if isinstance(module, nn.Conv2d):
-        positions = places(name, *y.shape[2:], min(PLACES, math.ceil(rows / len(x))))
-    patches = sample_inputs(module, x, positions)
+    positions = rule.positions(module, name, output, min(PLACES, math.ceil(rows / len(args[0]))))
+    patches = rule.read(module, side, args, positions)
     return weight, patches[:: max(1, len(patches) // rows)][:rows].unflatten(1, (weight.shape[1], -1))
 
 

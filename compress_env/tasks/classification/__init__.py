@@ -51,7 +51,7 @@ class Classification:
                 f"the data set {data.name!r} has labels of shape {tuple(labels.shape[1:])} and type {labels.dtype}; each has to be "
                 "the whole number of a class, so convert them, or give another task"
             )
-        shape = tuple(outputs.shape[1:])
+        shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         if shape != (data.outputs,):
             raise UserError(
                 f"the teacher {teacher!r} answers with {shape}, but the data set {data.name!r} has {data.outputs} classes"

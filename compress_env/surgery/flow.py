@@ -1,0 +1,264 @@
+"""`ChannelFlow`: channel ids on their way through a network, and everything that is noted about its layers on the way.
+
+The idea of torch-pruning's DepGraph (Fang et al., CVPR 2023), which this replaces where networks can be traced: there, the map
+from one layer's channels to another's goes wrong or fails where channels are moved (shuffles, attention heads, windows). Here,
+an operation without a rule fixes the channels it sees, so that whatever is not understood stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from compress_env.surgery.channel_ids import Ties, compact, respread
+
+Ids = list[Tensor]
+"""The channel ids of a tensor: a tensor of ids for each axis that runs over channels."""
+LARGEST_PARAMETER = 200_000
+"""A bare parameter with more numbers, an embedding table say, keeps its size."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node of the traced network as it was run.
+
+    Attributes:
+        node: The node.
+        result: Its result.
+        values: What earlier nodes gave.
+        ids: Channel ids of the tensors among them; a tuple of ids for a tuple of tensors.
+    """
+
+    node: fx.Node
+    result: Any
+    values: Mapping[fx.Node, Any]
+    ids: Mapping[fx.Node, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the module, method or function that is called."""
+        target = self.node.target
+        return target if isinstance(target, str) else getattr(target, "__name__", "")
+
+    @property
+    def inputs(self) -> list[fx.Node]:
+        """The nodes it reads a tensor from."""
+        return [i for i in self.node.all_input_nodes if isinstance(self.values.get(i), Tensor)]
+
+    def shape(self, x: fx.Node) -> tuple[int, ...]:
+        """The shape of a tensor that it reads."""
+        return tuple(self.values[x].shape)
+
+    def argument(self, position: int, keyword: str, default: Any = None) -> Any:
+        """An argument as it is written in the graph, given by position or by keyword."""
+        args = self.node.args
+        return args[position] if len(args) > position else self.node.kwargs.get(keyword, default)
+
+    def evaluated(self, argument: Any) -> Any:
+        """An argument with values in place of nodes."""
+        return fx.node.map_arg(argument, lambda n: self.values[n])
+
+    def again(self, instead: Mapping[fx.Node, Tensor]) -> Any:
+        """The result of the same function or method with other tensors in place of some that it reads."""
+        args, kwargs = fx.node.map_arg((self.node.args, self.node.kwargs), lambda n: instead.get(n, self.values[n]))
+        target = self.node.target
+        if not isinstance(target, str):
+            return target(*args, **kwargs)
+        method = "reshape" if target == "view" else target  # ids lie elsewhere in memory
+        return getattr(args[0], method)(*args[1:], **kwargs)
+
+
+class ChannelFlow:
+    """What is known of the channels of a network; rules note in it what they find.
+
+    Attributes:
+        ties: Which channels stay or go together.
+        sides: `(layer, side) -> ids (features,)`, None for a side of fixed size. Bare parameters have a side for each of their
+            axes, named "0", "1" and so on.
+        along: What else a linear layer's cost grows with (channels in place of tokens).
+        products: The channel axes of matrix products without weights.
+        parameters: The ids of bare parameters.
+        splits, slices: Nodes that cut tensors along an axis that runs over channels, with the places where they do.
+        ids: The channel ids of each node's result.
+    """
+
+    def __init__(self) -> None:
+        self.ties = Ties()
+        self.sides: dict[tuple[str, str], np.ndarray | None] = {}
+        self.along: dict[str, Ids] = {}
+        self.products: dict[fx.Node, Ids] = {}
+        self.parameters: dict[str, Tensor] = {}
+        self.splits: dict[fx.Node, tuple[int, Ids, list[int]]] = {}
+        self.slices: dict[fx.Node, list[tuple[int, Ids, int, int]]] = {}
+        self.ids: dict[fx.Node, Any] = {}
+
+    # for rules
+
+    def fix(self, ids: Any, reason: str) -> None:
+        """The channels of these ids, of one tensor or of several, have to stay."""
+        for each in ids:
+            if isinstance(each, list):
+                self.fix(each, reason)
+            else:
+                self.ties.fix(each.numpy(), reason)
+
+    def opaque(self, call: Call, reason: str = "") -> Ids | tuple[Ids, ...]:
+        """The ids of a result that nothing is known of: the channels that the operation reads have to stay."""
+        reason = reason or f"{call.name or call.node.target} has no rule for shrinking"
+        for i in call.node.all_input_nodes:
+            self.fix(self.ids.get(i, []), reason)
+        return nothing(call.result)
+
+    def channels(self, ids: Ids, axis: int, shape: Sequence[int]) -> tuple[np.ndarray | None, Ids]:
+        """The ids along `axis`, None if it has a fixed size, and those of other axes."""
+        axis %= len(shape)
+        own = [each for each in ids if axis in self.ties.varying(each)]
+        rest = [each for each in ids if not any(each is o for o in own)]
+        if len(own) > 1:
+            self.fix(own, "two kinds of channels share an axis")
+        return (self.ties.vector(own[0], axis) if own else None), rest
+
+    def side(self, layer: str, side: str, numbers: np.ndarray | None) -> np.ndarray | None:
+        """Note the channels of a side; a layer that is called again ties them to those of the first call."""
+        first = (layer, side) not in self.sides
+        before = self.sides.setdefault((layer, side), numbers)
+        if not first and before is not None and numbers is not None:
+            self.ties.unite(before, numbers)
+        elif not first and (before is None) != (numbers is None):
+            known = before if numbers is None else numbers
+            assert known is not None
+            self.ties.fix(known, f"{layer} is also called with an input of fixed size")
+            self.sides[layer, side] = known
+        return self.sides[layer, side]
+
+    def fix_side(self, layer: str, side: str, reason: str) -> None:
+        """The channels of a side have to stay."""
+        numbers = self.sides.get((layer, side))
+        if numbers is not None:
+            self.ties.fix(numbers, reason)
+
+    def made(self, layer: str, side: str, count: int) -> np.ndarray:
+        """The ids `(count,)` of channels that a layer makes itself, the same ones whenever it is called."""
+        if self.sides.get((layer, side)) is None:
+            self.side(layer, side, self.ties.fresh(count))
+        numbers = self.sides[layer, side]
+        assert numbers is not None
+        return numbers
+
+    def parameter(self, name: str, value: Any) -> Ids | None:
+        """The ids of a bare parameter: each of its numbers may go at first."""
+        if not isinstance(value, Tensor):
+            return None
+        if not isinstance(value, nn.Parameter) or not 1 < value.numel() <= LARGEST_PARAMETER:
+            return []
+        if name not in self.parameters:
+            numbers = self.ties.fresh(value.numel())
+            self.parameters[name] = torch.from_numpy(numbers).view(value.shape)
+        return [self.parameters[name]]
+
+    def combine(self, inputs: Sequence[tuple[Ids, Sequence[int]]], shape: Sequence[int]) -> Ids:
+        """Elementwise operation on broadcast tensors: channels that meet are tied, those that meet a fixed size are fixed."""
+        shape = tuple(shape)
+        padded = [((1,) * (len(shape) - len(s)) + tuple(s), ids) for ids, s in inputs]
+        wide = [(own, [each.expand(shape) for each in ids]) for own, ids in padded]
+        result: Ids = []
+        for i, (_, ids) in enumerate(wide):
+            for each in ids:
+                axes = self.ties.varying(each)
+                for j, (own, others) in enumerate(wide):
+                    if j == i or all(own[d] == 1 for d in axes):
+                        continue
+                    meeting = [o for o in others if set(self.ties.varying(o)) & set(axes)]
+                    for other in meeting:
+                        self.ties.tie(each, other)
+                    if not meeting and axes:
+                        self.ties.fix(each.numpy(), "it meets a tensor of fixed size")
+                if axes and not any(set(self.ties.varying(r)) & set(axes) for r in result):
+                    result.append(each)
+        return result
+
+    def same_axis(self, call: Call) -> Ids:
+        """Pooling and resampling: the axes that change their length are no channels."""
+        x = call.inputs[0]
+        old, new = call.shape(x), tuple(call.result.shape)
+        found = []
+        for each in call.ids[x]:
+            if len(old) != len(new) or any(old[d] != new[d] for d in self.ties.varying(each)):
+                self.fix([each], "its axis is resampled")
+            elif set(self.ties.varying(each)) <= {0, 1}:
+                found.append(respread(each, new))
+            else:
+                self.fix([each], "its axis is pooled")
+        return found
+
+    def tie_rows(self, table: np.ndarray) -> None:
+        """Tie all ids of each row."""
+        self.ties.unite(table, np.broadcast_to(table[:, :1], table.shape))
+
+    # once all nodes have been followed
+
+    def settle(self) -> None:
+        """Make channels run along one axis: where they were spread over several, they shrink along that of most choices."""
+        self.parameters = {name: each for name, each in self.parameters.items() if not self._all_fixed(each)}
+        self.ids = {
+            node: tuple(self._open(part) for part in ids) if isinstance(ids, tuple) else self._open(ids)
+            for node, ids in self.ids.items()
+        }
+        changed = True
+        while changed:
+            changed = False
+            for ids in self._all():
+                for each in ids:
+                    axes = self.ties.varying(each)
+                    if len(axes) > 1:
+                        choices = {d: self._choices(each, d) for d in axes}
+                        best = max(axes, key=lambda d: (choices[d], -d))
+                        self.ties.tie_along(each, [d for d in axes if d != best])
+                        changed = True
+                taken = [d for each in ids for d in self.ties.varying(each)]
+                for each in ids if len(taken) != len(set(taken)) else ():
+                    self.fix([each], "two kinds of channels share an axis")
+                    self.ties.tie_along(each, range(each.dim()))
+                    changed = True
+
+    def axes(self, ids: Iterable[Tensor]) -> dict[int, np.ndarray]:
+        """For each axis that runs over channels their ids, once `settle` was called."""
+        return {d: self.ties.vector(each, d) for each in ids for d in self.ties.varying(each)}
+
+    def _open(self, ids: Ids) -> Ids:
+        return [each for each in ids if not self._all_fixed(each)]
+
+    def _all_fixed(self, ids: Tensor) -> bool:
+        roots = np.unique(self.ties.find(compact(ids).numpy()))
+        return len(roots) <= len(self.ties.fixed) and all(r in self.ties.fixed for r in roots.tolist())
+
+    def _choices(self, ids: Tensor, axis: int) -> int:
+        """In how many ways the tensor could shrink along `axis`."""
+        for d in range(ids.dim()):
+            if d != axis:
+                ids = ids.narrow(d, 0, 1)
+        return len(np.unique(self.ties.find(ids.flatten().numpy())))
+
+    def _all(self) -> Iterator[Ids]:
+        for ids in [*self.ids.values(), *([p] for p in self.parameters.values())]:
+            yield from ids if isinstance(ids, tuple) else [ids]
+
+
+def nothing(result: Any) -> Ids | tuple[Ids, ...]:
+    """The ids of a result whose channels all stay."""
+    return tuple([] for _ in result) if isinstance(result, (tuple, list)) else []
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of a result."""
+    return [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, Tensor)]
+
+
+def axes_of(where: int | Sequence[int], rank: int) -> set[int]:
+    """The axes that an argument `dim` names, counted from the front."""
+    return {d % rank for d in ([where] if isinstance(where, int) else where)}

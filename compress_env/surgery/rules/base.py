@@ -1,0 +1,280 @@
+"""`Rule`: everything that surgery knows of a family of layers; and the table from types of layers and functions to rules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress_env.surgery.flow import Call, ChannelFlow
+
+Masks = Mapping[str, np.ndarray]
+"""For sides of a layer, which of their features stay."""
+Shape = tuple[int, ...]
+Positions = list[tuple[int, int]] | None
+"""Places in the output of a layer, or None for all of them."""
+R = TypeVar("R", bound="type[Rule]")
+FunctionRule = Callable[[ChannelFlow, Call], Any]
+"""Follows a function: gives the channel ids of its result."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a layer with weights is described: kind (as in `ir.Layer`), channels, and for convolutions the rest."""
+
+    kind: str
+    channels_in: int
+    channels_out: int
+    kernel: int = 0
+    kernel_size: int = 0
+    stride: int = 1
+    groups: int = 1
+
+
+class Rule:
+    """What is known of a family of layers; a subclass says how its own differ from a layer of which nothing is known.
+
+    A layer has *sides*, whose features are channels: "in", "out", and others that its rule may name. The least that a rule for a
+    layer with weights needs is `sides`, `produces`, `follow`, `geometry`, `axes` and `sizes`.
+
+    Attributes:
+        leaf: Whether the layer is one node of the traced network, its `forward` not looked into.
+        sides: Sides that may lose features.
+        produces: Those of them whose channels the layer makes itself; groups begin there.
+        reads: Those whose features it multiplies with weights; see `weight`.
+        weights: Parameters by whose size channels are ranked where there are no images.
+        owns_output: Whether the channels of its "out" side are its own, so that they cannot be replaced without it.
+        elementwise: Whether each number of its result comes from one number of its input.
+        vanishes: Whether it goes with the layer in front of it, when that is removed from a chain.
+        passes: Whether a layer behind it can be repaired when one in front of it is removed.
+    """
+
+    leaf: bool = True
+    sides: tuple[str, ...] = ()
+    produces: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    owns_output: bool = True
+    elementwise: bool = False
+    vanishes: bool = False
+    passes: bool = False
+
+    # channels
+
+    def follow(self, flow: ChannelFlow, call: Call, module: nn.Module) -> Any:
+        """Note the sides of a layer that is called, and tie channels that it needs together.
+
+        Args:
+            flow: Where to note them.
+            call: The call, with channel ids of what the layer reads.
+            module: The layer.
+
+        Returns:
+            The channel ids of its result; a tuple of them if it gives a tuple.
+        """
+        return flow.opaque(call, f"{call.name} ({type(module).__name__}) has no rule for shrinking")
+
+    def features(self, module: nn.Module, side: str) -> int:
+        """Number of features of a side."""
+        geometry = self.geometry(module, 0)
+        assert geometry is not None, f"{type(module).__name__} has no sides"
+        return geometry.channels_in if side == "in" else geometry.channels_out
+
+    def channel_axis(self) -> int:
+        """The axis of its input and output that runs over channels."""
+        return 1
+
+    def inside(self, module: nn.Module) -> bool:
+        """Whether its widths can be followed inside a network that cannot be traced."""
+        return False
+
+    # costs
+
+    def geometry(self, module: nn.Module, channels: int) -> Geometry | None:
+        """The description of the layer, or None if nothing is known of its costs; `channels` are those of its result."""
+        return None
+
+    def axes(self, module: nn.Module, name: str, value: Tensor) -> tuple[str | None, ...]:
+        """For each axis of a parameter or buffer the side whose features it runs over, or None; trailing ones may be left out.
+
+        It decides what the layer costs at smaller widths and what a student inherits. `name` is relative to the layer.
+        """
+        return ()
+
+    def macs(
+        self, module: nn.Module, inputs: Sequence[Shape], total: float
+    ) -> Sequence[tuple[float, tuple[str, ...]]]:
+        """Parts of the layer's multiply-accumulates, each with the sides that it is proportional to.
+
+        Args:
+            module: The layer.
+            inputs: Shapes of the tensors that it reads, for one example.
+            total: All that it computes for one example.
+        """
+        axes = next((self.axes(module, n, p) for n, p in module.named_parameters() if n == "weight"), ())
+        return [(total, tuple(side for side in self.sides if side in axes))]
+
+    # students
+
+    def sizes(self, module: nn.Module, kept: Mapping[str, int]) -> Mapping[str, Any]:
+        """Attributes of the layer that follow its widths; `kept` has the features that stay of each side that loses some."""
+        return {}
+
+    def sliced(self, module: nn.Module, masks: Masks) -> nn.Module:
+        """A copy of the layer with the features that stay, which shares nothing with it."""
+        kept = {side: int(mask.sum()) for side, mask in masks.items()}
+        return cut(module, lambda name, value: self.axes(module, name, value), masks, self.sizes(module, kept))
+
+    def linear_part(self, module: nn.Module) -> Tensor:
+        """The matrix `(out, in)` that the layer applies to channels; asked of what can be removed from a chain."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its layers do to channels")
+
+    def take_input(self, module: nn.Module, linear: Tensor) -> None:
+        """Let the layer, in place, take the input of a removed one that applied `linear` `(out, in)`, in place of its output."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how its layers take another input")
+
+    def scale(self, module: nn.Module) -> Tensor | None:
+        """The factors `(channels,)` by which a layer that `vanishes` scales its input, if they are fixed."""
+        return None
+
+    # ranking and refit
+
+    def scores(self, module: nn.Module, side: str) -> np.ndarray | None:
+        """The squared norm `(features,)` of the weights of each feature of a side, or None if there are none."""
+        total = None
+        for name in self.weights:
+            value = module.get_parameter(name)
+            axes = self.axes(module, name, value)
+            if side in axes:
+                norms = value.detach().square().movedim(axes.index(side), 0).flatten(1).sum(1).double()
+                total = norms if total is None else total + norms
+        return None if total is None else total.cpu().numpy()
+
+    def fitted(self, module: nn.Module) -> nn.Module | None:
+        """The part with `weight` and `bias` that the refit solves for, whose output is the layer's; None if there is none."""
+        return None
+
+    def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:
+        """Up to `count` places of each example at which samples are taken, always the same for a name; None for all."""
+        return None
+
+    def weight(self, module: nn.Module, side: str) -> Tensor:
+        """The weights `(outputs, features, kernel)` by which the features of a side in `reads` are multiplied."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def read(self, module: nn.Module, side: str, args: Sequence[Any], positions: Positions) -> Tensor:
+        """Samples `(n, features * kernel)` of the features of a side in `reads`, for a call with `args`."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def written(self, module: nn.Module, output: Any, positions: Positions) -> Tensor:
+        """Samples `(n, outputs)` of the layer's output that belong to those of `read`."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def keeps_statistics(self, module: nn.Module) -> bool:
+        """Whether it normalises by statistics of training data, which a student has to take anew."""
+        return False
+
+    def renormalise(self, module: nn.Module, x: Tensor) -> Tensor:
+        """The normalised `x`, whose statistics a layer that keeps some takes over."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no statistics")
+
+
+_RULES: dict[type | str, Rule] = {}
+_FUNCTIONS: dict[object, FunctionRule] = {}
+_FOUND: dict[type, Rule] = {}
+_UNKNOWN = Rule()
+_UNKNOWN.leaf = False
+
+
+def register_rule(*layers: type | str) -> Callable[[R], R]:
+    """A decorator that makes a `Rule` subclass the rule of these types of layers and of types derived from them.
+
+    Args:
+        layers: Types, or where a type is not to be imported, its module and name: `"torchvision.ops.misc.Permute"`. The nearest
+            of a layer's base classes decides.
+    """
+
+    def enter(rule: R) -> R:
+        _RULES.update(dict.fromkeys(layers, rule()))
+        _FOUND.clear()
+        return rule
+
+    return enter
+
+
+def register_function(*functions: object) -> Callable[[FunctionRule], FunctionRule]:
+    """A decorator that makes a function the rule of functions and methods, given by name or as they are."""
+
+    def enter(rule: FunctionRule) -> FunctionRule:
+        _FUNCTIONS.update(dict.fromkeys(functions, rule))
+        return rule
+
+    return enter
+
+
+def rule_of(module: nn.Module | None) -> Rule:
+    """The rule of a layer; that of an unknown one if its type has none, or for None."""
+    kind = type(module)
+    if kind not in _FOUND:
+        names = (key for t in kind.__mro__ for key in (t, f"{t.__module__}.{t.__qualname__}"))
+        _FOUND[kind] = next((_RULES[key] for key in names if key in _RULES), _UNKNOWN)
+    return _FOUND[kind]
+
+
+def types_of(family: type[Rule]) -> list[type]:
+    """The types of layers whose rule is of this family."""
+    return [key for key, rule in _RULES.items() if isinstance(key, type) and isinstance(rule, family)]
+
+
+def known_layers() -> list[str]:
+    """Names of the types of layers that have a rule, sorted."""
+    return sorted({key.__name__ if isinstance(key, type) else key.rpartition(".")[2] for key in _RULES})
+
+
+def function_rule(call: Call) -> FunctionRule:
+    """The rule of the function or method that is called."""
+    target = call.node.target
+    return _FUNCTIONS.get(target) or _FUNCTIONS.get(call.name) or ChannelFlow.opaque
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """A copy with tables of its own, for attributes, parameters, buffers, modules and hooks, but the same things in them."""
+    new = object.__new__(type(module))
+    new.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in module.__dict__.items()}
+    return new
+
+
+def cut(
+    module: nn.Module,
+    axes: Callable[[str, Tensor], Sequence[str | None]],
+    masks: Masks,
+    sizes: Mapping[str, Any],
+) -> nn.Module:
+    """A copy of a layer with the features of its own parameters and buffers that `masks` keep, and attributes set to `sizes`."""
+    new = shallow(module)
+    for name, p in module._parameters.items():
+        if p is not None:
+            new._parameters[name] = nn.Parameter(taken(p.detach(), axes(name, p), masks), p.requires_grad)
+    for name, b in module._buffers.items():
+        if b is not None:
+            new._buffers[name] = taken(b, axes(name, b), masks)
+    for name, child in module._modules.items():
+        new._modules[name] = copy.deepcopy(child)
+    for name, size in sizes.items():
+        if name in new.__dict__:  # some networks compute them from the weights
+            new.__dict__[name] = size
+    return new
+
+
+def taken(value: Tensor, axes: Sequence[str | None], masks: Masks) -> Tensor:
+    """A copy of a tensor with the features that stay along each of its axes that runs over those of a side."""
+    new = value
+    for axis, side in enumerate(axes):
+        if side in masks:
+            new = new.index_select(axis, torch.from_numpy(np.flatnonzero(masks[side])).to(value.device))
+    return new.clone() if new is value else new

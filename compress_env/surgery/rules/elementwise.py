@@ -1,0 +1,81 @@
+"""Activations, dropout, arithmetic and reductions: channels that meet are tied, and otherwise stay where they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress_env.surgery.flow import Call, ChannelFlow, Ids, axes_of
+from compress_env.surgery.rules.base import Rule, register_function, register_rule
+
+OTHER = ("MultiheadAttention", "PReLU", "GLU")
+"""Modules that PyTorch files under activations and that are none."""
+RECTIFIERS = (torch.relu, F.relu, F.dropout, "relu", "relu_")
+"""Functions that belong to the layer before them: they go with it when it is removed from a chain."""
+PASSING = (*RECTIFIERS, torch.flatten, "flatten")
+"""Functions behind which a layer can be repaired when one before them is removed."""
+
+
+@register_rule(nn.Identity)
+class Elementwise(Rule):
+    """Modules that leave every number in its place."""
+
+    leaf = False
+    passes = True
+
+    def follow(self, flow: ChannelFlow, call: Call, module: nn.Module) -> Any:
+        """The channels are those of its input."""
+        if not isinstance(call.result, Tensor):
+            return super().follow(flow, call, module)
+        shape = tuple(call.result.shape)
+        return flow.combine([(call.ids[call.inputs[0]], shape)], shape)
+
+
+@register_rule(
+    nn.modules.dropout._DropoutNd, *(getattr(nn, n) for n in nn.modules.activation.__all__ if n not in OTHER)
+)
+class Activation(Elementwise):
+    """Activations and dropout."""
+
+    elementwise = True
+
+
+@register_function(
+    *"add iadd sub isub mul imul truediv itruediv div divide multiply subtract maximum minimum pow neg abs sqrt rsqrt square exp "
+    "log log1p erf sin cos clamp clamp_min clamp_max reciprocal relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh "
+    "leaky_relu elu selu celu mish softplus softsign logsigmoid softmax log_softmax dropout dropout1d dropout2d "
+    "alpha_dropout feature_dropout normalize float to type type_as contiguous clone detach masked_fill where lerp add_ sub_ mul_ "
+    "div_ relu_ clamp_ sigmoid_ _assert copy_ rsub addcmul gt lt ge le stochastic_depth drop_path".split()
+)
+def follow_elementwise(flow: ChannelFlow, call: Call) -> Any:
+    """Operations on numbers in the same place of several tensors."""
+    if not isinstance(call.result, Tensor):
+        return flow.opaque(call)
+    return flow.combine([(call.ids[i], call.shape(i)) for i in call.inputs], call.result.shape)
+
+
+@register_function(*"mean sum amax amin std var norm logsumexp prod".split())
+def follow_reduction(flow: ChannelFlow, call: Call) -> Any:
+    """Axes that are reduced are gone; channels that also run along others are tied along them."""
+    if not isinstance(call.result, Tensor):
+        return flow.opaque(call)
+    x = call.inputs[0]
+    rank = len(call.shape(x))
+    where = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else None)
+    if where is None or isinstance(where, float):
+        return []
+    gone = axes_of(where, rank)  # type: ignore[arg-type]
+    found: Ids = []
+    for each in call.ids[x] if len(gone) < rank else ():
+        axes = flow.ties.varying(each)
+        if set(axes) & gone:
+            if set(axes) <= gone:
+                continue
+            flow.ties.tie_along(each, gone)
+        for d in sorted(gone, reverse=True):
+            each = each.narrow(d, 0, 1) if call.result.dim() == rank else each.select(d, 0)
+        found.append(each)
+    return found
