@@ -236,6 +236,11 @@ def types_of(family: type[Rule]) -> list[type]:
     return [key for key, rule in _RULES.items() if isinstance(key, type) and isinstance(rule, family)]
 
 
+def known_layers() -> list[str]:
+    """Names of the types of layers that have a rule, sorted."""
+    return sorted({key.__name__ if isinstance(key, type) else key.rpartition(".")[2] for key in _RULES})
+
+
 def function_rule(call: Call) -> FunctionRule:
     """The rule of the function or method that is called."""
     target = call.node.target
