@@ -59,7 +59,7 @@ def show(done: Compressed) -> None:
 
     compare(f"test {metric}", "{:.2%}", teacher.metric_test, student.metric_test)
     for name, resource in result.resources.items():
-        unit = "" if resource.unit == resource.label else f", {resource.unit}"
+        unit = "" if resource.unit.lower() == resource.label.lower() else f", {resource.unit}"
         whole, used = teacher.usage[name], student.usage[name]
         rows.append((f"{resource.label}{unit}", amount(whole), amount(used), f"{used / whole:.1%}" if whole else ""))
     compare("file size, bytes", "{:,.0f}", teacher.file_bytes, student.file_bytes)
