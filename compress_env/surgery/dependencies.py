@@ -23,7 +23,7 @@ def follow_channels(module: fx.GraphModule, examples: tuple[Tensor, ...]) -> Cha
 
 
 class _Dependencies(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule):
+    def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.flow = ChannelFlow()
 

@@ -285,6 +285,6 @@ def taken(value: Tensor, axes: Sequence[str | None], masks: Masks) -> Tensor:
     """A copy of a tensor with the features that stay along each of its axes that runs over those of a side."""
     new = value
     for axis, side in enumerate(axes):
-        if side in masks:
+        if side is not None and side in masks:
             new = new.index_select(axis, torch.from_numpy(np.flatnonzero(masks[side])).to(value.device))
     return new.clone() if new is value else new

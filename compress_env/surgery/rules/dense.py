@@ -183,7 +183,7 @@ class Convolution(Dense):
 
     def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:
         """Random places of the output."""
-        return places(name, *output.shape[2:], count)
+        return places(name, output.shape[2], output.shape[3], count)
 
     def read(
         self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions

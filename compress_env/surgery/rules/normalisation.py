@@ -145,7 +145,7 @@ class PReLU(PerChannel):
 
     def follow(self, flow: ChannelFlow, call: Call, module: nn.Module) -> Any:
         """With a single slope it is an activation like others."""
-        if module.num_parameters > 1:
+        if self.features(module, "out") > 1:
             return super().follow(flow, call, module)
         if not isinstance(call.result, torch.Tensor):
             return flow.opaque(call)
@@ -154,4 +154,4 @@ class PReLU(PerChannel):
 
     def geometry(self, module: nn.Module, channels: int) -> Geometry | None:
         """With a single slope there are no sides."""
-        return super().geometry(module, channels) if module.num_parameters > 1 else None
+        return super().geometry(module, channels) if self.features(module, "out") > 1 else None

@@ -49,7 +49,7 @@ class WindowAttention(nn.Module):
 class Windows:
     """An input `(n, height, width, channels)` of window attention, padded and shifted."""
 
-    def __init__(self, module: Any, x: Tensor):
+    def __init__(self, module: Any, x: Tensor) -> None:
         self.module, self.shape = module, x.shape
         self.window = list(module.window_size)
         padded = F.pad(x, (0, 0, 0, -x.shape[2] % self.window[1], 0, -x.shape[1] % self.window[0]))
