@@ -12,8 +12,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress_env.surgery.channel_ids import Ties
-from compress_env.surgery.rules.base import rule_of, types_of
 from compress_env.surgery.rules.dense import Dense
+from compress_env.surgery.rules.registry import rule_of, types_of
 
 Sides = dict[tuple[str, str], np.ndarray]
 

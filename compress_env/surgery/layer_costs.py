@@ -126,6 +126,8 @@ class _Describer:
         size = shape[1] if shape is not None and len(shape) > 1 else 1
         known = rule.geometry(module, len(numbers) if numbers is not None else size)
         g = known or Geometry("other", size, size)
+        if shape is None and known is not None:  # it gives more than one tensor; the first is like what it reads
+            shape = shape_in
         outputs = self._side(name, "out", g.channels_out)
         inputs = self._side(name, "in", g.channels_in) if "in" in rule.sides else outputs
         if known is None:

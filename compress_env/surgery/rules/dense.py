@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread, spread
-from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import Geometry, Masks, Positions, Rule, cut, first, register_rule
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Geometry, Positions, Rule, first
+from compress_env.surgery.rules.cutting import Masks, cut
+from compress_env.surgery.rules.registry import register_rule
 from compress_env.surgery.samples import places
 
 

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress_env.surgery.call import Call
 from compress_env.surgery.channel_ids import respread
-from compress_env.surgery.flow import Call, ChannelFlow
-from compress_env.surgery.rules.base import Geometry, Rule, register_rule
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Geometry, Rule
+from compress_env.surgery.rules.registry import register_rule
 
 
 class PerChannel(Rule):
