@@ -21,8 +21,8 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import reconstruction
 from compress_env.surgery.refit import Refit
-from compress_env.surgery.rules import Rule, base, register_rule, rule_of
-from compress_env.surgery.rules.attention import HeadAttention
+from compress_env.surgery.rules import Rule, register_rule, registry, rule_of
+from compress_env.surgery.rules.head_attention import HeadAttention
 from compress_env.surgery.trace import trace
 
 ROOT = Path(__file__).parent.parent
@@ -64,8 +64,8 @@ def test_the_nearest_base_class_of_a_layer_decides():
     try:
         assert isinstance(rule_of(Older(1, 1, 1)), Own) and not isinstance(rule_of(nn.Conv2d(1, 1, 1)), Own)
     finally:
-        del base._RULES[Mine]
-        base._FOUND.clear()
+        del registry._RULES[Mine]
+        registry._FOUND.clear()
 
 
 def test_the_examples_layer_shrinks_by_its_rule():

@@ -68,10 +68,10 @@ class LayerGraph(Structure):
     @cached_property
     def features(self) -> dict[tuple[str, str], int]:
         """Features of each side of a layer, in the teacher."""
-        sizes = {}
+        sizes: dict[tuple[str, str], int] = {}
         for layer in self.layers.values():
             sizes[layer.name, "in"], sizes[layer.name, "out"] = layer.channels_in, layer.channels_out
-        return sizes | self.parameter_shapes
+        return {**sizes, **self.parameter_shapes}
 
     def layer_of(self, name: str) -> Layer:
         """The layer of this name, or the opaque one that it lies in."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -41,13 +43,13 @@ def block_redundancy(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor)
 class _Rows(fx.Interpreter):
     """Notes rows `(n, channels)` of tensors at the same positions, for those whose channels are known."""
 
-    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, wanted: set[str]):
+    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, wanted: set[str]) -> None:
         super().__init__(teacher)
         whole = graph.view(frozenset())
         self.channels = {name: whole.size(graph.ops[name].channels, graph.full) for name in wanted}
         self.found: dict[str, Tensor] = {}
 
-    def run_node(self, node: fx.Node):
+    def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         if node.name in self.channels and isinstance(result, Tensor):
             rows = _rows(result, self.channels[node.name])
