@@ -57,7 +57,7 @@ def show(done: Compressed) -> None:
 
     compare(f"test {metric}", "{:.2%}", teacher["metric_test"], student["metric_test"])
     for name, resource in result["resources"].items():
-        unit = "" if resource["unit"] == resource["label"] else f", {resource['unit']}"
+        unit = "" if resource["unit"].lower() == resource["label"].lower() else f", {resource['unit']}"
         whole = teacher["usage"][name]
         rows.append((
             f"{resource['label']}{unit}", amount(whole), amount(student["usage"][name]),
