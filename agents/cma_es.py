@@ -1,10 +1,20 @@
 """Covariance matrix adaptation (Hansen & Ostermeier 2001), by Optuna and cmaes."""
 
+from typing import Any
+
 import optuna
 
 from compress_env.agents.optuna_search import OptunaSearch
+from compress_env.objective import Objective
 
 
-def cma_es(env, episodes: int, seed: int, **settings) -> OptunaSearch:
-    """Starts around the middle of every action, the uniform student, with a deviation of a third of the way to the bounds."""
-    return OptunaSearch(env, episodes, seed, optuna.samplers.CmaEsSampler(seed=seed, **settings))
+def cma_es(objective: Objective, evaluations: int, seed: int, **settings: Any) -> OptunaSearch:
+    """Starts around the middle of every action, the uniform student, with a deviation of a third of the way to the bounds.
+
+    Args:
+        objective: Says how many steps there are.
+        evaluations: Not needed.
+        seed: Of the sampler.
+        settings: Of `optuna.samplers.CmaEsSampler`.
+    """
+    return OptunaSearch(objective, optuna.samplers.CmaEsSampler(seed=seed, **settings))

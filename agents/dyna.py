@@ -1,17 +1,19 @@
-"""Episodes that are not evaluated: a model of the reward answers, and the most promising of them are played for real."""
+"""Dyna (Sutton 1991): most episodes are played against a surrogate model of the reward, and the best of them are evaluated."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from compress_env.agents.policy_selection import decided
-from compress_env.agents.surrogate import Surrogate, features, sure
-from compress_env.search.run import Policy
+from compress_env.agents.surrogate import RewardModel, Surrogate, features, lower_bound
+from compress_env.objective import Objective
+from compress_env.search.agent import Policy
+from compress_env.search.trial import Trial
 from compress_env.surgery.plan import Plan
 from compress_env.walk.walk import Walk
 
@@ -19,16 +21,25 @@ OPTIMISM = (0.5, 1.0, 2.0, 4.0)
 """Standard deviations added to a prediction (upper confidence bound, Auer 2002), in turns: the small ones use what is known, the
 large ones find out what else there is."""
 PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
-"""Varied are the best so many students; one decision of each and on average so many others, widths by normal
-deviates of up to this size."""
+"""The best so many students are mutated: one decision of each and on average so many others, widths by normal deviates of up to this
+size."""
 GENERATIONS, SURVIVORS = 3, 10
-"""The most promising so many variations are varied again, and so on, so many times in all."""
+"""So many mutants with the highest acquisition are mutated again, and so on, so many times in all."""
 BUDGETS = 5
-"""At which a policy is looked at, if the environment's budget is a range."""
+"""At which a policy is looked at, if the objective's budget is a range."""
+STATE = ("model", "rng", "limits", "round", "students", "known", "demonstrations")
+"""Attributes that change while it is played."""
 
 
 class Student(NamedTuple):
-    """An episode that was played for real. actions: `(steps, 2)`."""
+    """An evaluated student, or one that the model answers for.
+
+    Attributes:
+        limits: Its limits, in each resource's unit.
+        reward: Its reward, or the prediction.
+        actions: The actions that led to it, `(steps, 2)`.
+        removed: Blocks that were removed; nothing where that does not matter.
+    """
 
     limits: dict[str, float]
     reward: float
@@ -36,97 +47,111 @@ class Student(NamedTuple):
     removed: tuple[str, ...]
 
 
-class Imagined(NamedTuple):
-    """An episode against the model: the predicted reward, how promising it is, the plan it came to, and its actions `(steps, 2)`."""
+class ModelEpisode(NamedTuple):
+    """An episode against the model.
+
+    Attributes:
+        reward: The predicted reward.
+        acquisition: The prediction with some standard deviations added; the highest is evaluated next.
+        plan: The plan that it came to.
+        actions: Its actions, `(steps, 2)`.
+    """
 
     reward: float
-    promise: float
-    plan: str
+    acquisition: float
+    plan: Plan
     actions: np.ndarray
 
 
 class Dyna(gym.Wrapper):
-    """After `real` episodes, an agent sees imagined ones: decisions and limits are the environment's own, the reward is a prediction.
+    """After a few evaluated episodes, an agent plays against a model: decisions and limits are the environment's, the reward is a prediction.
 
-    A round is `imagined` episodes of the agent and `varied` variations of the best students so far, in generations. The most promising
-    one is then played on the environment, and the model learns from it (Dyna, Sutton 1991). `lessons` are the episodes of a round
-    that the agent did not play itself: the best variations, and the real one.
+    A round is `model_episodes` episodes of the agent and `mutations` mutants of the best students so far, in generations. The one
+    with the highest acquisition is then played on the environment, and the model learns from it.
+
+    Args:
+        env: A `RecordingEnv`.
+        evaluated: How many episodes are evaluated before the first round.
+        model_episodes: Episodes of the agent's a round.
+        mutations: Mutants a round.
+        seed: Of the mutations.
+
+    Attributes:
+        demonstrations: Episodes of a round that the agent did not play itself: the best mutants, and the evaluated one.
+        students: All evaluated ones.
     """
 
-    def __init__(self, env: gym.Env, real: int, imagined: int, varied: int, seed: int):
+    def __init__(self, env: gym.Env, evaluated: int, model_episodes: int, mutations: int, seed: int):
         super().__init__(env)
-        self.real, self.imagined, self.varied = real, imagined, varied
-        self.problem = env.unwrapped.problem
-        self.model = Surrogate()
+        self.evaluated, self.model_episodes, self.mutations = evaluated, model_episodes, mutations
+        self.objective: Objective = env.get_wrapper_attr("objective")
+        self.graph = self.objective.problem.graph
+        self.model: RewardModel = Surrogate()
         self.rng = np.random.default_rng([seed, 2])
-        self.limits: dict[str, float] | None = None  # of the round that is being imagined
-        self.round: list[Imagined] = []
+        self.limits: dict[str, float] | None = None  # of this round
+        self.round: list[ModelEpisode] = []
         self.students: list[Student] = []
-        self.known: set[str] = set()
-        self.lessons: list[Student] = []
-        self._episode: Walk | None = None
+        self.known: set[Plan] = set()
+        self.demonstrations: list[Student] = []
+        self._walk: Walk | None = None
         self._actions: list[np.ndarray] = []
 
     @property
-    def begins_a_round(self) -> bool:
+    def due(self) -> bool:
         """Whether a round begins with the next episode."""
         return not self.round
 
     @property
-    def lessons_a_round(self) -> int:
-        """As many variations as the agent played episodes, and the real one."""
-        return min(self.imagined, self.varied) + 1
+    def demonstrations_a_round(self) -> int:
+        """As many mutants as the agent played episodes, and the evaluated one."""
+        return min(self.model_episodes, self.mutations) + 1
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self._actions = []
-        if self.env.get_wrapper_attr("played") < self.real:
-            self._episode = None
+        if self.env.get_wrapper_attr("played") < self.evaluated:
+            self._walk = None
             return super().reset(seed=seed, options=options)
         if self.limits is None:
-            self.limits = self.env.unwrapped.draw_limits()
-        self._episode = self._begin(self.limits)
-        return self.env.unwrapped.embedding(self._episode), {}
+            self.limits = self.objective.draw_limits(self.np_random)
+        self._walk = self.objective.begin(self.limits)
+        return self.objective.observe(self._walk), {}
 
     def step(self, action):
-        episode = self._episode
+        walk = self._walk
         self._actions.append(np.clip(action, -1, 1))
-        if episode is None:
+        if walk is None:
             observation, reward, terminated, truncated, info = super().step(action)
             if terminated:
-                self._learn(reward, info, np.array(self._actions))
+                self._learn(float(reward), np.array(self._actions))
             return observation, reward, terminated, truncated, info
-        episode.step(*self._actions[-1].tolist())
-        observation = self.env.unwrapped.embedding(episode)
-        if not episode.done:
+        walk.step(*self._actions[-1].tolist())
+        observation = self.objective.observe(walk)
+        if not walk.done:
             return observation, 0.0, False, False, {}
-        self.round += self._imagine([np.array(self._actions)], [episode])
+        self.round += self._predicted([np.array(self._actions)], [walk])
         reward = self.round[-1].reward
-        if len(self.round) == self.imagined:
+        if len(self.round) == self.model_episodes:
             self._end_round()
         return observation, reward, True, False, {}
 
-    def _begin(self, limits: dict[str, float]) -> Walk:
-        return Walk(self.problem, limits, self.env.unwrapped.hard)
-
-    def _imagine(self, actions: list[np.ndarray], episodes: list[Walk]) -> list[Imagined]:
-        mean, deviation = self.model(np.array([features(self.problem.graph, e.removed, e.widths) for e in episodes]))
-        promise = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
-        plans = [self.problem.graph.canonical(e.removed, e.widths).key for e in episodes]
-        return [Imagined(*entry) for entry in zip(mean.tolist(), promise.tolist(), plans, actions)]
+    def _predicted(self, actions: list[np.ndarray], walks: list[Walk]) -> list[ModelEpisode]:
+        mean, deviation = self.model(np.array([features(self.graph, w.removed, w.widths) for w in walks]))
+        acquisition = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
+        plans = [self.graph.canonical(w.removed, w.widths) for w in walks]
+        return [ModelEpisode(*entry) for entry in zip(mean.tolist(), acquisition.tolist(), plans, actions)]
 
     def plans_of(self, policy: Policy) -> np.ndarray:
-        """Features `(budgets, d)` of the plans that a policy decides on, for budgets evenly spread over what is drawn from."""
-        env = self.env.unwrapped
-        return np.array([decided(env, policy, limits) for limits in env.budgets(BUDGETS)])
+        """Features `(budgets, d)` of the plans that a policy decides on, for budgets evenly spread over the objective's."""
+        return np.array([decided(self.objective, policy, limits) for limits in self.objective.budgets(BUDGETS)])
 
-    def trust(self, plans: np.ndarray) -> float:
+    def score(self, plans: np.ndarray) -> float:
         """The reward that plans with these features are likely to reach, on average."""
-        return float(sure(self.model, plans).mean())
+        return float(lower_bound(self.model, plans).mean())
 
-    def _parents(self) -> list[np.ndarray]:
+    def _parents(self, limits: dict[str, float]) -> list[np.ndarray]:
         """Actions of the best students, and of the best with other blocks removed; those with near limits, if they differ."""
-        first = next(iter(self.limits))
-        near = sorted(self.students, key=lambda s: abs(s.limits[first] - self.limits[first]))
+        first = next(iter(limits))
+        near = sorted(self.students, key=lambda s: abs(s.limits[first] - limits[first]))
         if near[0].limits[first] != near[-1].limits[first]:
             near = near[: max(2 * PARENTS, len(near) // 3)]
         best = sorted(near, key=lambda s: -s.reward)
@@ -135,74 +160,85 @@ class Dyna(gym.Wrapper):
             different.setdefault(student.removed, student)
         return [s.actions for s in best[:PARENTS] + list(different.values())[:PARENTS]]
 
-    def _variations(self) -> list[Imagined]:
-        """Variations of the best students, and of the most promising of these: the model is climbed, not only sampled."""
-        parents, found = self._parents(), []
-        for size in np.diff(np.linspace(0, self.varied, GENERATIONS + 1).astype(int)):
-            found += self._vary(parents, size)
-            parents = [i.actions for i in heapq.nlargest(SURVIVORS, found, key=lambda i: i.promise)]
+    def mutants(self, limits: dict[str, float]) -> list[ModelEpisode]:
+        """Mutants of the best students, and of the best of these: the model is climbed, not only sampled.
+
+        Args:
+            limits: What they are to be within, in each resource's unit.
+        """
+        parents, found = self._parents(limits), []
+        for size in np.diff(np.linspace(0, self.mutations, GENERATIONS + 1).astype(int)):
+            found += self._mutated(parents, size, limits)
+            parents = [m.actions for m in heapq.nlargest(SURVIVORS, found, key=lambda m: m.acquisition)]
         return found
 
-    def _vary(self, parents: list[np.ndarray], count: int) -> list[Imagined]:
+    def _mutated(self, parents: list[np.ndarray], count: int, limits: dict[str, float]) -> list[ModelEpisode]:
         """A few decisions of a parent changed: the other choice for a block, more or less for a group."""
-        steps = self.env.unwrapped.steps
-        varied, episodes = [], []
+        steps = self.objective.steps
+        mutants, walks = [], []
         for _ in range(count):
             actions = parents[self.rng.integers(len(parents))]
             changed = self.rng.random(steps) < CHANGED / steps
             changed[self.rng.integers(steps)] = True
             noise = self.rng.normal(0, self.rng.uniform(0, DEVIATION), steps)
             other = np.stack([np.where(actions[:, 0] >= 0, -0.5, 0.5), np.clip(actions[:, 1] + noise, -1, 1)], 1)
-            actions = np.where(changed[:, None], other, actions).astype(np.float32)
-            episode = self._begin(self.limits)
-            for action in actions:
-                episode.step(*action.tolist())
-            varied.append(actions)
-            episodes.append(episode)
-        return self._imagine(varied, episodes)
+            mutants.append(np.where(changed[:, None], other, actions).astype(np.float32))
+            walks.append(self._walked(mutants[-1], limits))
+        return self._predicted(mutants, walks)
+
+    def _walked(self, actions: np.ndarray, limits: dict[str, float]) -> Walk:
+        walk = self.objective.begin(limits)
+        for action in actions:
+            walk.step(*action.tolist())
+        return walk
 
     def _end_round(self) -> None:
-        """Play the most promising new episode of the round for real, or any if all are known."""
-        variations = sorted(self._variations(), key=lambda i: -i.promise) if self.varied else []
-        self.lessons = [Student(self.limits, i.reward, i.actions, ()) for i in variations[: self.imagined]]
-        candidates = self.round + variations
-        chosen = max([i for i in candidates if i.plan not in self.known] or candidates, key=lambda i: i.promise)
-        teacher = self.env.unwrapped.cost_model.teacher
-        budget = {name: f"{100 * limit / teacher[name]!r}%" for name, limit in self.limits.items()}
+        """Evaluate the new episode of the round with the highest acquisition, or any if all are known."""
+        limits = self.limits
+        assert limits is not None
+        mutants = sorted(self.mutants(limits), key=lambda m: -m.acquisition) if self.mutations else []
+        self.demonstrations = [Student(limits, m.reward, m.actions, ()) for m in mutants[: self.model_episodes]]
+        candidates = self.round + mutants
+        new = [c for c in candidates if c.plan not in self.known]
+        chosen = max(new or candidates, key=lambda c: c.acquisition)
+        teacher = self.objective.problem.cost_model.teacher
+        budget = {name: f"{100 * limit / teacher[name]!r}%" for name, limit in limits.items()}
         self.env.reset(options={"budget": budget})
+        reward = 0.0
         for action in chosen.actions:
-            _, reward, _, _, info = self.env.step(action)
-        self._learn(reward, info, chosen.actions)
-        self.lessons.append(self.students[-1])
+            _, reward, _, _, _ = self.env.step(action)  # type: ignore[assignment]
+        self._learn(float(reward), chosen.actions)
+        self.demonstrations.append(self.students[-1])
         self.limits, self.round = None, []
 
-    def _learn(self, reward: float, info: dict, actions: np.ndarray) -> None:
-        plan = Plan.from_json(info["plan"])
-        self.students.append(Student(info["budget"], reward, actions, plan.removed))
-        if plan.key in self.known:
+    def _learn(self, reward: float, actions: np.ndarray) -> None:
+        """Take in the episode that was evaluated just now."""
+        trial: Trial = self.env.get_wrapper_attr("last")
+        plan = trial.plan
+        self.students.append(Student(dict(trial.limits), reward, actions, plan.removed))
+        if plan in self.known:
             return
-        self.known.add(plan.key)
-        graph = self.problem.graph
-        if info["failed"]:  # as bad as the worst that worked, or the scale of the others is lost
+        self.known.add(plan)
+        if trial.evaluation.failed:  # as bad as the worst that worked, or the scale of the others is lost
             reward = min(self.model.rewards, default=reward)
-        self.model.observe(features(graph, frozenset(plan.removed), graph.widths(plan)), reward)
+        self.model.observe(features(self.graph, frozenset(plan.removed), self.graph.widths(plan)), reward)
 
     def transitions(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, float, bool]]:
-        """Observation, next observation, action, reward and end of each step of the lessons, which are then over."""
-        for lesson in self.lessons:
-            episode = self._begin(lesson.limits)
-            after = self.env.unwrapped.embedding(episode)
-            for action in lesson.actions:
+        """Observation, next observation, action, reward and end of each step of the demonstrations, which are then over."""
+        for shown in self.demonstrations:
+            walk = self.objective.begin(shown.limits)
+            after = self.objective.observe(walk)
+            for action in shown.actions:
                 before = after
-                episode.step(*action.tolist())
-                after = self.env.unwrapped.embedding(episode)
-                yield before, after, action, lesson.reward if episode.done else 0.0, episode.done
-        self.lessons = []
+                walk.step(*action.tolist())
+                after = self.objective.observe(walk)
+                yield before, after, action, shown.reward if walk.done else 0.0, walk.done
+        self.demonstrations = []
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """What `load` needs to go on from here, between two episodes."""
-        return {n: getattr(self, n) for n in ("model", "rng", "limits", "round", "students", "known", "lessons")}
+        return {name: getattr(self, name) for name in STATE}
 
-    def load(self, state: dict) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         self.__dict__.update(state)

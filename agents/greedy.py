@@ -1,37 +1,38 @@
 """Greedy search: from the uniform student, change one decision at a time and keep what is better."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from compress_env.agents.sequence import Baseline
+from compress_env.agents.sequence import BatchAgent, Batches
 
 
-class _Greedy(Baseline):
-    def proposals(self, rng):
+class Greedy(BatchAgent):
+    """Coordinate-wise hill climbing in random order, the step halved when a whole round brings nothing."""
+
+    def batches(self, rng: np.random.Generator) -> Batches:
+        """One student at a time, since each depends on the ones before."""
         best = np.zeros((self.steps, 2))
-        best_reward = yield best
-        step = 0.5
+        (found,) = yield [best]
+        reward, step = found.reward, 0.5
         while True:
             improved = False
             for i in rng.permutation(self.steps):
                 for candidate in self._neighbours(best, i, step):
-                    reward = yield candidate
-                    if reward > best_reward:
-                        best, best_reward, improved = candidate, reward, True
+                    (found,) = yield [candidate]
+                    if found.reward > reward:
+                        best, reward, improved = candidate, found.reward, True
                         break
             if not improved:
                 step = max(step / 2, 0.05)
 
-    def _neighbours(self, actions, i, step):
-        """The other choice where a block is decided; a step up and down where a group is. A step reads one of both entries."""
-        decision = self.env.unwrapped.problem.decisions[i]
-        column, values = (0, [-1.0 if actions[i, 0] >= 0 else 1.0]) if decision.kind == "remove" else (
-            1, [actions[i, 1] - step, actions[i, 1] + step])  # fmt: skip
-        for value in values:
+    def _neighbours(self, actions: np.ndarray, i: int, step: float) -> Iterator[np.ndarray]:
+        """The actions with another choice at step i."""
+        decision = self.objective.problem.decisions[i]
+        for value in decision.neighbours(actions[i, decision.column], step):
             changed = actions.copy()
-            changed[i, column] = np.clip(value, -1, 1)
+            changed[i, decision.column] = np.clip(value, -1, 1)
             yield changed
 
 
-def greedy(env, episodes: int, seed: int) -> Baseline:
-    """Coordinate-wise hill climbing in random order, the step halved when a whole round brings nothing."""
-    return _Greedy(env, episodes, seed)
+greedy = Greedy

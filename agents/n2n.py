@@ -6,44 +6,79 @@ own reward, and the teacher stays the teacher in both stages.
 
 from __future__ import annotations
 
-from itertools import cycle
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress_env.agents.sequence import Baseline
+from compress_env.agents.sequence import BatchAgent, Batches
+from compress_env.objective import Objective
+from compress_env.search.agent import Policy
+from compress_env.search.trial import Trial
 
 LEVELS = np.linspace(-1, 1, 11)
 """Eleven choices a layer, as in the paper; of the environment's action, so that the one in the middle is the uniform student's."""
 HIDDEN = 30
 
+Choose = Callable[[Tensor], int]
+
 
 class Remover(nn.Module):
-    """A bidirectional LSTM over the layers; for each the logits of keeping and removing it, `(layers, 2)`."""
+    """A bidirectional LSTM over the layers, with a choice between keeping and removing for each.
+
+    Args:
+        features: Entries that describe a layer.
+    """
+
+    values = np.array([1.0, -1.0])
+    """Actions of the choices."""
 
     def __init__(self, features: int):
         super().__init__()
         self.lstm = nn.LSTM(features, HIDDEN, num_layers=2, bidirectional=True)
         self.head = nn.Linear(2 * HIDDEN, 2)
 
-    def forward(self, layers: Tensor, choose) -> tuple[list[int], Tensor]:
-        """The choices, and the logarithm of their probability."""
+    def forward(self, layers: Tensor, choose: Choose) -> tuple[list[int], Tensor]:
+        """Choices for layers.
+
+        Args:
+            layers: Their descriptions `(layers, features)`.
+            choose: Takes the log-probabilities `(choices,)` of one layer.
+
+        Returns:
+            The number of each choice, and the logarithm of the probability of all of them.
+        """
         logits = self.head(self.lstm(layers)[0]).log_softmax(1)
         choices = [choose(row) for row in logits]
         return choices, logits[range(len(choices)), choices].sum()
 
 
 class Shrinker(nn.Module):
-    """An LSTM from layer to layer that also sees what it chose for the one before."""
+    """An LSTM from layer to layer that also sees its choice for the one before.
+
+    Args:
+        features: Entries that describe a layer.
+    """
+
+    values = LEVELS
+    """Actions of the choices."""
 
     def __init__(self, features: int):
         super().__init__()
         self.cells = nn.ModuleList([nn.LSTMCell(features + len(LEVELS), HIDDEN), nn.LSTMCell(HIDDEN, HIDDEN)])
         self.head = nn.Linear(HIDDEN, len(LEVELS))
 
-    def forward(self, layers: Tensor, choose) -> tuple[list[int], Tensor]:
-        """The choices, and the logarithm of their probability."""
+    def forward(self, layers: Tensor, choose: Choose) -> tuple[list[int], Tensor]:
+        """Choices for layers.
+
+        Args:
+            layers: Their descriptions `(layers, features)`.
+            choose: Takes the log-probabilities `(choices,)` of one layer.
+
+        Returns:
+            The number of each choice, and the logarithm of the probability of all of them.
+        """
         states = [(torch.zeros(HIDDEN), torch.zeros(HIDDEN)) for _ in self.cells]
         previous = torch.zeros(len(LEVELS))
         choices, total = [], torch.zeros(())
@@ -59,58 +94,77 @@ class Shrinker(nn.Module):
         return choices, total
 
 
-class _N2N(Baseline):
-    def __init__(self, env, episodes, seed, rollouts, lr):
-        super().__init__(env, episodes, seed)
-        self.rollouts, self.lr, self.played = rollouts, lr, 0
-        self.observations: list[np.ndarray] = []
-        self.final = np.zeros((self.steps, 2))
+class N2N(BatchAgent):
+    """Half of the students for removal at even widths, half for the widths of the best of those.
 
-    def proposals(self, rng):
-        best, best_reward = self.final, (yield self.final)
-        layers = torch.from_numpy(np.array(self.observations))
-        kinds = [d.kind for d in self.env.unwrapped.problem.decisions]
-        stages = [(kind, Network) for kind, Network in (("remove", Remover), ("shrink", Shrinker)) if kind in kinds]
-        for number, (kind, Network) in enumerate(stages):
-            where = np.flatnonzero([k == kind for k in kinds])
+    Args:
+        objective: What students are judged by.
+        evaluations: How many students the search is to judge.
+        seed: Of networks and draws.
+        rollouts: Students an update.
+        lr: Rate of Adam.
+    """
+
+    def __init__(self, objective: Objective, evaluations: int, seed: int, rollouts: int = 5, lr: float = 3e-3):
+        super().__init__(objective, evaluations, seed)
+        self.rollouts, self.lr = rollouts, lr
+        self.final = np.zeros((self.steps, 2), np.float32)
+        """The likeliest choices, `(steps, 2)`."""
+
+    def batches(self, rng: np.random.Generator) -> Batches:
+        """The uniform student, whose observations describe the layers; then one batch an update."""
+        best = np.zeros((self.steps, 2))
+        (uniform,) = yield [best]
+        played, best_reward = 1, uniform.reward
+        layers = torch.from_numpy(self._observations(uniform))
+        shrinks = np.array([d.shrinks for d in self.objective.problem.decisions])
+        stages = [(kind, network) for kind, network in ((False, Remover), (True, Shrinker)) if kind in shrinks]
+        for number, (kind, network) in enumerate(stages):
+            where = np.flatnonzero(shrinks == kind)
             with torch.random.fork_rng():
                 torch.manual_seed(self.seed + number)
-                policy = Network(layers.shape[1])
+                policy = network(layers.shape[1])
             optimizer = torch.optim.Adam(policy.parameters(), lr=self.lr)
             fixed, baseline = best, best_reward
-            end = round((number + 1) * self.episodes / len(stages))
-            while self.played < end:
+            end = round((number + 1) * self.evaluations / len(stages))
+            while played < end:
+                rollouts = [
+                    policy(layers[where], lambda row: _draw(row, rng)) for _ in range(min(self.rollouts, end - played))
+                ]
+                students = [self._filled(fixed, where, policy.values[choices]) for choices, _ in rollouts]
+                trials = yield students
                 losses = []
-                for _ in range(min(self.rollouts, end - self.played)):
-                    choices, probability = policy(layers[where], lambda row: _draw(row, rng))
-                    actions = _filled(fixed, where, kind, choices)
-                    reward = yield actions
-                    losses.append(-probability * (reward - baseline))
-                    baseline = 0.95 * baseline + 0.05 * reward
-                    if reward > best_reward:
-                        best, best_reward = actions, reward
+                for actions, (_, log_probability), trial in zip(students, rollouts, trials):
+                    losses.append(-log_probability * (trial.reward - baseline))
+                    baseline = 0.95 * baseline + 0.05 * trial.reward
+                    if trial.reward > best_reward:
+                        best, best_reward = actions, trial.reward
                 optimizer.zero_grad()
                 torch.stack(losses).mean().backward()
                 optimizer.step()
+                played += len(trials)
             with torch.no_grad():
                 choices, _ = policy(layers[where], lambda row: int(row.argmax()))
-            self.final = _filled(fixed, where, kind, choices)
+            self.final = self._filled(fixed, where, policy.values[choices]).astype(np.float32)
 
-    def play(self, actions, seed):
-        """As the baseline's; the first student's observations describe the layers from then on."""
-        observation, _ = self.env.reset(seed=seed)
-        observations = []
-        for action in actions:
-            observations.append(observation)
-            observation, reward, *_ = self.env.step(action.astype(np.float32))
-        self.observations = self.observations or observations
-        self.played += 1
-        return reward
+    def _observations(self, uniform: Trial) -> np.ndarray:
+        """Observations `(steps, entries)` on the way to the uniform student."""
+        walk, seen = self.objective.begin(uniform.limits), []
+        while not walk.done:
+            seen.append(self.objective.observe(walk))
+            walk.step(0.0, 0.0)
+        return np.array(seen)
 
-    def policy(self):
-        """The likeliest choice for each layer, in the order of the steps."""
-        actions = cycle(self.final.astype(np.float32))
-        return lambda observation: next(actions)
+    def _filled(self, actions: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """The actions with other values at the steps `where`."""
+        filled = actions.copy()
+        filled[where, [self.objective.problem.decisions[i].column for i in where]] = values
+        return filled
+
+    def policy(self) -> Policy:
+        """The likeliest choice for each layer; the progress that is observed says which it is."""
+        progress = self.objective.embedding.names.index("progress")
+        return lambda observation: self.final[min(round(float(observation[progress]) * self.steps), self.steps - 1)]
 
 
 def _draw(logits: Tensor, rng: np.random.Generator) -> int:
@@ -118,15 +172,4 @@ def _draw(logits: Tensor, rng: np.random.Generator) -> int:
     return int(rng.choice(len(p), p=p / p.sum()))
 
 
-def _filled(actions: np.ndarray, where: np.ndarray, kind: str, choices: list[int]) -> np.ndarray:
-    filled = actions.copy()
-    if kind == "remove":
-        filled[where, 0] = 1.0 - 2.0 * np.array(choices)
-    else:
-        filled[where, 1] = LEVELS[choices]
-    return filled
-
-
-def n2n(env, episodes: int, seed: int, rollouts: int = 5, lr: float = 3e-3) -> Baseline:
-    """Half of the students for removal at even widths, half for the widths of the best of those; `rollouts` students an update."""
-    return _N2N(env, episodes, seed, rollouts, lr)
+n2n = N2N

@@ -1,4 +1,4 @@
-"""Policies from recorded trials: an agent plays against models of the reward, one for each teacher, and nothing is evaluated."""
+"""Offline learning: an agent plays against surrogate models of the reward, one for each teacher, fitted to recorded trials."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.agents.policy_selection import decided
-from compress_env.agents.surrogate import Surrogate, features, sure
+from compress_env.agents.surrogate import Surrogate, features, lower_bound
 from compress_env.contexts import one_thread, own_random_state
-from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
-from compress_env.search.run import Policy, find_agent
+from compress_env.objective import Objective
+from compress_env.search.agent import Policy
+from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial
-from compress_env.walk.observation import entries
-from compress_env.walk.walk import Walk
 
 BUDGETS = 25
 """Evenly spread over the range; an episode has one of them."""
@@ -33,26 +32,85 @@ MOST = 600
 
 
 class SurrogateTeacher:
-    """The environment of a teacher and a model of the reward of its students, fitted to trials of whatever agents and budgets."""
+    """A teacher and a surrogate model of the reward of its students.
 
-    def __init__(self, env: LayerRemovalEnv, trials: Sequence[Trial], rng: np.random.Generator):
-        self.env, self.model = env, Surrogate()
-        graph = env.graph
-        known = list({t.plan.key: t for t in trials if not t.outcome.failed}.values())
+    Args:
+        objective: The teacher's, with the budgets to learn for. It evaluates nothing, and no data is loaded.
+        trials: Of this teacher, of whatever agents and budgets, two at least.
+        rng: Draws which trials the model is fitted to, where there are too many.
+    """
+
+    def __init__(self, objective: Objective, trials: Sequence[Trial], rng: np.random.Generator):
+        self.objective, self.model = objective, Surrogate()
+        graph = objective.problem.graph
+        known = list({t.plan: t for t in trials if not t.evaluation.failed}.values())
         for i in sorted(rng.permutation(len(known))[:MOST]):
             plan = known[i].plan
             self.model.observe(features(graph, frozenset(plan.removed), graph.widths(plan)), known[i].reward)
-        self.limits = env.budgets(BUDGETS)
+        self.limits = objective.budgets(BUDGETS)
         uniform = np.zeros(2, np.float32)
-        self.uniform = sure(self.model, np.array([decided(env, lambda _: uniform, limits) for limits in self.limits]))
+        self.uniform = lower_bound(self.model, np.array([decided(objective, lambda _: uniform, x) for x in self.limits]))
         self.gap = np.maximum(max(self.model.rewards) - self.uniform, 0.02 * np.ptp(self.model.rewards))
 
     def gain(self, plans: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-        """What plans with these features `(n, d)` are sure to gain over the uniform ones at `budgets` `(n,)`, by their numbers.
+        """The reward that plans are likely to gain over the uniform ones.
 
-        0 for those, 1 for the best reward that was recorded at any budget.
+        Args:
+            plans: Their features, `(n, d)`.
+            budgets: For each the number of its budget, `(n,)`.
+
+        Returns:
+            `(n,)`: 0 for the uniform ones, 1 for the best reward that was recorded at any budget.
         """
-        return (sure(self.model, plans) - self.uniform[budgets]) / self.gap[budgets]
+        return (lower_bound(self.model, plans) - self.uniform[budgets]) / self.gap[budgets]
+
+
+class SurrogateObjective:
+    """Several teachers in place of an `Objective`, for agents that drive an environment; it scores policies, too.
+
+    Args:
+        teachers: All observe the same entries.
+        episodes: How many there are to be.
+
+    Attributes:
+        steps: Of the longest episodes.
+        embedding: Names and bounds of the entries of observations.
+        played: Episodes that were finished.
+
+    Raises:
+        UserError: If the teachers observe different entries.
+    """
+
+    def __init__(self, teachers: Sequence[SurrogateTeacher], episodes: int):
+        self.teachers = list(teachers)
+        self.embedding = teachers[0].objective.embedding
+        for teacher in self.teachers[1:]:
+            if differ := set(teacher.objective.embedding.names) ^ set(self.embedding.names):
+                raise UserError(
+                    f"one policy for all of these teachers needs the same resources for each; {sorted(differ)[0]!r} is not observed "
+                    "of all"
+                )
+        self.steps = max(t.objective.steps for t in teachers)
+        self.played = 0
+        self.looked_at = np.arange(0, len(teachers[0].limits), 3)
+        self._every = max(1, episodes // LOOKS)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a look at the policy."""
+        return self.played % self._every == 0
+
+    def plans_of(self, policy: Policy) -> list[np.ndarray]:
+        """For each teacher, features `(budgets, d)` of the plans that `policy` decides on."""
+        return [np.array([decided(t.objective, policy, t.limits[i]) for i in self.looked_at]) for t in self.teachers]
+
+    def gains(self, plans: Sequence[np.ndarray]) -> list[float]:
+        """For each teacher, the gain of its plans, the mean over budgets."""
+        return [float(t.gain(own, self.looked_at).mean()) for t, own in zip(self.teachers, plans)]
+
+    def score(self, plans: Sequence[np.ndarray]) -> float:
+        """The gain of all plans, the mean over budgets and teachers."""
+        return float(np.mean(self.gains(plans)))
 
 
 class SurrogateEnv(gym.Env):
@@ -60,80 +118,84 @@ class SurrogateEnv(gym.Env):
 
     The reward comes at the end: the plan's `SurrogateTeacher.gain`, at least -1. The sizes that are observed are those of a
     network that is wider or narrower, with larger or smaller images (`SHIFTS`; domain randomisation, Tobin et al., IROS 2017).
+
+    Args:
+        objective: The teachers.
+        bar: Shows how many episodes were played.
     """
 
-    def __init__(self, teachers: Sequence[SurrogateTeacher], episodes: int, bar: tqdm):
-        self.teachers, self._bar = teachers, bar
-        self.action_space, self.observation_space = teachers[0].env.action_space, teachers[0].env.observation_space
-        self.steps = max(t.env.steps for t in teachers)
-        self.played = 0
-        place = {name: i for i, (name, _, _) in enumerate(entries())}
-        self._sizes = [([place[name] for name in names], span) for names, span in SHIFTS.items()]
-        self._shift = np.zeros(len(place), np.float32)
-        self._every = max(1, episodes // LOOKS)
-        self.looked_at = np.arange(0, BUDGETS, 3)
+    def __init__(self, objective: SurrogateObjective, bar: tqdm):
+        self.objective, self._bar = objective, bar
+        embedding = objective.embedding
+        self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+        self.observation_space = gym.spaces.Box(embedding.low, embedding.high, dtype=np.float32)
+        self._sizes = [([embedding.names.index(name) for name in names], span) for names, span in SHIFTS.items()]
+        self._shift = np.zeros(len(embedding.names), np.float32)
 
-    def reset(self, *, seed=None, options=None):
+    @property
+    def played(self) -> int:
+        """Episodes that were finished."""
+        return self.objective.played
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._teacher = self.teachers[self.np_random.integers(len(self.teachers))]
-        self._budget = int(self.np_random.integers(BUDGETS))
-        env = self._teacher.env
-        self._episode = Walk(env.problem, self._teacher.limits[self._budget], env.hard)
+        self._teacher = self.objective.teachers[self.np_random.integers(len(self.objective.teachers))]
+        self._budget = int(self.np_random.integers(len(self._teacher.limits)))
+        self._walk = self._teacher.objective.begin(self._teacher.limits[self._budget])
         for places, span in self._sizes:
             self._shift[places] = self.np_random.uniform(*span)
         return self._observation(), {}
 
     def _observation(self) -> np.ndarray:
-        seen = self._teacher.env.embedding(self._episode) + self._shift
-        return np.clip(seen, self.observation_space.low, self.observation_space.high)
+        seen = self._teacher.objective.observe(self._walk) + self._shift
+        return np.clip(seen, self.objective.embedding.low, self.objective.embedding.high)
 
     def step(self, action):
-        env, episode = self._teacher.env, self._episode
-        episode.step(*np.clip(action, -1, 1).tolist())
+        walk = self._walk
+        walk.step(*np.clip(action, -1, 1).tolist())
         reward = 0.0
-        if episode.done:
-            self.played += 1
+        if walk.done:
+            self.objective.played += 1
             self._bar.update()
-            plan = features(env.graph, episode.removed, episode.widths)
+            plan = features(self._teacher.objective.problem.graph, walk.removed, walk.widths)
             reward = max(-1.0, float(self._teacher.gain(plan[None], np.array([self._budget]))[0]))
-        return self._observation(), reward, episode.done, False, {}
-
-    # What `PolicySelection` asks for
-
-    @property
-    def begins_a_round(self) -> bool:
-        """Whether it is time for a look at the policy."""
-        return self.played % self._every == 0
-
-    def plans_of(self, policy: Policy) -> list[np.ndarray]:
-        """For each teacher, features of the plans that `policy` decides on, over all budgets."""
-        return [np.array([decided(t.env, policy, t.limits[i]) for i in self.looked_at]) for t in self.teachers]
-
-    def trust(self, plans: list[np.ndarray]) -> float:
-        """Their gain, the mean over budgets and teachers."""
-        return float(np.mean([t.gain(own, self.looked_at).mean() for t, own in zip(self.teachers, plans)]))
+        return self._observation(), reward, walk.done, False, {}
 
 
 def learn(
     teachers: Sequence[SurrogateTeacher], agent: str, episodes: int, seed: int, path: Path,
     *, settings: Mapping[str, Any] | None = None, progress: bool = True,
 ) -> list[float]:  # fmt: skip
-    """Let `agent` play so many episodes of a `SurrogateEnv`, and write its policy to `path`, for `load_policy`.
+    """Let an agent play against the models of teachers, and write its policy. Nothing is evaluated; Ctrl-C ends it early.
 
-    Returns for each teacher the gain that the policy is trusted with, the mean over budgets. Ctrl-C ends the learning early. Raises
-    UserError if the agent learns no policy that can be saved.
+    Args:
+        teachers: What it is to learn for.
+        agent: The name of an agent that drives an environment, or `module:factory`.
+        episodes: How many it plays.
+        seed: Of everything random.
+        path: Of the policy, for `load_policy`.
+        settings: Of the agent's own.
+        progress: Whether to show how far it is.
+
+    Returns:
+        For each teacher the gain that is expected of the policy, the mean over budgets.
+
+    Raises:
+        UserError: If the agent leaves no policy that can be saved.
     """
     factory = find_agent(agent, settings)
-    with tqdm(total=episodes, desc=f"{agent} rehearses", unit="episode", disable=not progress) as bar:
-        env = SurrogateEnv(teachers, episodes, bar)
-        with own_random_state(), one_thread():
-            player = factory(env, episodes, seed, **(settings or {}))
-            if not hasattr(player, "save_policy"):
-                raise UserError(f"the agent {agent!r} leaves no policy; take one of Stable-Baselines3's, such as ddpg")
-            try:
-                player.run(None)
-            except KeyboardInterrupt:
-                bar.write(f"interrupted after {env.played:,} episodes; what was learned so far is kept")
-            player.save_policy(path)
-            plans = env.plans_of(player.policy())
-    return [float(np.mean(t.gain(own, env.looked_at))) for t, own in zip(teachers, plans)]
+    objective = SurrogateObjective(teachers, episodes)
+    with (
+        tqdm(total=episodes, desc=f"{agent} learns", unit="episode", disable=not progress) as bar,
+        own_random_state(),
+        one_thread(),
+    ):
+        player = factory(objective, episodes, seed, **(settings or {}))
+        if not hasattr(player, "save_policy"):
+            raise UserError(f"the agent {agent!r} leaves no policy; take one of Stable-Baselines3's, such as ddpg")
+        try:
+            player.drive(SurrogateEnv(objective, bar), None)
+        except KeyboardInterrupt:
+            bar.write(f"interrupted after {objective.played:,} episodes; what was learned so far is kept")
+        player.save_policy(path)
+        return objective.gains(objective.plans_of(player.policy()))

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import optuna
 
-from compress_env.agents.sequence import Baseline
+from compress_env.objective import Objective
+from compress_env.search.agent import Agent, Proposal
+from compress_env.search.trial import Trial
 
 
-class OptunaSearch(Baseline):
-    """Asks `sampler` for students and tells it their rewards; the first one is the uniform student, as for the learning agents."""
+class OptunaSearch(Agent):
+    """Asks a sampler for students and tells it their rewards; the first is the uniform student, as for the learning agents.
 
-    def __init__(self, env, episodes: int, seed: int, sampler: optuna.samplers.BaseSampler):
-        super().__init__(env, episodes, seed)
-        self.sampler = sampler
+    Args:
+        objective: Says how many steps there are.
+        sampler: Of Optuna, with its own seed.
+    """
 
-    def proposals(self, rng: np.random.Generator):
-        space = {f"{i:03}": optuna.distributions.FloatDistribution(-1, 1) for i in range(self.steps)}
+    def __init__(self, objective: Objective, sampler: optuna.samplers.BaseSampler):
+        self._space = {f"{i:03}": optuna.distributions.FloatDistribution(-1, 1) for i in range(objective.steps)}
         loudness = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # a new study is announced on the terminal
-        study = optuna.create_study(direction="maximize", sampler=self.sampler)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
         optuna.logging.set_verbosity(loudness)
-        study.enqueue_trial(dict.fromkeys(space, 0.0))
-        while True:
-            trial = study.ask(space)
-            reward = yield self.actions([trial.params[name] for name in space])
-            study.tell(trial, reward)
+        self._study.enqueue_trial(dict.fromkeys(self._space, 0.0))
+
+    def ask(self, n: int) -> Sequence[Proposal]:
+        """Always `n` students."""
+        asked = [self._study.ask(self._space) for _ in range(n)]  # type: ignore[arg-type]
+        values = [[trial.params[name] for name in self._space] for trial in asked]
+        return [Proposal(np.repeat(np.array(v)[:, None], 2, axis=1)) for v in values]
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """The sampler knows of their rewards from now on."""
+        for trial in trials:
+            self._study.tell(trial.index, trial.reward)

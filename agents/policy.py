@@ -1,34 +1,52 @@
-"""A policy that another search has learned: the student that it proposes, then variations of it."""
+"""A policy that another search has learned: the student that it proposes, then others near it."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
 from compress_env.agents.saved import load_policy
+from compress_env.objective import Objective
+from compress_env.search.agent import Agent, Policy, Proposal
 
 
-class SavedPolicy:
-    """The first episode is the policy's own; later ones have normal deviates of size `noise` added to its actions."""
+class SavedPolicy(Agent):
+    """Proposes what a saved policy decides on, then the same with noise on its actions.
 
-    def __init__(self, env, episodes: int, seed: int, file: str, noise: float):
-        self.env, self.episodes, self.seed, self.noise = env, episodes, seed, noise
-        self._policy = load_policy(file)
+    Args:
+        objective: Begins the walks that the policy observes.
+        evaluations: Not needed.
+        seed: Of budgets and noise.
+        file: Of `compress-env policy learn`, or the `policy.onnx` of a run folder; of whatever teacher and budget.
+        noise: Standard deviation of the noise, in the unit of actions.
 
-    def run(self, checkpoint: Path | None) -> None:
-        """Play the episodes. No checkpoint is needed: what was recorded is replayed without evaluation."""
-        rng = np.random.default_rng(self.seed)
-        for episode in range(self.episodes):
-            observation, _ = self.env.reset(seed=None if episode else self.seed)
-            done = False
-            while not done:
-                action = self._policy(observation) + (rng.normal(0, self.noise, 2) if episode else 0)
-                observation, _, done, _, _ = self.env.step(np.clip(action, -1, 1).astype(np.float32))
+    Raises:
+        UserError: If the file is no policy for these observations.
+    """
 
-    def policy(self):
+    def __init__(self, objective: Objective, evaluations: int, seed: int, *, file: str, noise: float = 0.2):
+        self.objective, self.noise = objective, noise
+        self._policy = load_policy(file, objective.embedding.names)
+        self._budgets, self._rng = np.random.default_rng(seed), np.random.default_rng(seed)
+        self._asked = 0
+
+    def ask(self, n: int) -> Sequence[Proposal]:
+        """Always `n` students; the very first one is the policy's own."""
+        return [self._proposal() for _ in range(n)]
+
+    def _proposal(self) -> Proposal:
+        limits = self.objective.draw_limits(self._budgets)
+        walk, actions = self.objective.begin(limits), []
+        while not walk.done:
+            action = self._policy(self.objective.observe(walk))
+            noise = self._rng.normal(0, self.noise, 2) if self._asked else 0
+            actions.append(np.clip(action + noise, -1, 1).astype(np.float32))
+            walk.step(*actions[-1].tolist())
+        self._asked += 1
+        return Proposal(np.array(actions), limits)
+
+    def policy(self) -> Policy:
         """The policy as it was saved."""
         return self._policy
 
 
-def policy(env, episodes: int, seed: int, *, file: str, noise: float = 0.2) -> SavedPolicy:
-    """file: of `compress-env policy learn`, or the `policy.onnx` of a run folder; of whatever teacher and budget."""
-    return SavedPolicy(env, episodes, seed, file, noise)
+policy = SavedPolicy

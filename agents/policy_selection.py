@@ -1,4 +1,4 @@
-"""The policy that is left: among those that an agent had on the way, the one whose students a model of the reward trusts most.
+"""Policy selection: of the policies that an agent had on the way, the one whose students a model of the reward rates highest is left.
 
 An actor that is trained to the end against a model finds the places where the model is wrong, and may end with one of them.
 """
@@ -6,73 +6,83 @@ An actor that is trained to the end against a model finds the places where the m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
 
 from compress_env.agents.surrogate import features
-from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.search.run import Policy
-from compress_env.walk.walk import Walk
+from compress_env.objective import Objective
+from compress_env.search.agent import Policy
 
 KEPT = 5
+"""How many policies are kept, for the model changes its mind."""
 
 
-class Judge(Protocol):
+@runtime_checkable
+class PolicyScorer(Protocol):
     """Says what a policy is worth without evaluating its students."""
 
     @property
-    def begins_a_round(self) -> bool:
+    def due(self) -> bool:
         """Whether it is time for a look at the policy."""
 
     def plans_of(self, policy: Policy) -> Any:
-        """The plans that a policy comes to, as `trust` takes them: arrays, or lists of arrays."""
+        """The plans that a policy comes to, as `score` takes them: arrays, or lists of arrays."""
 
-    def trust(self, plans: Any) -> float:
-        """What they are likely to reach, by what is known now."""
-
-
-def decided(env: LayerRemovalEnv, policy: Policy, limits: Mapping[str, float]) -> np.ndarray:
-    """`features` of the plan that a policy comes to within `limits`, without a student."""
-    episode = Walk(env.problem, limits, env.hard)
-    while not episode.done:
-        episode.step(*np.clip(policy(env.embedding(episode)), -1, 1).tolist())
-    return features(env.graph, episode.removed, episode.widths)
+    def score(self, plans: Any) -> float:
+        """The reward that they are likely to reach, by what is known now."""
 
 
-def rehearses(env: gym.Env) -> bool:
-    """Whether the environment is itself a judge: no student is evaluated, and episodes are cheap."""
-    return hasattr(env.unwrapped, "trust")
+def decided(objective: Objective, policy: Policy, limits: Mapping[str, float]) -> np.ndarray:
+    """Features of the plan that a policy comes to; no student is built.
+
+    Args:
+        objective: Begins the walk.
+        policy: What decides.
+        limits: By resource, in its unit.
+    """
+    walk = objective.begin(limits)
+    while not walk.done:
+        walk.step(*np.clip(policy(objective.observe(walk)), -1, 1).tolist())
+    return features(objective.problem.graph, walk.removed, walk.widths)
 
 
-class _Actor(NamedTuple):
+class Candidate(NamedTuple):
+    """An actor's weights, and the plans that its policy comes to."""
+
     weights: dict[str, torch.Tensor]
     plans: Any
 
 
 class PolicySelection:
-    """Looks at an actor now and then, and gives back the best of them."""
+    """Looks at an actor now and then, and gives back the best of them.
 
-    def __init__(self, judge: Judge):
-        self.judge = judge
-        self.actors: list[_Actor] = []
+    Args:
+        scorer: Rates policies.
+
+    Attributes:
+        candidates: The best so far, the best of them first when it was last looked.
+    """
+
+    def __init__(self, scorer: PolicyScorer):
+        self.scorer = scorer
+        self.candidates: list[Candidate] = []
 
     def look(self, actor: nn.Module, policy: Policy) -> None:
-        """Keep the weights of `actor` if what `policy` decides with them is among the best so far."""
-        plans = self.judge.plans_of(policy)
-        if any(all(map(np.array_equal, plans, a.plans)) for a in self.actors):
+        """Keep the weights of `actor` if the plans of `policy`, which acts by them, are among the best so far."""
+        plans = self.scorer.plans_of(policy)
+        if any(all(map(np.array_equal, plans, c.plans)) for c in self.candidates):
             return
-        self.actors.append(_Actor({k: v.clone() for k, v in actor.state_dict().items()}, plans))
-        self.actors.sort(key=self._trust, reverse=True)
-        del self.actors[KEPT:]
+        self.candidates.append(Candidate({k: v.clone() for k, v in actor.state_dict().items()}, plans))
+        self.candidates.sort(key=self._score, reverse=True)
+        del self.candidates[KEPT:]
 
-    def give(self, actor: nn.Module) -> None:
+    def load_best(self, actor: nn.Module) -> None:
         """Load the best weights into `actor`, by what is known now."""
-        if self.actors:
-            actor.load_state_dict(max(self.actors, key=self._trust).weights)
+        if self.candidates:
+            actor.load_state_dict(max(self.candidates, key=self._score).weights)
 
-    def _trust(self, actor: _Actor) -> float:
-        return self.judge.trust(actor.plans)
+    def _score(self, candidate: Candidate) -> float:
+        return self.scorer.score(candidate.plans)

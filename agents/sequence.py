@@ -1,48 +1,62 @@
-"""What searches without learning share: an episode from a list of actions."""
+"""Algorithms written as generators: what comes next depends on what was told, batch by batch."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from pathlib import Path
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Generator, Sequence
 
-import gymnasium as gym
 import numpy as np
 
+from compress_env.objective import Objective
+from compress_env.search.agent import Agent, Proposal
+from compress_env.search.trial import Trial
 
-class Baseline(ABC):
-    """A search that proposes whole students. Subclasses yield actions `(steps, 2)` and are sent the reward of each."""
+Batches = Generator[Sequence[np.ndarray], list[Trial], None]
+"""Yields the actions `(steps, 2)` of students that do not depend on one another, and is sent their trials, in the same order."""
 
-    def __init__(self, env: gym.Env, episodes: int, seed: int):
-        self.env, self.episodes, self.seed = env, episodes, seed
-        self.steps = env.unwrapped.steps
+
+class BatchAgent(Agent):
+    """Asks a generator for one batch of students after the other.
+
+    Args:
+        objective: What students are judged by.
+        evaluations: How many students the search is to judge.
+        seed: Of everything random.
+    """
+
+    def __init__(self, objective: Objective, evaluations: int, seed: int):
+        self.objective, self.evaluations, self.seed = objective, evaluations, seed
+        self.steps = objective.steps
+        self._generator = self.batches(np.random.default_rng(seed))
+        self._waiting: deque[np.ndarray] = deque()
+        self._size = 0
+        self._told: list[Trial] = []
 
     @abstractmethod
-    def proposals(self, rng: np.random.Generator):
-        """A generator of actions `(steps, 2)` in [-1, 1]; `yield` returns the reward. It may end before the episodes do."""
+    def batches(self, rng: np.random.Generator) -> Batches:
+        """The generator; it may end before all evaluations are used.
 
-    @staticmethod
-    def actions(values) -> np.ndarray:
-        """Actions `(steps, 2)` from one number in [-1, 1] a decision: a step reads the entry that it needs."""
-        return np.repeat(np.asarray(values, float)[:, None], 2, axis=1)
+        Args:
+            rng: Draws everything random.
+        """
 
-    def run(self, checkpoint: Path | None) -> None:
-        """Play the proposals. No checkpoint is needed: what was recorded is replayed without evaluation."""
-        proposals = self.proposals(np.random.default_rng(self.seed))
-        reward = None
-        for episode in range(self.episodes):
-            try:
-                actions = next(proposals) if reward is None else proposals.send(reward)
-            except StopIteration:
-                return
-            reward = self.play(actions, seed=self.seed if episode == 0 else None)
+    def ask(self, n: int) -> Sequence[Proposal]:
+        """The next of the batch, at most `n`; none while the rest of it is being judged."""
+        self._advance()
+        return [Proposal(self._waiting.popleft()) for _ in range(min(n, len(self._waiting)))]
 
-    def play(self, actions: np.ndarray, seed: int | None) -> float:
-        """The reward of an episode with these actions."""
-        self.env.reset(seed=seed)
-        for action in actions:
-            _, reward, done, _, _ = self.env.step(action.astype(np.float32))
-        return reward
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """The generator goes on when the whole batch was told."""
+        self._told += trials
+        self._advance()
 
-    def policy(self) -> None:
-        """None: nothing is learned."""
-        return None
+    def _advance(self) -> None:
+        """Have the next batch, if this one is through."""
+        if self._waiting or len(self._told) < self._size:
+            return
+        try:
+            batch = self._generator.send(sorted(self._told, key=lambda trial: trial.index) or None)  # type: ignore[arg-type]
+        except StopIteration:
+            batch = []
+        self._waiting, self._size, self._told = deque(batch), len(batch), []

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from compress_env.agents.sequence import Baseline
+from compress_env.agents.sequence import BatchAgent, Batches
 
 
-class _Uniform(Baseline):
-    def proposals(self, rng):
-        yield np.zeros((self.steps, 2))
-
-
-def uniform(env, episodes: int, seed: int) -> Baseline:
+class Uniform(BatchAgent):
     """The action 0 everywhere, which keeps every block and the share of channels that meets the budget."""
-    return _Uniform(env, episodes, seed)
+
+    def batches(self, rng: np.random.Generator) -> Batches:
+        """One student."""
+        yield [np.zeros((self.steps, 2))]
+
+
+uniform = Uniform

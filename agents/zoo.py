@@ -1,7 +1,7 @@
 """Settings of the learning agents as presets of rl-zoo3: `python -m compress_env.agents.zoo --out agents/presets`.
 
-A preset holds what rl-zoo3 can say. What it cannot, and a search with the agent has: imagined episodes (presets have the settings
-without them), rewards relative to those of the uniform student, noise that decays (its geometric mean is in the preset), for DDPG an
+A preset holds what rl-zoo3 can say. What it cannot, and a search with the agent has: episodes against a model (presets have the
+settings without them), rewards relative to those of the uniform student, noise that decays (its geometric mean is in the preset), for DDPG an
 actor that learns more slowly than the critic, and an actor that starts at the uniform student.
 """
 
@@ -15,7 +15,9 @@ from typing import Any
 import click
 import gymnasium as gym
 
-from compress_env.agents.sb3 import RelativeReward, StableBaselinesAgent
+from compress_env.agents.sb3 import StableBaselinesAgent
+from compress_env.agents.sb3.wrappers import RelativeReward
+from compress_env.objective import Objective
 from compress_env.search.run import find_agent
 
 OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")
@@ -25,19 +27,28 @@ IDS = ("LayerRemoval-v0", "LayerRemovalPlanted-v0")
 EPISODES = 150
 
 
-def only_real(name: str) -> dict[str, Any]:
-    """The argument with which an agent plays no imagined episodes."""
-    return {"imagined": 0} if name in OFF_POLICY else {}
+def built(name: str, env: gym.Env, evaluations: int) -> StableBaselinesAgent:
+    """An agent on `env` that has every episode evaluated, as rl-zoo3 does; it has been built, and not played.
+
+    Args:
+        name: One of `NAMES`.
+        env: A `LayerRemoval-v0`.
+        evaluations: How many students its search is to judge.
+    """
+    objective: Objective = env.get_wrapper_attr("objective")
+    agent = find_agent(name)(objective, evaluations, 0, **({"model_episodes": 0} if name in OFF_POLICY else {}))
+    agent.build(env)
+    return agent
 
 
-def settings(name: str, env: gym.Env, episodes: int) -> dict[str, Any]:
-    """The hyperparameters of an agent on `env` for so many episodes, by the names that rl-zoo3 takes."""
-    agent: StableBaselinesAgent = find_agent(name)(env, episodes, 0, **only_real(name))
-    wrapper = {f"{RelativeReward.__module__}.{RelativeReward.__name__}": {"scale": agent.relative.scale}}
-    found = {"n_timesteps": episodes * agent.steps, "env_wrapper": [wrapper], **agent.settings}
+def settings(name: str, env: gym.Env, evaluations: int) -> dict[str, Any]:
+    """The hyperparameters of an agent, by the names that rl-zoo3 takes; the arguments are those of `built`."""
+    agent = built(name, env, evaluations)
+    wrapper = {f"{RelativeReward.__module__}.{RelativeReward.__name__}": {"scale": agent.reward_scale}}
+    found = {"n_timesteps": evaluations * agent.steps, "env_wrapper": [wrapper], **agent.settings}
     noise = found.pop("action_noise", None)
     if noise:
-        middle = noise.start * noise.decay ** ((episodes - noise.warmup) / 2)
+        middle = noise.start * noise.decay ** ((evaluations - noise.warmup) / 2)
         found |= {"noise_type": "normal", "noise_std": round(middle, 6)}
     delay = inspect.signature(type(agent.model)).parameters.get("policy_delay")  # set after the algorithm was made
     if delay and agent.model.policy_delay != delay.default:
@@ -45,14 +56,14 @@ def settings(name: str, env: gym.Env, episodes: int) -> dict[str, Any]:
     return found
 
 
-def preset(name: str, env: gym.Env, episodes: int) -> str:
-    """The text of a YAML file; values are JSON, which is YAML too."""
-    steps = env.unwrapped.steps
+def preset(name: str, env: gym.Env, evaluations: int) -> str:
+    """The text of a YAML file; values are JSON, which is YAML too. The arguments are those of `built`."""
+    steps = env.get_wrapper_attr("objective").steps
     lines = [
-        f"# {name} for teachers of {steps} steps an episode and {episodes} episodes; for others, and what is not in here:",
+        f"# {name} for teachers of {steps} steps an episode and {evaluations} episodes; for others, and what is not in here:",
         "# python -m compress_env.agents.zoo --help",
         f"{IDS[0]}: &settings",
-        *(f"  {key}: {json.dumps(value)}" for key, value in settings(name, env, episodes).items()),
+        *(f"  {key}: {json.dumps(value)}" for key, value in settings(name, env, evaluations).items()),
         *(f"{other}: *settings" for other in IDS[1:]),
     ]
     return "\n".join(lines) + "\n"

@@ -74,7 +74,18 @@ def before(case: Case) -> list[dict]:
 
 def after(case: Case) -> list[dict]:
     """The trials of a search by this commit."""
-    raise NotImplementedError
+    from compress_env.objective import Objective
+    from compress_env.search import search
+    from compress_env.spec import EnvironmentSpec
+
+    teacher, budget, schedule, agent, seed = case
+    objective = Objective(EnvironmentSpec.of_keywords(teacher=teacher, budget=budget, schedule=schedule))
+    trials = search(objective, agent, EVALUATIONS, seed, progress=False).trials
+    return [
+        {"plan": json.loads(t.plan.to_json()), "usage": dict(t.evaluation.usage), "metric": t.evaluation.metric,
+         "kl": t.evaluation.kl, "reward": t.reward}
+        for t in trials
+    ]  # fmt: skip
 
 
 def play(job: tuple[str, Case]) -> str:

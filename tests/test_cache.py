@@ -95,11 +95,9 @@ def test_what_depends_on_the_teacher_alone_is_computed_once_and_again_for_other_
     teacher, data = load_teacher("resnet8-digits").module, load_data("digits")
 
     def judge(teacher, data):
-        graph = trace(teacher, data.calibration(2))
-        whole = build_student(teacher, graph, Plan())
-        ranking = reconstruction.rank(whole, graph, data.calibration(64))
-        evaluator = Evaluator(whole, graph, data, EvaluatorSettings(calibration_images=64))
-        return ranking.id, evaluator.teacher_logits
+        problem = Problem.build(ProblemSpec(teacher=teacher, data=data))
+        evaluator = Evaluator(problem, EvaluatorSettings(calibration_images=64))
+        return problem.ranking.id, evaluator.teacher_outputs
 
     def kept():
         return [len(list((tmp_path / kind).iterdir())) for kind in ("channels", "logits")]
@@ -114,3 +112,17 @@ def test_what_depends_on_the_teacher_alone_is_computed_once_and_again_for_other_
     fewer = data.head(500)
     judge(teacher, fewer)
     assert kept() == [3, 2]
+
+
+@pytest.mark.parametrize("damage", [None, "", "[1]", '{"x": "text"}'])
+def test_plain_values_are_computed_once_and_again_if_damaged(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path))
+    computed = []
+
+    def value():
+        return cache.values("kind", "key", lambda: computed.append(1) or {"x": 2.5}, lambda data: float(data["x"]))
+
+    assert value() == value() == 2.5 and len(computed) == 1
+    if damage is not None:
+        (tmp_path / "kind" / "key.json").write_text(damage)
+        assert value() == value() == 2.5 and len(computed) == 2

@@ -74,7 +74,8 @@ def finetune(
     """
     loss = task.loss if loss is None else loss
     objective = distillation(teacher, task.losses.get(loss), temperature, recipe.precision)
-    file = checkpoint and Checkpoint(checkpoint, student, recipe, loss=loss, temperature=temperature, seed=seed)
+    made_with = {"loss": loss, "temperature": temperature, "seed": seed}
+    file = Checkpoint(checkpoint, student, recipe, **made_with) if checkpoint else None
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
     best: dict[str, torch.Tensor] = kept.setdefault("best", {})

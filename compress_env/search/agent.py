@@ -16,7 +16,7 @@ Policy = Callable[[np.ndarray], np.ndarray]
 """From an observation `(entries,)` to an action `(2,)`, without chance."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proposal:
     """A student that an agent wants to have judged.
 
@@ -33,17 +33,35 @@ class Proposal:
 class Agent(Protocol):
     """Is asked for students and told of them. A factory `(objective, evaluations, seed, **settings)` makes one.
 
-    A search that is resumed asks and tells from the beginning, with recorded trials: no state is kept but theirs.
+    Proposals are numbered from 0 in the order in which they were asked for, and the `index` of a trial is the number of its proposal.
+    Trials may be told in any order, one by one or several at once. A search that is resumed asks and tells from the beginning,
+    with the recorded trials: no state is kept but theirs.
+
+    An agent need not inherit from this class; one that does has a `tell` that learns nothing, and no policy.
     """
 
     def ask(self, n: int) -> Sequence[Proposal]:
-        """At most `n` students to judge next, none if there are no more."""
+        """Students to judge next.
+
+        Args:
+            n: How many are wanted, at least 1.
+
+        Returns:
+            At most `n`. Fewer, or none, where the next depends on trials that were not told yet; none for good when all were told
+            and the search is over.
+        """
+        raise NotImplementedError
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn from the trials of all students that were asked for, in their order."""
+        """Learn from students that were asked for.
+
+        Args:
+            trials: Each is told once.
+        """
 
     def policy(self) -> Policy | None:
         """The learned policy, or None for a search without one."""
+        return None
 
 
 @runtime_checkable
@@ -55,7 +73,13 @@ class DrivingAgent(Protocol):
     """
 
     def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
-        """Play all episodes on `env`, going on from `checkpoint` if that file exists."""
+        """Play `evaluations` episodes.
+
+        Args:
+            env: A `LayerRemovalEnv` behind a `RecordingEnv`, perhaps with a user's wrappers between them.
+            checkpoint: A file for the agent's own state, to go on from if it exists; None if nothing is to be kept. An agent that
+                ignores it is played again from the recorded trials, which are not evaluated again.
+        """
 
     def policy(self) -> Policy | None:
         """The learned policy, or None for a search without one."""

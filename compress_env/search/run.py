@@ -66,8 +66,27 @@ class RecordingEnv(gym.Wrapper):
     def __init__(self, env: gym.Env, recorder: Recorder):
         super().__init__(env)
         self.recorder = recorder
-        base: LayerRemovalEnv = env.unwrapped
+        base: LayerRemovalEnv = env.unwrapped  # type: ignore[assignment]
         base.on_judged = recorder.record
+
+    @property
+    def played(self) -> int:
+        """Episodes that were finished, those of an earlier run included that were played again or skipped."""
+        return self.recorder.played
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All that were recorded."""
+        return self.recorder.trials
+
+    @property
+    def last(self) -> Trial:
+        """The trial of the episode that was finished last."""
+        return self.recorder.trials[self.recorder.played - 1]
+
+    def skip(self, episodes: int) -> None:
+        """Go on after this many recorded trials."""
+        self.recorder.skip(episodes)
 
 
 def search(
@@ -134,6 +153,8 @@ def _play(player: AnyAgent, recorder: Recorder, env: gym.Env | None, folder: Run
         while recorder.left and (proposals := player.ask(1)):
             player.tell([recorder.play(proposal) for proposal in proposals])
         return
+    if not isinstance(player, DrivingAgent):
+        raise UserError(f"{type(player).__name__} is no agent: it needs ask(n), tell(trials) and policy(), or drive(env, checkpoint)")
     recording = RecordingEnv(env or LayerRemovalEnv.of(recorder.objective), recorder)
     try:
         player.drive(recording, folder.path / "agent.checkpoint" if folder else None)

@@ -230,6 +230,11 @@ class ChannelFlow:
         """For each axis that runs over channels their ids, once `settle` was called."""
         return {d: self.ties.vector(each, d) for each in ids for d in self.ties.varying(each)}
 
+    def of(self, node: fx.Node) -> Ids:
+        """The ids of a node's result, or of all tensors in it."""
+        ids = self.ids[node]
+        return [each for part in ids for each in part] if isinstance(ids, tuple) else ids
+
     def _open(self, ids: Ids) -> Ids:
         return [each for each in ids if not self._all_fixed(each)]
 

@@ -106,9 +106,14 @@ class Grouping:
         return {name: result[name] for name in self.names}
 
     def left_alone(self) -> dict[str, str]:
-        """Layers whose outputs cannot be shrunk at all, with the reason."""
-        reasons = {}
+        """Layers that cannot be shrunk at all, with the reason."""
+        reasons: dict[str, str] = {}
+        shrinking = set()
         for (layer, side), numbers in self.sides.items():
-            if side in rule_of(self.modules.get(layer)).produces and (self.positions(numbers)[0] < 0).all():
+            if side not in rule_of(self.modules.get(layer)).produces:
+                continue
+            if (self.positions(numbers)[0] >= 0).any():
+                shrinking.add(layer)
+            else:
                 reasons[layer] = self.ties.reason(numbers) or "its channels can only stay or go together"
-        return reasons
+        return {layer: reason for layer, reason in reasons.items() if layer not in shrinking}

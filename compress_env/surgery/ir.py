@@ -137,8 +137,8 @@ class Block:
 class Layer:
     """A layer with weights, as in the teacher. `positions` is the number of outputs per channel and example (height x width).
 
-    kind: "conv", "depthwise", "grouped", "linear", "norm", "parameter" (a bare one) or "other". kernel: weights per pair of
-    channels. parameters: their number. bytes_: of its buffers.
+    kind: "conv", "depthwise", "grouped", "linear", "attention", "norm", "parameter" (a bare one) or "other". kernel: weights per
+    pair of channels. parameters: their number. bytes_: of its buffers.
     """
 
     name: str

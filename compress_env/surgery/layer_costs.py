@@ -58,8 +58,8 @@ class _Describer:
         return self.layers, ops, self.shapes
 
     def _op(self, node: fx.Node, inputs: tuple[str, ...]) -> Op:
-        macs, elements, _ = self.usage[node.name]
-        shape = node.meta["shape"]
+        macs, elements, lone = self.usage[node.name]
+        shape = node.meta["shape"] or lone
         module = self.modules.get(node.target) if node.op == "call_module" else None
         layer, terms = None, ()
         if module is not None and _has_state(module):
@@ -119,7 +119,8 @@ class _Describer:
         return self.grouping.channels(self.grouping.sides.get((layer, which)), size)
 
     def _layer(self, node: fx.Node, module: nn.Module, macs: float) -> tuple[Layer, tuple[Term, ...]]:
-        name, rule, shape = str(node.target), rule_of(module), node.meta["shape"]
+        name, rule = str(node.target), rule_of(module)
+        shape = node.meta["shape"] or self.usage[node.name][2]
         shape_in = node.all_input_nodes[0].meta["shape"] if node.all_input_nodes else None
         numbers = self.flow.sides.get((name, "out"))
         size = shape[1] if shape is not None and len(shape) > 1 else 1

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 def measure(
     traced: fx.GraphModule, examples: tuple[Tensor, ...]
 ) -> dict[str, tuple[float, int, tuple[int, ...] | None]]:
-    """For each node its MACs, the elements of its result and their shape, None for what is no single tensor.
+    """For each node its MACs, the elements of its result and the shape of its only tensor, None if there is not one.
 
     On the meta device, where nothing is computed, if the network can run there: on CPUs, PyTorch's counter misses fused attention.
     """
@@ -51,6 +51,6 @@ class _Usage(fx.Interpreter):
         before = self.counter.get_total_flops()
         result = super().run_node(node)
         tensors = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]
-        shape = tuple(result.shape) if isinstance(result, Tensor) else None
+        shape = tuple(tensors[0].shape) if len(tensors) == 1 else None
         self.found[node.name] = ((self.counter.get_total_flops() - before) / 2, sum(t.numel() for t in tensors), shape)
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from compress_env.surgery.build import feature_masks, repairs
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.rules import rule_of
-from compress_env.surgery.rules.base import Positions
+from compress_env.surgery.rules.base import Positions, first
 
 ROWS = 16
 """Sampled outputs for each weight of a filter: layers with larger filters look at more positions of each image."""
@@ -60,7 +61,7 @@ class _Recorder(fx.Interpreter):
         rule = rule_of(module)
         fitted: Any = rule.fitted(module)
         if fitted is not None:
-            wanted = math.ceil(ROWS * fitted.weight[0].numel() / len(args[0]))
+            wanted = math.ceil(ROWS * fitted.weight[0].numel() / len(first(args, kwargs)))
             self.positions[target] = rule.positions(module, target, result, wanted)
             self.targets[target] = rule.written(module, result, self.positions[target])
         return result
@@ -92,17 +93,19 @@ class _Refit(fx.Interpreter):
                 if rule_of(module).keeps_statistics(module):
                     return rule_of(module).renormalise(module, self.env[node.all_input_nodes[0]])
                 if name in self.fit.targets:
-                    self._refit(name, module, self.fetch_args_kwargs_from_env(node)[0])
+                    self._refit(name, module, *self.fetch_args_kwargs_from_env(node))
         return super().run_node(node)
 
-    def _refit(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _refit(self, name: str, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         rule = rule_of(module)
         y = self.fit.targets[name]
         if name in self.outputs:
             y = y[:, self.outputs[name]]
         fitted = rule.fitted(module)
         assert fitted is not None
-        solve(fitted, rule.read(module, rule.reads[-1], args, self.fit.positions[name]), y, self.fit.ridge)
+        x = rule.read(module, rule.reads[-1], args, kwargs, self.fit.positions[name])
+        if len(x) == len(y):  # fewer, where channels that were lost run over another axis
+            solve(fitted, x, y, self.fit.ridge)
 
 
 def solve(module: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:

@@ -107,7 +107,7 @@ class Finder:
                 continue
             sources, reason = self._sources(u, v, set(vanished))
             if reason:
-                self.left_alone.update(dict.fromkeys(heavy, reason))
+                self.left_alone.update({name: reason for name in vanished if name in heavy})
             else:
                 blocks.append(Block(self._name(vanished, blocks), "region", v.name, u.name, vanished, sources))
         return blocks

@@ -54,11 +54,8 @@ def trace(
     flow.settle()
     alive = ancestors(output)
     nodes = [n for n in traced.graph.nodes if n in alive]
-    axes = {
-        n: flow.axes(flow.ids[n])
-        for n in nodes
-        if isinstance(flow.ids.get(n), list) and n.meta["shape"] is not None
-    }
+    usage = measure(traced, examples)
+    axes = {n: flow.axes(flow.of(n)) for n in nodes if n in flow.ids and usage[n.name][2] is not None}
     resized = find_resizes(flow, nodes, axes)
     every = [v for own in axes.values() for v in own.values()]
     every += [v for _, parts in resized.values() for own in parts.values() for v in own if not isinstance(v, int)]
@@ -71,7 +68,6 @@ def trace(
     for (layer, side), numbers in flow.sides.items():
         if numbers is not None and side in rule_of(modules[layer]).produces and not shrinks(layer):
             flow.ties.fix(numbers, "kept on request")
-    usage = measure(traced, examples)
     within = inner_macs(traced, examples, {layer for layer, _ in inner})
 
     def build(frozen: dict[str, str], without: dict[str, str]) -> LayerGraph:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from compress_env.errors import UserError
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Group, Ranking
 from compress_env.surgery.rules import rule_of
+from compress_env.surgery.rules.base import first
 
 NEEDS_INPUTS = True
 FORMAT = 2
@@ -87,7 +88,7 @@ class _Sampler(fx.Interpreter):
         module = self.module.get_submodule(target)
         for side in rule_of(module).reads if rule_of(module).fitted(module) is not None else ():
             if (target, side) in self.readers:
-                weight, patches = _sample(target, module, side, args, result)
+                weight, patches = _sample(target, module, side, args, kwargs, result)
                 contributions = torch.einsum("rik,oik->roi", patches, weight).flatten(0, 1)
                 means = torch.einsum("ik,oik->oi", patches.mean(0), weight)
                 for group, position, channel in self.readers[target, side]:
@@ -97,14 +98,16 @@ class _Sampler(fx.Interpreter):
         return result
 
 
-def _sample(name: str, module: nn.Module, side: str, args: Sequence[Any], output: Any) -> tuple[Tensor, Tensor]:
+def _sample(
+    name: str, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+) -> tuple[Tensor, Tensor]:
     """Weights `(outputs, features, kernel)` and samples `(n, features, kernel)` of what a layer reads on a side."""
     rule = rule_of(module)
     weight = rule.weight(module, side)
     weight = weight[:: max(1, len(weight) // OUTPUTS)][:OUTPUTS].float()
     rows = max(1, NUMBERS // weight[:, :, 0].numel())
-    positions = rule.positions(module, name, output, min(PLACES, math.ceil(rows / len(args[0]))))
-    patches = rule.read(module, side, args, positions)
+    positions = rule.positions(module, name, output, min(PLACES, math.ceil(rows / len(first(args, kwargs)))))
+    patches = rule.read(module, side, args, kwargs, positions)
     return weight, patches[:: max(1, len(patches) // rows)][:rows].unflatten(1, (weight.shape[1], -1))
 
 

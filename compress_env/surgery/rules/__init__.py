@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compress_env.surgery.rules import (
+    attention,
     dense,
     elementwise,
     joining,
@@ -11,12 +12,16 @@ from compress_env.surgery.rules import (
     pooling,
     products,
     recurrent,
+    window_attention,
 )
 from compress_env.surgery.rules.base import Geometry, Rule, register_function, register_rule, rule_of
+from compress_env.surgery.rules.dense import Dense
 
 __all__ = [
+    "Dense",
     "Geometry",
     "Rule",
+    "attention",
     "dense",
     "elementwise",
     "joining",
@@ -28,4 +33,5 @@ __all__ = [
     "register_function",
     "register_rule",
     "rule_of",
+    "window_attention",
 ]

@@ -47,7 +47,7 @@ class Rule:
         sides: Sides that may lose features.
         produces: Those of them whose channels the layer makes itself; groups begin there.
         reads: Those whose features it multiplies with weights; see `weight`.
-        weights: Parameters by whose size channels are ranked where there are no images.
+        weights: Parameters that it multiplies with; by their size, channels are ranked where there are no images.
         owns_output: Whether the channels of its "out" side are its own, so that they cannot be replaced without it.
         elementwise: Whether each number of its result comes from one number of its input.
         vanishes: Whether it goes with the layer in front of it, when that is removed from a chain.
@@ -109,14 +109,14 @@ class Rule:
     def macs(
         self, module: nn.Module, inputs: Sequence[Shape], total: float
     ) -> Sequence[tuple[float, tuple[str, ...]]]:
-        """Parts of the layer's multiply-accumulates, each with the sides that it is proportional to.
+        """Parts of the layer's multiply-accumulates, each with the sides that it is proportional to; else those of its weights.
 
         Args:
             module: The layer.
             inputs: Shapes of the tensors that it reads, for one example.
             total: All that it computes for one example.
         """
-        axes = next((self.axes(module, n, p) for n, p in module.named_parameters() if n == "weight"), ())
+        axes = self.axes(module, self.weights[0], module.get_parameter(self.weights[0])) if self.weights else ()
         return [(total, tuple(side for side in self.sides if side in axes))]
 
     # students
@@ -156,7 +156,10 @@ class Rule:
         return None if total is None else total.cpu().numpy()
 
     def fitted(self, module: nn.Module) -> nn.Module | None:
-        """The part with `weight` and `bias` that the refit solves for, whose output is the layer's; None if there is none."""
+        """The part with `weight` and `bias` that the refit solves for; None if there is none.
+
+        It reads the last side of `reads`, and its output is the layer's.
+        """
         return None
 
     def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:
@@ -167,8 +170,10 @@ class Rule:
         """The weights `(outputs, features, kernel)` by which the features of a side in `reads` are multiplied."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
-    def read(self, module: nn.Module, side: str, args: Sequence[Any], positions: Positions) -> Tensor:
-        """Samples `(n, features * kernel)` of the features of a side in `reads`, for a call with `args`."""
+    def read(
+        self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions
+    ) -> Tensor:
+        """Samples `(n, features * kernel)` of the features of a side in `reads`, for a call with these arguments."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
     def written(self, module: nn.Module, output: Any, positions: Positions) -> Tensor:
@@ -240,6 +245,11 @@ def function_rule(call: Call) -> FunctionRule:
     """The rule of the function or method that is called."""
     target = call.node.target
     return _FUNCTIONS.get(target) or _FUNCTIONS.get(call.name) or ChannelFlow.opaque
+
+
+def first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """The first argument of a call."""
+    return args[0] if args else next(iter(kwargs.values()))
 
 
 def shallow(module: nn.Module) -> nn.Module:

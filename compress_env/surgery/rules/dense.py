@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from compress_env.surgery.channel_ids import respread, spread
 from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import Geometry, Masks, Positions, Rule, cut, register_rule
+from compress_env.surgery.rules.base import Geometry, Masks, Positions, Rule, cut, first, register_rule
 from compress_env.surgery.samples import places
 
 
@@ -102,9 +102,12 @@ class Linear(Dense):
         """The layer itself."""
         return module
 
-    def read(self, module: nn.Module, side: str, args: Sequence[Any], positions: Positions) -> Tensor:
+    def read(
+        self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions
+    ) -> Tensor:
         """All inputs as rows."""
-        return args[0].reshape(-1, args[0].shape[-1]).float()
+        x = first(args, kwargs)
+        return x.reshape(-1, x.shape[-1]).float()
 
     def written(self, module: nn.Module, output: Any, positions: Positions) -> Tensor:
         """All outputs as rows."""
@@ -182,11 +185,13 @@ class Convolution(Dense):
         """Random places of the output."""
         return places(name, *output.shape[2:], count)
 
-    def read(self, module: nn.Module, side: str, args: Sequence[Any], positions: Positions) -> Tensor:
+    def read(
+        self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions
+    ) -> Tensor:
         """Patches of the input, laid out like the weights."""
         m: Any = module
         (kh, kw), (sh, sw), (dh, dw), (ph, pw) = m.kernel_size, m.stride, m.dilation, m.padding
-        x = F.pad(args[0], (pw, pw, ph, ph))
+        x = F.pad(first(args, kwargs), (pw, pw, ph, ph))
         patches = []
         for r, c in positions or ():
             top, left = r * sh, c * sw

@@ -7,6 +7,6 @@ from torch import nn
 from compress_env.surgery.rules.base import Rule, register_rule
 
 
-@register_rule(nn.RNNBase, nn.MultiheadAttention)
+@register_rule(nn.RNNBase)
 class Recurrent(Rule):
     """A layer whose inside is not followed."""

@@ -1,0 +1,127 @@
+"""An algorithm of Stable-Baselines3 as an agent of a search."""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import sb3_contrib
+import stable_baselines3
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from torch import Tensor, nn
+
+from compress_env.agents.saved import save_policy
+from compress_env.agents.sb3.wrappers import Enough, Limit, RelativeReward
+from compress_env.errors import UserError
+from compress_env.objective import Objective
+from compress_env.search.agent import DrivingAgent, Policy
+
+
+class Deterministic(nn.Module):
+    """A policy of Stable-Baselines3 without chance, within the bounds of actions, as `save_policy` takes it.
+
+    Args:
+        policy: Of a model; it is in evaluation mode from now on.
+    """
+
+    def __init__(self, policy: Any):
+        super().__init__()
+        policy.set_training_mode(False)
+        self.policy = policy
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Actions `(n, 2)` for observations `(n, entries)`."""
+        return self.policy._predict(observation, deterministic=True).clamp(-1, 1)
+
+
+class StableBaselinesAgent(DrivingAgent):
+    """An algorithm of Stable-Baselines3 or its contrib package, on episodes whose end alone is rewarded.
+
+    The first episode is the uniform student (action 0), to which rewards are then relative. An interrupted search is played again
+    from its trials.
+
+    Args:
+        algorithm: A class, or its name.
+        objective: What students are judged by.
+        evaluations: How many students the search is to judge.
+        seed: Of everything random.
+        reward_scale: Of rewards relative to the uniform student's.
+        settings: The algorithm's own.
+    """
+
+    def __init__(
+        self, algorithm: str | type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, *, reward_scale: float = 5.0,
+        **settings: Any,
+    ):  # fmt: skip
+        self.objective, self.evaluations, self.seed = objective, evaluations, seed
+        self.algorithm = _algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        self.reward_scale, self.settings = reward_scale, {"policy": "MlpPolicy", **settings}
+        self.steps = objective.steps
+        self.timesteps = (evaluations - 1) * self.steps
+        self.model: BaseAlgorithm
+
+    def build(self, env: gym.Env) -> None:
+        """Make `model`, with `env` behind wrappers.
+
+        Args:
+            env: A `RecordingEnv`, or one that has `played`, too.
+
+        Raises:
+            UserError: If the algorithm does not take the settings.
+        """
+        self.env = env
+        self.relative = RelativeReward(Limit(env, self.evaluations), self.reward_scale)
+        try:
+            self.model = self.algorithm(env=self.relative, seed=self.seed, device="cpu", verbose=0, **deepcopy(self.settings))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise UserError(f"{self.algorithm.__name__} does not take these settings: {error}") from error
+        self.model.set_logger(Logger(None, []))  # otherwise each search leaves an empty folder among temporary files
+
+    def play_uniform(self) -> None:
+        """The first episode; its reward is what later ones are relative to."""
+        self.env.reset(seed=self.seed)
+        done = False
+        while not done:
+            _, reward, done, *_ = self.env.step(np.zeros(2, np.float32))
+        self.relative.baseline = float(reward)
+
+    def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
+        """Play all episodes."""
+        self.build(env)
+        self.play_uniform()
+        try:
+            self.model.learn(self.timesteps)
+        except Enough:
+            pass
+
+    def policy(self) -> Policy:
+        """The actor without noise."""
+        return lambda observation: self.model.predict(observation, deterministic=True)[0]
+
+    def save_policy(self, path: Path) -> None:
+        """Write the actor for `load_policy`; a warning if it is of a kind that cannot be traced, since the search is done by then."""
+        try:
+            save_policy(Deterministic(self.model.policy), self.objective.embedding.names, path)
+        except Exception as error:  # noqa: BLE001 - a policy of the user's own may raise anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"the policy is not saved: {reason}; the trials are", stacklevel=2)
+
+
+def start_at_zero(model: BaseAlgorithm) -> None:
+    """Let the untrained actor of a DDPG or TD3 give actions near 0, the uniform student at the budget."""
+    actor: Any = model.actor  # type: ignore[attr-defined]
+    last = [m for m in actor.mu if isinstance(m, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight.mul_(0.01)
+        last.bias.zero_()
+    model.actor_target.load_state_dict(actor.state_dict())  # type: ignore[attr-defined]
+
+
+def _algorithm(name: str) -> type[BaseAlgorithm]:
+    return getattr(stable_baselines3, name, None) or getattr(sb3_contrib, name)

@@ -1,0 +1,168 @@
+"""Off-policy algorithms, most of whose episodes are played against a surrogate model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import stable_baselines3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+
+from compress_env.agents.dyna import Dyna
+from compress_env.agents.policy_selection import PolicyScorer, PolicySelection
+from compress_env.agents.saved import load_policy
+from compress_env.agents.sb3 import checkpoints
+from compress_env.agents.sb3.algorithm import StableBaselinesAgent, start_at_zero
+from compress_env.agents.sb3.noise import DecayingNoise
+from compress_env.agents.sb3.wrappers import Enough
+from compress_env.errors import UserError
+from compress_env.objective import Objective
+
+SAVE_EVERY = 20.0
+"""Seconds between checkpoints; what lies after the last one is replayed from the recorded trials."""
+
+
+class OffPolicyAgent(StableBaselinesAgent):
+    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are played against a model (`Dyna`).
+
+    After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
+    over the whole episode (`n_steps`), since only its end is rewarded. With a model, the policy that is left is the one that it
+    rates highest of those on the way (`PolicySelection`). Where all episodes are against a model (`SurrogateObjective`), none is added.
+
+    Args:
+        algorithm: A class, or its name.
+        objective: What students are judged by.
+        evaluations: How many students the search is to judge.
+        seed: Of everything random.
+        model_episodes: Episodes against a model of the reward for each evaluated one, 4 if None; 0 has every episode evaluated.
+        mutations: Mutants of the best students that the model judges for each evaluated one, 300 if None.
+        start: A file of a policy that was learned before, whose proposal is the second student. Needs model episodes.
+        warmup_share: Share of the agent's episodes that are random; if None 0.02 with a model, which learns most from students near
+            the uniform one, else 0.2.
+        noise: Standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that
+            explore by themselves.
+        actor_delay: Updates of the critic for each of the actor; if None 4 with a model, else 30 (AMC's actor learns ten times slower,
+            and Stable-Baselines3 has one learning rate; faster ones run into a corner before the critic knows anything).
+        settings: Of the algorithm, and `reward_scale`.
+
+    Raises:
+        UserError: For options that are no numbers of episodes, or that would be ignored.
+    """
+
+    def __init__(
+        self, algorithm: str | type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, *,
+        model_episodes: int | None = None, mutations: int | None = None, start: str | None = None, warmup_share: float | None = None,
+        noise: tuple[float, float] | None = (0.4, 0.1), actor_delay: int | None = None, **settings: Any,
+    ):  # fmt: skip
+        for name, value in (("model_episodes", model_episodes), ("mutations", mutations)):
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
+        self.offline = isinstance(objective, PolicyScorer)
+        if self.offline and (model_episodes or mutations or start):
+            raise UserError("all episodes are against a model here; leave model_episodes, mutations and start out")
+        if model_episodes is None:
+            model_episodes = 0 if self.offline else 4
+        if mutations and not model_episodes:
+            raise UserError("mutants are judged between model episodes; leave model_episodes=0 out, or mutations")
+        if start and not model_episodes:
+            raise UserError(
+                "start needs model episodes, in which students like its proposal are tried; leave model_episodes=0 out"
+            )
+        self.model_episodes, self.mutations = model_episodes, 300 if mutations is None else mutations
+        self.start = load_policy(start, objective.embedding.names) if start else None
+        self.given = 2 if start else 1  # the uniform student, and the proposal
+        with_model = bool(model_episodes) or self.offline
+        rounds = max(0, evaluations - self.given)
+        played = self.given + model_episodes * rounds if model_episodes else evaluations
+        stored = played + (min(model_episodes, self.mutations) + 1) * rounds if model_episodes else evaluations
+        if warmup_share is None:
+            warmup_share = 0.02 if with_model else 0.2
+        warmup = max(1, round(warmup_share * (played - self.given)))
+        steps = objective.steps
+        defaults = dict(
+            learning_rate=1e-3, buffer_size=(stored + 1) * steps, learning_starts=warmup * steps, batch_size=64, gamma=1.0,
+            train_freq=(1, "episode"), gradient_steps=steps, n_steps=steps, policy_kwargs=dict(net_arch=[128, 128]),
+            action_noise=DecayingNoise(2, *noise, warmup + 1, played) if noise else None,
+        )  # fmt: skip
+        super().__init__(algorithm, objective, evaluations, seed, **{**defaults, **settings})
+        self.timesteps = played * steps
+        self.actor_delay = (4 if with_model else 30) if actor_delay is None else actor_delay
+        self.dyna: Dyna | None = None
+        self.selection: PolicySelection | None = None
+
+    def build(self, env: gym.Env) -> None:
+        """Make `model`, with `env` behind a surrogate model, if there is to be one, and wrappers."""
+        if self.model_episodes:
+            env = self.dyna = Dyna(env, self.given, self.model_episodes, self.mutations, self.seed)
+        super().build(env)
+        self.model: OffPolicyAlgorithm
+        scorer = self.objective if self.offline else self.dyna
+        self.selection = PolicySelection(scorer) if scorer else None  # type: ignore[arg-type]
+        self.noise: DecayingNoise | None = self.model.action_noise  # type: ignore[assignment]
+        if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
+            self.model.policy_delay = self.actor_delay
+            start_at_zero(self.model)
+
+    def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
+        """Play the episodes that are left; the state is saved at the end of roll-outs, when their reward is stored."""
+        self.build(env)
+        done = checkpoints.restore(self, checkpoint) if checkpoint and checkpoint.exists() else 0
+        begin = not done
+        if begin:
+            self.play_uniform()
+            done = 1
+            if self.start and done < self.evaluations:
+                self._play_start()
+                done = 2
+        if done < self.evaluations:
+            try:
+                self.model.learn(
+                    self.timesteps, callback=_BetweenEpisodes(self, checkpoint), reset_num_timesteps=begin
+                )
+            except Enough:
+                pass
+            if checkpoint:
+                checkpoints.save(self, checkpoint)
+        if self.selection:
+            self.selection.load_best(self.model.actor)  # type: ignore[attr-defined]
+
+    def _play_start(self) -> None:
+        """The student of the policy that the search goes on from; the agent learns from it like from an episode of its own."""
+        assert self.start and self.dyna
+        observation, _ = self.env.reset()
+        done = False
+        while not done:
+            observation, _, done, _, _ = self.env.step(self.start(observation))
+        self.dyna.demonstrations.append(self.dyna.students[-1])
+
+
+class _BetweenEpisodes(BaseCallback):
+    """Adds demonstrations to the replay buffer; looks at the actor once a round, and saves, after the updates of a roll-out, when
+    the next one begins."""
+
+    def __init__(self, agent: OffPolicyAgent, path: Path | None):
+        super().__init__()
+        self.agent, self.path, self.saved = agent, path, time.monotonic()
+
+    def _on_rollout_end(self) -> None:
+        if self.agent.dyna:
+            scaled = self.agent.relative.scaled
+            for before, after, action, reward, done in self.agent.dyna.transitions():
+                given = np.array([scaled(reward) if done else 0.0])
+                self.agent.model.replay_buffer.add(before[None], after[None], action[None], given, np.array([done]), [{}])
+
+    def _on_rollout_start(self) -> None:
+        selection = self.agent.selection
+        if selection and selection.scorer.due:
+            selection.look(self.agent.model.actor, self.agent.policy())  # type: ignore[attr-defined]
+        if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
+            checkpoints.save(self.agent, self.path)
+            self.saved = time.monotonic()
+
+    def _on_step(self) -> bool:
+        return True

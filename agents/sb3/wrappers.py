@@ -1,0 +1,53 @@
+"""Wrappers between the environment and an algorithm of Stable-Baselines3: the scale of rewards, and the end of the search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+
+class RelativeReward(gym.Wrapper):
+    """Rewards relative to `baseline`, times `scale`: the critic starts near 0 and need not learn a large constant first.
+
+    AMC subtracts a moving average for the same reason; a constant keeps what is in the replay buffer comparable.
+
+    Args:
+        env: Rewards its episodes at the end.
+        scale: Of the rewards.
+    """
+
+    def __init__(self, env: gym.Env, scale: float):
+        super().__init__(env)
+        self.scale, self.baseline = scale, 0.0
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, self.scaled(reward) if terminated else reward, terminated, truncated, info
+
+    def scaled(self, reward: float) -> float:
+        """The number that the agent is given for this reward."""
+        return self.scale * (reward - self.baseline)
+
+
+class Enough(Exception):
+    """All episodes are played."""
+
+
+class Limit(gym.Wrapper):
+    """Ends the search when all episodes are played; on-policy algorithms collect whole batches of them and would go on.
+
+    Args:
+        env: Has `played`, the number of finished episodes.
+        episodes: How many there are to be.
+    """
+
+    def __init__(self, env: gym.Env, episodes: int):
+        super().__init__(env)
+        self.episodes = episodes
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Raises Enough where a further episode would begin."""
+        if self.env.get_wrapper_attr("played") >= self.episodes:
+            raise Enough
+        return super().reset(seed=seed, options=options)

@@ -1,0 +1,130 @@
+"""The documentation names only what exists, its code runs, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP = "agents|benchmarks|compress_env|docs|examples|tests"
+FLAG = r"--[a-z][a-z0-9-]*"
+COMMAND = r"(?:compress-env|python -m benchmarks\.\w+)\b[^\n`]*"
+GROUPS = ("bench", "policy")
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+
+
+@cache
+def help_of(command: tuple[str, ...]) -> str:
+    """The help of a command, of which `command` is how it is called."""
+    done = subprocess.run([sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise LookupError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def call(line: str) -> tuple[tuple[str, ...], list[str]]:
+    """How a documented command line is called with `python -m`, and its flags."""
+    words = shlex.split(line, comments=True)
+    if words[0] == "compress-env":
+        names = [w for w in words[1:3] if re.fullmatch(r"[a-z]+", w)]
+        command = ("compress_env.cli", *names[: 2 if names[:1] and names[0] in GROUPS else 1])
+    else:
+        command = (words[2],)
+    return command, re.findall(FLAG, line)
+
+
+def text_of(page: Path) -> str:
+    """Its text, without the targets of links."""
+    return re.sub(r"\]\([^)]*\)", "]", page.read_text(encoding="utf-8"))
+
+
+def test_commands_are_split_into_names_and_flags():
+    assert call("compress-env bench run --list") == (("compress_env.cli", "bench", "run"), ["--list"])
+    assert call("compress-env policy apply p.onnx --out a") == (("compress_env.cli", "policy", "apply"), ["--out"])
+    assert call("compress-env search --budget macs=0.2..0.8") == (("compress_env.cli", "search"), ["--budget"])
+    assert call("python -m benchmarks.speed --seconds 3") == (("benchmarks.speed",), ["--seconds"])
+
+
+@by_page
+def test_commands_and_their_flags_exist(page):
+    wrong = []
+    for line in sorted(set(re.findall(COMMAND, text_of(page)))):
+        command, flags = call(line)
+        try:
+            known = set(re.findall(FLAG, help_of(command)))
+        except LookupError as error:
+            wrong.append(str(error))
+            continue
+        wrong += [f"{' '.join(command)} has no {flag}" for flag in flags if flag not in known]
+    assert not wrong, "\n".join(wrong)
+
+
+@by_page
+def test_flags_named_alone_belong_to_some_command(page):
+    alone = set(re.findall(f"`({FLAG})", page.read_text(encoding="utf-8")))
+    commands = ("search", "finetune", "policy learn", "policy apply", "bench run", "bench report", "bench policy", "export", "inspect")
+    called = [*(("compress_env.cli", *name.split()) for name in commands), ("benchmarks.fidelity",), ("benchmarks.losses",)]
+    for command in called:
+        alone -= alone and set(re.findall(FLAG, help_of(command)))
+    assert not alone
+
+
+@by_page
+def test_files_in_backticks_exist(page):
+    named = re.findall(rf"(?<![\w/])((?:{TOP})/[\w./-]*|[A-Z]+\.md|pyproject\.toml|Makefile)(?![\w/.:-])", text_of(page))
+    missing = {name for name in named if "NAME" not in name and not (ROOT / name.rstrip(".")).exists()}
+    assert not missing
+
+
+@by_page
+def test_links_lead_to_files_and_headings(page):
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+://", target):
+            continue
+        path, _, heading = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.is_file(), target
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", place.read_text(encoding="utf-8"), re.M)
+            assert heading in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}, target
+
+
+@by_page
+def test_a_page_begins_by_saying_what_it_tells(page):
+    title, first, *_ = page.read_text(encoding="utf-8").split("\n\n")
+    assert title.startswith("# ") and first.endswith(".")
+    if page != README:
+        assert first.startswith("This page ")
+
+
+def test_the_readme_fits_a_few_screens_and_leads_to_every_page():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    reached = {*re.findall(r"\]\((docs/\w[\w-]*\.md)", text)}
+    assert reached == {f"docs/{page.name}" for page in PAGES if page.parent == ROOT / "docs"}
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "```python\n" in p.read_text(encoding="utf-8")], ids=lambda p: p.name)
+def test_python_runs_as_it_stands(page, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        if "imagefolder:DIR" in code:  # needs images that are not here
+            compile(code, page.name, "exec")
+            continue
+        done = subprocess.run(
+            [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        if page == README:
+            rewards = {name: float(reward) for name, reward in re.findall(r"^(\w+) +reward (0\.\d+)", done.stdout, re.M)}
+            assert rewards["ddpg"] > rewards["random"] > rewards["uniform"]
