@@ -48,9 +48,8 @@ def test_a_search_is_put_beside_the_teachers_training(measured):
     assert (cost["agent"], cost["evaluations"]) == ("ddpg", 20)
     assert cost["search"] > 20 * measured[0]["profile"]["seconds"] / 10
     assert cost["training"] > 60 * measured[0]["build"]["forward of 32"]  # 60 epochs of 15 batches of 64
-    assert (
-        search_cost.search_cost(SimpleNamespace(problem=SimpleNamespace(teacher=SimpleNamespace(name="my.py:net"))), "ddpg", 1, 0, False) is None
-    )
+    unknown = SimpleNamespace(problem=SimpleNamespace(teacher=SimpleNamespace(name="my.py:net")))
+    assert search_cost.search_cost(unknown, "ddpg", 1, 0, False) is None
 
 
 def test_peers_make_the_same_candidate_and_refitting_is_what_makes_it_good(measured):
