@@ -349,23 +349,23 @@ def test_a_report_measures_latency_where_no_budget_did(monkeypatch):
 
 
 def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick, monkeypatch, tmp_path):
-    from compress_env.bench import latency as bench
+    from benchmarks.latency import measure as bench
+    from benchmarks.latency.__main__ import main as command_line
 
     monkeypatch.setattr(bench, "SECONDS", 0.1)
     command = ["--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
     printed = CliRunner().invoke(main, ["inspect", "--latency", *command], catch_exceptions=False).output
     assert "latency: batch 2, PyTorch eager, 1 thread" in printed
     out = tmp_path / "rows.jsonl"
-    call = ["bench", "latency", "--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0",
-            "--out", str(out)]  # fmt: skip
-    first = CliRunner().invoke(main, call, catch_exceptions=False)
+    call = ["--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0", "--out", str(out)]
+    first = CliRunner().invoke(command_line, call, catch_exceptions=False)
     assert re.search(
         r"resnet8-digits, 1x8x8 \| batch 1, PyTorch eager, 1 thread \| 70% latency \| uniform", first.output
     )
     assert "50% macs" in first.output
     before = out.read_text()
     out.write_text(before + '{"torn')
-    again = CliRunner().invoke(main, call, catch_exceptions=False)
+    again = CliRunner().invoke(command_line, call, catch_exceptions=False)
     assert again.output.splitlines()[-4:] == first.output.splitlines()[-4:] and out.read_text().startswith(before)
     rows = bench.read(out)
     assert [row["resource"] for row in rows] == ["latency", "macs"] and rows[0]["pairs"] >= 41
