@@ -7,11 +7,11 @@ import os
 
 import pytest
 import torch
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 
 from compress_env import cache
 from compress_env.data import load_data
 from compress_env.data.image_cache import decoded
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import reconstruction

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from networks import random_plan, vgg
 from torch import nn
 from torch.nn import functional as F
 
 from compress_env.data import load_data
 from compress_env.distill.checkpoint import Checkpoint
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import fit, predict
