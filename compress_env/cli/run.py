@@ -37,10 +37,12 @@ def run(environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epo
         show(finish(folder, finetune_epochs, objective=objective))
         return
     from compress_env.report.page import write_report
+    from compress_env.search.trial import best_trial
 
     trials = folder.trials()
-    best = max((t.reward for t in trials), default=float("nan"))
-    click.echo(f"best reward {best:.4f} in {len(trials)} evaluations; report: {write_report(folder.path)}")
+    best = best_trial(trials)
+    found = f"best reward {best.reward:.4f}" if best else "no student within the budget"
+    click.echo(f"{found} in {len(trials)} evaluations; report: {write_report(folder.path)}")
     click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
 
 
@@ -49,32 +51,28 @@ def show(done: Compressed) -> None:
     from compress_env.resources.base import amount
 
     result = done.result
-    teacher, student, metric = result["teacher"], result["student"], result["metric"]
+    teacher, student, metric = result.teacher, result.student, result.metric
     rows = [("", "teacher", "student", "")]
 
     def compare(label: str, form: str, before: float, after: float) -> None:
         rows.append((label, form.format(before), form.format(after), f"{after / before:.1%}" if before else ""))
 
-    compare(f"test {metric}", "{:.2%}", teacher["metric_test"], student["metric_test"])
-    for name, resource in result["resources"].items():
-        unit = "" if resource["unit"] == resource["label"] else f", {resource['unit']}"
-        whole = teacher["usage"][name]
-        rows.append((
-            f"{resource['label']}{unit}", amount(whole), amount(student["usage"][name]),
-            f"{student['usage'][name] / whole:.1%}" if whole else "",
-        ))  # fmt: skip
-    compare("file size, bytes", "{:,.0f}", teacher["file_bytes"], student["file_bytes"])
-    for name, limit in result["budget"].items():
-        used = student["usage"][name]
-        unit = result["resources"][name]["unit"]
+    compare(f"test {metric}", "{:.2%}", teacher.metric_test, student.metric_test)
+    for name, resource in result.resources.items():
+        unit = "" if resource.unit.lower() == resource.label.lower() else f", {resource.unit}"
+        whole, used = teacher.usage[name], student.usage[name]
+        rows.append((f"{resource.label}{unit}", amount(whole), amount(used), f"{used / whole:.1%}" if whole else ""))
+    compare("file size, bytes", "{:,.0f}", teacher.file_bytes, student.file_bytes)
+    for name, limit in result.budget.items():
+        used, unit = student.usage[name], result.resources[name].unit
         rows.append((f"budget {name}", f"{amount(limit)} {unit}", amount(used), "met" if used <= limit else "NOT MET"))
     for a, b, c, d in rows:
         click.echo(f"{a:20} {b:>18} {c:>14} {d:>8}")
-    final = result["final_policy"]
+    final = result.final_policy
     click.echo(
         f"before fine-tuning, validation: best found {done.evaluation.metric:.2%}"
         + (f", final policy {final['metrics'][metric]:.2%}" if final else "")
         + f", teacher {done.evaluation.teacher_metric:.2%}"
     )
-    click.echo(f"latency: {result['runtime']}")
+    click.echo(f"measured with {result.runtime}")
     click.echo(f"report: {done.report()}")
