@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, TypeVar
@@ -248,6 +249,17 @@ def signature(*further: inspect.Parameter) -> inspect.Signature:
     kind = inspect.Parameter.KEYWORD_ONLY
     own = [inspect.Parameter(n, kind, default=d) for n, d in keywords().items()]
     return inspect.Signature(sorted([*further, *own], key=lambda p: p.kind))
+
+
+def parse_setting(text: str, form: str = "NAME=VALUE") -> tuple[str, Any]:
+    """Name and value of a text such as `tau=0.01`; a value that is not JSON stays a text. Raises UserError that names the form."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UserError(f"{text!r} is not {form}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def arguments_table() -> str:

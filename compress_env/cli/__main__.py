@@ -1,3 +1,3 @@
 from compress_env.cli.main import main
 
-main()
+main(prog_name="compress-env")

@@ -16,21 +16,22 @@ from torch import distributed
 
 from compress_env import devices
 from compress_env.cli import options
+from compress_env.cli.commands import Command
 from compress_env.contexts import one_thread
 from compress_env.data import load_data
 from compress_env.data.dataset import Split
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.train import channels_last, fit, predict
+from compress_env.spec import ProblemSpec, SearchSpec
 from compress_env.tasks import load_task
 from compress_env.teachers import TEACHERS
 
 
-@click.command(cls=options.Command, help=__doc__)
+@click.command(cls=Command, help=__doc__)
 @click.argument("name", type=click.Choice(TEACHERS.names()))
-@click.option("--data", help="Data set; the teacher's own if not given.")
+@options.of(ProblemSpec, "data", "device")
+@options.of(SearchSpec, "seed")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Weights file to write (.safetensors).")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="Torch device; auto: a GPU if there is one.")
 def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None:
     teacher = TEACHERS.get(name)
     if "RANK" in os.environ:  # set by torchrun

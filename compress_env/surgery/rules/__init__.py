@@ -15,8 +15,10 @@ from compress_env.surgery.rules import (
     window_attention,
 )
 from compress_env.surgery.rules.base import Geometry, Rule, register_function, register_rule, rule_of
+from compress_env.surgery.rules.dense import Dense
 
 __all__ = [
+    "Dense",
     "Geometry",
     "Rule",
     "attention",

@@ -223,7 +223,7 @@ class MultiheadAttention(Attention):
             "out_proj.weight": ("out", "values"), "out_proj.bias": ("out",),
             **dict.fromkeys(SEPARATE, ("values",)),
         }  # fmt: skip
-        return known[name]
+        return known.get(name, ())
 
     def macs(
         self, module: nn.Module, inputs: Sequence[Shape], total: float

@@ -47,7 +47,7 @@ class Rule:
         sides: Sides that may lose features.
         produces: Those of them whose channels the layer makes itself; groups begin there.
         reads: Those whose features it multiplies with weights; see `weight`.
-        weights: Parameters by whose size channels are ranked where there are no images.
+        weights: Parameters that it multiplies with; by their size, channels are ranked where there are no images.
         owns_output: Whether the channels of its "out" side are its own, so that they cannot be replaced without it.
         elementwise: Whether each number of its result comes from one number of its input.
         vanishes: Whether it goes with the layer in front of it, when that is removed from a chain.
@@ -109,14 +109,14 @@ class Rule:
     def macs(
         self, module: nn.Module, inputs: Sequence[Shape], total: float
     ) -> Sequence[tuple[float, tuple[str, ...]]]:
-        """Parts of the layer's multiply-accumulates, each with the sides that it is proportional to.
+        """Parts of the layer's multiply-accumulates, each with the sides that it is proportional to; else those of its weights.
 
         Args:
             module: The layer.
             inputs: Shapes of the tensors that it reads, for one example.
             total: All that it computes for one example.
         """
-        axes = next((self.axes(module, n, p) for n, p in module.named_parameters() if n == "weight"), ())
+        axes = self.axes(module, self.weights[0], module.get_parameter(self.weights[0])) if self.weights else ()
         return [(total, tuple(side for side in self.sides if side in axes))]
 
     # students
@@ -234,6 +234,11 @@ def rule_of(module: nn.Module | None) -> Rule:
 def types_of(family: type[Rule]) -> list[type]:
     """The types of layers whose rule is of this family."""
     return [key for key, rule in _RULES.items() if isinstance(key, type) and isinstance(rule, family)]
+
+
+def known_layers() -> list[str]:
+    """Names of the types of layers that have a rule, sorted."""
+    return sorted({key.__name__ if isinstance(key, type) else key.rpartition(".")[2] for key in _RULES})
 
 
 def function_rule(call: Call) -> FunctionRule:

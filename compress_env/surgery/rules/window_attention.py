@@ -60,7 +60,7 @@ class Windows:
     def split(self, x: Tensor) -> Tensor:
         """`(n, height, width, c)` as windows `(n * windows, tokens, c)`."""
         (rows, columns), (high, wide) = self.grid, self.window
-        x = x.view(len(x), rows, high, columns, wide, x.shape[-1]).transpose(2, 3)
+        x = x.view(x.shape[0], rows, high, columns, wide, x.shape[-1]).transpose(2, 3)
         return x.reshape(-1, high * wide, x.shape[-1])
 
     def joined(self, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from compress_env.rewards import prospect
+from benchmarks.fidelity.scores import PlanScore
+from benchmarks.fidelity.truths import Truth
+from compress_env.evaluation import proxy_score
+from compress_env.files import atomic, write_text
 
 RESAMPLES = 2000
 
@@ -19,7 +21,12 @@ RESAMPLES = 2000
 class Agreement:
     """Correlations of scores with truths in [-1, 1], each with a 95 % percentile bootstrap interval over plans.
 
-    regret: the best truth minus that of the plan with the best score, in the truth's unit.
+    Attributes:
+        plans: How many pairs there are.
+        spearman: Correlation of ranks.
+        kendall: Kendall's tau-b.
+        pearson: Linear correlation.
+        regret: The best truth minus that of the plan with the best score, in the truth's unit.
     """
 
     plans: int
@@ -72,13 +79,16 @@ def _cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float, float]]) -> str:
-    """Markdown, a line an evaluator and budget. rows: agreement, mean accuracy of the candidates in [0, 1], seconds a candidate, and
-    their share of the distillation's."""
+    """Markdown, a line an evaluator and budget.
+
+    Args:
+        rows: Agreement, the candidates' mean metric, seconds a candidate, and their share of the distillation's.
+    """
     lines = [
-        "| evaluator | MACs | plans | Spearman | Kendall | Pearson | regret | accuracy | seconds | of distillation |",
+        "| evaluator | MACs | plans | Spearman | Kendall | Pearson | regret | metric | seconds | of distillation |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (name, budget), (a, accuracy, seconds, share) in rows.items():
+    for (name, budget), (a, metric, seconds, share) in rows.items():
         cells = [
             f"{value:.2f} ({low:.2f} to {high:.2f})"
             for value, (low, high) in (
@@ -86,7 +96,7 @@ def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float, float]
             )
         ]  # fmt: skip
         lines.append(
-            f"| {name} | {budget:.0%} | {a.plans} | {' | '.join(cells)} | {100 * a.regret:.2f} | {accuracy:.1%} | "
+            f"| {name} | {budget:.0%} | {a.plans} | {' | '.join(cells)} | {100 * a.regret:.2f} | {metric:.1%} | "
             f"{seconds:.3f} | 1/{1 / share:.0f} |"
         )
     return "\n".join(lines)
@@ -115,21 +125,32 @@ def scatter(
             axis.set_ylabel(f"distilled, {budget:.0%} of the MACs", fontsize=8)
     figure.supxlabel("score of the candidate", fontsize=8)
     figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=100)
+    with atomic(path) as part:
+        figure.savefig(part, dpi=100)
     return path
 
 
 def write(
-    out: Path, teacher: str, truths, scores, sizes: Mapping[str, float], seconds: Mapping[float, float],
-    free: Mapping[str, tuple[float, float]],
+    out: Path, teacher: str, truths: Sequence[Truth], scores: Sequence[PlanScore], sizes: Mapping[str, float],
+    seconds: Mapping[float, float], free: Mapping[str, tuple[float, float]],
 ) -> str:  # fmt: skip
-    """Write `fidelity.md` and `fidelity.png` into `out`; returns the Markdown.
+    """Write `fidelity.md` and `fidelity.png`.
 
-    truths, scores, sizes, free: of `bench.fidelity` and `bench.evaluators`. seconds: of distilling one plan, for each budget.
+    Args:
+        out: The folder.
+        teacher: Its name.
+        truths: Of `benchmarks.fidelity.truths`.
+        scores: Of `benchmarks.fidelity.scores`, and so are `sizes` and `free`.
+        sizes: Share of the parameters by plan.
+        seconds: Of distilling one plan, for each budget.
+        free: Metrics of students without training.
+
+    Returns:
+        The Markdown.
     """
-    truth = {(t.budget, t.index): t.accuracy for t in truths}
+    truth = {(t.budget, t.index): t.metric for t in truths}
     size = {(t.budget, t.index): sizes[t.plan] for t in truths}
-    series: dict[tuple[str, float], list] = {}
+    series: dict[tuple[str, float], list[PlanScore]] = {}
     for budget in dict.fromkeys(t.budget for t in truths):
         for s in scores:
             if s.budget == budget:
@@ -137,19 +158,19 @@ def write(
     rows, points = {}, {}
     for (name, budget), found in series.items():
         y = [truth[s.budget, s.index] for s in found]
-        cost, mean = float(np.mean([s.seconds for s in found])), float(np.mean([s.accuracy for s in found]))
-        score = [prospect(math.exp(-s.kl), size[s.budget, s.index]) for s in found]
-        measures = {"": score, ", by KL": [-s.kl for s in found], ", by accuracy": [s.accuracy for s in found]}
+        cost, mean = float(np.mean([s.seconds for s in found])), float(np.mean([s.metric for s in found]))
+        score = [proxy_score(s.kl, size[s.budget, s.index]) for s in found]
+        measures = {"": score, ", by KL": [-s.kl for s in found], ", by metric": [s.metric for s in found]}
         for label, x in measures.items():
             rows[name + label, budget] = (agreement(x, y), mean, cost, cost / seconds[budget])
         points[name, budget] = (score, y)
     spread = ", ".join(
         f"{min(v):.3f} to {max(v):.3f} at {b:.0%} of the MACs ({s:.1f} s a plan)"
         for b, s in seconds.items()
-        for v in [[t.accuracy for t in truths if t.budget == b]]
+        for v in [[t.metric for t in truths if t.budget == b]]
     )
-    text = f"""{teacher}: accuracy after distillation on validation images, {spread}.
-Intervals: 95 %, bootstrap over plans. Regret: points of accuracy below the best plan. Accuracy: mean of the candidates before
+    text = f"""{teacher}: metric after distillation on validation images, {spread}.
+Intervals: 95 %, bootstrap over plans. Regret: points of the metric below the best plan. Metric: mean of the candidates before
 distillation. Seconds: of processor time, one thread.
 
 {table(rows)}
@@ -160,10 +181,10 @@ AMC, as published, at 50 %: Plain-20 86.4 % / 86.0 % of 90.5 %, ResNet-56 90.2 %
 tensors that stay as wide as they were.
 """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "fidelity.md").write_text(text)
-    scatter(points, out / "fidelity.png", f"{teacher}: score before, accuracy after distillation, a point a plan")
+    write_text(out / "fidelity.md", text)
+    scatter(points, out / "fidelity.png", f"{teacher}: score before, metric after distillation, a point a plan")
     return text
 
 
-def _pair(accuracies: tuple[float, float]) -> str:
-    return " / ".join(f"{100 * a:.1f} %" for a in accuracies)
+def _pair(metrics: tuple[float, float]) -> str:
+    return " / ".join(f"{100 * m:.1f} %" for m in metrics)

@@ -1,0 +1,3 @@
+from compress_env.cli.main import main
+
+main(prog_name="compress-env")
