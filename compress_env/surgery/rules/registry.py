@@ -67,6 +67,11 @@ def known_layers() -> list[str]:
     return sorted({key.__name__ if isinstance(key, type) else key.rpartition(".")[2] for key in _RULES})
 
 
+def rule_names() -> list[str]:
+    """Names of the rules that layers have, sorted."""
+    return sorted({type(rule).__name__ for rule in _RULES.values()})
+
+
 def function_rule(call: Call) -> FunctionRule:
     """The rule of the function or method that is called."""
     target = call.node.target
