@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import importlib.util
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,21 @@ def test_types_of_layers_are_told_apart_by_rules_alone():
     outside = [p for p in files if p.parent.name != "rules"]
     assert len(outside) > 20
     assert {str(p): lines for p in outside if (lines := _of_layers(ast.parse(p.read_text())))} == {}
+
+
+def test_no_file_of_surgery_imports_one_that_imports_it():
+    files = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / "compress_env/surgery").rglob("*.py")}
+    names = {name.removesuffix(".__init__"): name.removesuffix(".__init__") for name in files.values()}
+    needs = {}
+    for path, name in files.items():
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+        found = {n.module for n in nodes} | {f"{n.module}.{a.name}" for n in nodes for a in n.names}
+        needs[name.removesuffix(".__init__")] = {f for f in found if f in names}
+    for package in ("compress_env.surgery.rules", "compress_env.surgery.ranking"):  # a package only gathers its files
+        for own in needs.values():
+            own.discard(package)
+    assert len(needs["compress_env.surgery.trace"]) > 8
+    TopologicalSorter(needs).prepare()  # raises CycleError
 
 
 def test_the_nearest_base_class_of_a_layer_decides():

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
-from compress_env.surgery.ir import Channels, Layer, Ranking, Resize
+from compress_env.surgery.ir import Channels, Layer, Ranking, Resize, constant
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.structure import Structure
 from compress_env.surgery.view import PrunedView
@@ -48,7 +48,7 @@ class LayerGraph(Structure):
         for name, order in ranking.orders.items():
             if name not in groups or not np.array_equal(np.sort(order), np.arange(groups[name].size)):
                 raise InvalidPlan(f"the ranking {ranking.name!r} is not one of this network: see its group {name!r}")
-            groups[name] = replace(groups[name], importance=-np.argsort(order))
+            groups[name] = replace(groups[name], importance=constant(-np.argsort(order)))
         new = replace(self, groups=groups)
         new.__dict__["costs"] = self.costs  # which channels stay makes no difference to what they cost
         return new
@@ -86,12 +86,12 @@ class LayerGraph(Structure):
     @cached_property
     def full(self) -> np.ndarray:
         """Widths of the teacher `(groups,)`."""
-        return np.array([g.size for g in self.groups.values()], int)
+        return constant([g.size for g in self.groups.values()], int)
 
     @cached_property
     def floor(self) -> np.ndarray:
         """Smallest widths `(groups,)`."""
-        return np.array([g.floor for g in self.groups.values()], int)
+        return constant([g.floor for g in self.groups.values()], int)
 
     def allowed(self, widths: np.ndarray) -> np.ndarray:
         """The largest widths `(groups,)` up to `widths` that the groups may have; at least their floors."""

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.ir import Channels, Group, Member
+from compress_env.surgery.ir import Channels, Group, Member, constant
 from compress_env.surgery.ranking.magnitude import channel_scores
 from compress_env.surgery.rules import rule_of
 
@@ -99,7 +99,7 @@ class Grouping:
             produced = next(m for m in own if m.layer == name.partition("#")[0] and m.side in rule_of(self.modules[m.layer]).produces)
             step = multiple // math.gcd(multiple, len(produced.position) // size)
             floor = min(size, math.ceil(max(1, round(min_width * size)) / step) * step)
-            importance = channel_scores(self.modules, own, size)
+            importance = constant(channel_scores(self.modules, own, size))
             result[name] = Group(name, size, tuple(own), importance, floor, step)
         return {name: result[name] for name in self.names}
 

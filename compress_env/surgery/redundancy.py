@@ -35,7 +35,7 @@ def block_redundancy(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor)
         with torch.no_grad():
             rows = _Rows(teacher, graph, {node for pair in blocks.values() for node in pair})
             rows.run(inputs)
-            return {name: _explained(*(rows.found.get(node) for node in pair)) for name, pair in blocks.items()}
+            return {name: _share(*(rows.found.get(node) for node in pair)) for name, pair in blocks.items()}
 
     return {name: float(share) for name, share in cache.tensors("block_redundancy", key, compute).items()}
 
@@ -67,7 +67,7 @@ def _rows(y: Tensor, channels: int) -> Tensor | None:
     return flat[:, chosen].flatten(0, 1)
 
 
-def _explained(y: Tensor | None, x: Tensor | None) -> Tensor:
+def _share(y: Tensor | None, x: Tensor | None) -> Tensor:
     """The share of the variance of the second half of `y` `(n, outputs)` that a regression on `x` `(n, inputs)` explains."""
     if x is None or y is None or len(x) != len(y):
         return torch.tensor(0.0)
