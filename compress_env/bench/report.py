@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -153,7 +154,7 @@ def write(results: Path, out: Path, command: str) -> str:
     table = load(results)
     distilled = records(results).read()
     out.mkdir(parents=True, exist_ok=True)
-    parts = []
+    parts: list[dict[str, Any]] = []
     if len(table) > 1:
         head = (
             "agent",
@@ -169,12 +170,12 @@ def write(results: Path, out: Path, command: str) -> str:
         image = picture(agents, scenario)
         (out / f"{scenario}.png").write_bytes(image)
         found = {(r.scenario, r.plan, r.seed): r for r in distilled if r.scenario == scenario}
-        head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD
-        own = {"title": title, "head": head, "rows": rows(agents, found)}
+        last = [f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)"] if found else []
+        own = {"title": title, "head": [*HEAD, *last], "rows": rows(agents, found)}
         parts.append(own | {"picture": base64.b64encode(image).decode()})
         if len(agents) > 2:
-            head, lines = duels(agents)
-            parts.append({"title": f"{scenario}: who beats whom", "head": head, "rows": lines, "picture": None})
+            names, lines = duels(agents)
+            parts.append({"title": f"{scenario}: who beats whom", "head": names, "rows": lines, "picture": None})
     note = (
         "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
         "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and metric."
