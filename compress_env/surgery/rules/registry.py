@@ -67,11 +67,6 @@ def rule_names() -> list[str]:
     return sorted({type(rule).__name__ for rule in _RULES.values()})
 
 
-def rule_names() -> list[str]:
-    """Names of the rules that layers have, sorted."""
-    return sorted({type(rule).__name__ for rule in _RULES.values()})
-
-
 def function_rule(call: Call) -> FunctionRule:
     """The rule of the function or method that is called."""
     target = call.node.target
