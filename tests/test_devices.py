@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from compress_env.distill.evaluator import fastest_device
 from torch import nn
 from torch.nn.functional import cross_entropy
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from networks import random_plan, vgg
 from torch import nn
 from torch.nn import functional as F
