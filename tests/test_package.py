@@ -70,9 +70,7 @@ def test_every_folder_of_the_product_is_installed(settings):
     folders = {path.parent.relative_to(ROOT) for path in sources(*PRODUCT)}
     names = {".".join(folder.parts) for folder in folders}
     assert {re.sub("^agents", "compress_env.agents", name) for name in names} == set(settings["tool"]["setuptools"]["packages"])
-    assert settings["tool"]["setuptools"]["package-dir"] == {"compress_env.agents": "agents"} | {
-        f"compress_env.{name}": name.replace(".", "/") for name in names if name.startswith("agents.")
-    }
+    assert settings["tool"]["setuptools"]["package-dir"] == {"compress_env.agents": "agents"}
 
 
 def test_files_that_are_no_code_are_installed(settings):
