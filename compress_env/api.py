@@ -22,7 +22,7 @@ from compress_env.export import export_all, save_student, state_bytes
 from compress_env.objective import Objective
 from compress_env.problem import Measured
 from compress_env.progress import announced
-from compress_env.resources import RESOURCES
+from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
@@ -50,7 +50,7 @@ class Compressed:
     evaluation: Evaluation
     trials: list[Trial]
     finetuned: Finetuned
-    result: dict[str, Any]
+    result: Result
     folder: Path
 
     def report(self) -> Path:
@@ -173,30 +173,30 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
         teacher_test = problem.task.metrics(predict(teacher, data, data.test), data.test.labels)[problem.task.metric]
     teacher_usage, usage = problem.cost_model.compare(student, plan)
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
-    result = {
-        "metric": problem.task.metric,
-        "teacher": {"metric_test": teacher_test, "usage": teacher_usage, "file_bytes": state_bytes(teacher)},
-        "student": {"metric_test": done.metric_test, "usage": usage, "file_bytes": size},
-        "resources": {n: {"label": RESOURCES.get(n).label, "unit": RESOURCES.get(n).unit} for n in usage},
-        "runtime": problem.runtime.label,
-        "budget": dict(best.limits),
-        "feasible": all(usage[name] <= limit for name, limit in best.limits.items()),
-        "evaluations": len(trials),
-        "seconds": searched.get("seconds"),
-        "agent": run["search"]["agent"],
-        "seed": run["search"]["seed"],
-        "versions": versions(),
-        "command": run["command"],
-        "best_trial": best.index,
-        "final_policy": searched.get("final_policy"),
-        "finetune": {
+    result = Result(
+        metric=problem.task.metric,
+        teacher=NetworkResult(teacher_test, teacher_usage, state_bytes(teacher)),
+        student=NetworkResult(done.metric_test, usage, size),
+        resources={name: ResourceName.of(name) for name in usage},
+        runtime=problem.runtime.label,
+        budget=dict(best.limits),
+        feasible=all(usage[name] <= limit for name, limit in best.limits.items()),
+        evaluations=len(trials),
+        seconds=searched.get("seconds"),
+        agent=run["search"]["agent"],
+        seed=run["search"]["seed"],
+        best_trial=best.index,
+        final_policy=searched.get("final_policy"),
+        finetune={
             **{k: v for k, v in asdict(done).items() if k != "history"},
             "history": [{"epoch": i, "validation": value} for i, value in enumerate(done.history)],
         },
-        "exports": exports,
-        "layers": network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan)),
-    }
-    folder.write("result.json", result)
+        exports=exports,
+        layers=network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan)),
+        versions=versions(),
+        command=run["command"],
+    )
+    folder.write("result.json", result.to_json())
     from compress_env.report.page import write_report
 
     write_report(folder.path)

@@ -48,10 +48,11 @@ def main(folder: Path):
         f"{__file__}:SmallVGG", photos, {"params": "40%", "macs": 0.5}, "random", evaluations=20, out=folder / "run",
         weights=folder / "teacher.pt", evaluator={"calibration_images": 128}, finetune_epochs=8, progress=False,
     )  # fmt: skip
-    columns = {who: found.result[who]["usage"] | found.result[who] for who in ("teacher", "student")}
-    for key, form in {"params": ",.0f", "macs": ",.0f", "memory": ",.0f", "metric_test": ".2%"}.items():
-        print(f"{key:14}", *(f"{who} {column[key]:>10{form}}" for who, column in columns.items()))
-    for name, difference in found.result["exports"].items():
+    teacher, student = found.result.teacher, found.result.student
+    for name, used in student.usage.items():
+        print(f"{name:14} teacher {teacher.usage[name]:>12,.1f} student {used:>12,.1f}")
+    print(f"{'test accuracy':14} teacher {teacher.metric_test:12.2%} student {student.metric_test:12.2%}")
+    for name, difference in found.result.exports.items():
         print(f"{name:14} {(found.folder / name).stat().st_size:,} bytes, within {difference:.0e} of PyTorch's outputs")
 
 

@@ -11,11 +11,9 @@ import torch
 from compress_env import cache
 from compress_env.data import load_data
 from compress_env.data.image_cache import decoded
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
-from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking import reconstruction
-from compress_env.surgery.trace import trace
+from compress_env.evaluator import Evaluator
+from compress_env.problem import Problem
+from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.teachers import load_teacher
 
 
@@ -95,11 +93,9 @@ def test_what_depends_on_the_teacher_alone_is_computed_once_and_again_for_other_
     teacher, data = load_teacher("resnet8-digits").module, load_data("digits")
 
     def judge(teacher, data):
-        graph = trace(teacher, data.calibration(2))
-        whole = build_student(teacher, graph, Plan())
-        ranking = reconstruction.rank(whole, graph, data.calibration(64))
-        evaluator = Evaluator(whole, graph, data, EvaluatorSettings(calibration_images=64))
-        return ranking.id, evaluator.teacher_logits
+        problem = Problem.build(ProblemSpec(teacher=teacher, data=data))
+        evaluator = Evaluator(problem, EvaluatorSettings(calibration_images=64))
+        return problem.ranking.id, evaluator.teacher_outputs
 
     def kept():
         return [len(list((tmp_path / kind).iterdir())) for kind in ("channels", "logits")]
@@ -114,3 +110,17 @@ def test_what_depends_on_the_teacher_alone_is_computed_once_and_again_for_other_
     fewer = data.head(500)
     judge(teacher, fewer)
     assert kept() == [3, 2]
+
+
+@pytest.mark.parametrize("damage", [None, "", "[1]", '{"x": "text"}'])
+def test_plain_values_are_computed_once_and_again_if_damaged(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path))
+    computed = []
+
+    def value():
+        return cache.values("kind", "key", lambda: computed.append(1) or {"x": 2.5}, lambda data: float(data["x"]))
+
+    assert value() == value() == 2.5 and len(computed) == 1
+    if damage is not None:
+        (tmp_path / "kind" / "key.json").write_text(damage)
+        assert value() == value() == 2.5 and len(computed) == 2

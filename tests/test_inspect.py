@@ -14,8 +14,9 @@ from torch import nn
 
 import compress_env
 from compress_env.errors import UserError
-from compress_env.report.inspect import LABELS, inspect, text
+from compress_env.report.inspect import inspect, text
 from compress_env.report.tree import save_picture
+from compress_env.resources.base import RESOURCES
 from compress_env.surgery.build import build_student
 from compress_env.surgery.trace import trace
 
@@ -90,7 +91,7 @@ def test_text_keeps_within_the_width_with_aligned_columns(found, width):
     assert max(map(len, lines)) <= width
     start = next(i for i, line in enumerate(lines) if "channels" in line and "kind" in line)
     table = lines[start + 1 : start + 1 + len(found[2].rows)]
-    ends = [lines[start].index(LABELS.get(r, r)) + len(LABELS.get(r, r)) for r in found[2].usage]
+    ends = [lines[start].index(r) + len(r) for r in found[2].usage]
     for line, row in zip(table, found[2].rows):
         assert [line[:end].split()[-1] for end in ends if row.shares] == [f"{s:.1%}" for s in row.shares.values()]
 
@@ -131,6 +132,13 @@ def test_latency_is_measured_if_asked_for():
     inspection = inspect(latency=True)
     assert inspection.usage["latency"] > 0 and inspection.smallest["latency"] > 0
     assert "latency" in inspection.rows[0].shares and "latency" not in inspect().usage
+    assert str(inspection).endswith(f"measured with: {inspection.runtime}") and not inspect().runtime
+
+
+def test_a_users_own_resource_is_shown_with_its_unit():
+    inspection = inspect(resources=["examples/my_resource.py:Energy"])
+    line = next(line for line in str(inspection).splitlines() if line.startswith("energy"))
+    assert inspection.smallest["energy"] < inspection.usage["energy"] and line.split()[1] == RESOURCES.get("energy").unit
 
 
 def test_a_picture_is_drawn_to_any_of_the_formats_and_grows_with_the_rows(tmp_path, found):
@@ -195,7 +203,7 @@ def test_data_tells_the_input_shape_too():
     (("--input-shape", "3,0,8"), "is not a shape of one input"),
     (("--input-shape", "3,8,8", "--data", "digits"), "give data or an input shape, not both"),
     (("--input-shape", "3,8,8", "--image-size", "8"), "an image size is for data"),
-    (("--input-shape", "3,8,8", "--keep", "features.*"), r"no layer is called 'features.\*'; layers are 0, 3 and so on"),
+    (("--input-shape", "3,8,8", "--protect", "features.*"), r"no layer is called 'features.\*'; layers are 0, 3 and so on"),
     (("--input-shape", "3,8,8", "--shrinkable", "stem"), "no layer is called 'stem'"),
     (("--input-shape", "3,8,8", "--picture", "a.gif"), "the name has to end in .png, .svg, .pdf"),
     (("--input-shape", "3,8,8", "--picture", "gone/a.png"), "there is no folder gone; make it first"),

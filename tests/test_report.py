@@ -1,15 +1,22 @@
 """The report and the pictures: what they show, and what they do with hostile, torn or missing input."""
 
-import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from compress_env.envs.render import ansi, picture, quantity
+from compress_env.envs.render import ansi, picture
 from compress_env.errors import UserError
+from compress_env.evaluation import Evaluation
 from compress_env.report import plots
+from compress_env.report.formats import in_sentence, metric, quantity, unit_beside
 from compress_env.report.page import write_report
+from compress_env.search.result import NetworkResult, ResourceName, Result
+from compress_env.search.store import RunFolder
+from compress_env.search.trial import Trial
+from compress_env.spec import EnvironmentSpec, SearchSpec
+from compress_env.surgery.plan import Plan
 
 HOSTILE = "<script>alert('x')</script> & $\\frac{"
 COMMAND = 'compress-env search --teacher resnet8-digits --data digits --budget macs=0.5 --out "my run"'
@@ -35,35 +42,38 @@ def spent(used=380000.0):
     return {"macs": {"used": used, "limit": 381760.0, "teacher": 763520.0, "unit": "MACs"}}
 
 
-def trial(index, reward, accuracy, share, feasible=True):
+def trial(index, reward, accuracy, share, failed="", removed=("stages.0.0",), resource="macs", **numbers):
     usage = {name: share * value for name, value in TEACHER.items()}
-    return {"index": index, "plan": {"removed": ["stages.0.0"], "widths": {"conv1": 9}}, "reward": reward,
-            "outcome": {"accuracy": accuracy, "teacher_accuracy": 0.98, "usage": usage, "teacher_usage": TEACHER,
-                        "budget": {"macs": 381760.0}, "failed": ""},
-            "feasible": feasible, "repeated": False, "seed": 0, "seconds": 0.4}  # fmt: skip
+    evaluation = Evaluation({"accuracy": accuracy}, 0.1, usage, {"accuracy": 0.98}, TEACHER, failed)
+    evaluation = replace(evaluation, **numbers)
+    limits = {resource: 0.5 * evaluation.teacher_usage[resource]}
+    plan = Plan.of(removed, {"conv1": 9})
+    return Trial(index, plan, evaluation, limits, reward, {"score": reward}, False, 0, 0.4, "p" * 16, "r" * 16)
 
 
 def trials():
-    over = trial(1, 0.95, 0.95, 0.6, feasible=False)
-    return [trial(0, 0.5, 0.5, 0.4), over, trial(2, 0.8123, 0.8, 0.5), trial(3, 0.7, 0.7, 0.5)]
+    return [trial(0, 0.5, 0.5, 0.4), trial(1, 0.95, 0.95, 0.6), trial(2, 0.8123, 0.8, 0.5), trial(3, 0.7, 0.7, 0.5)]
 
 
 def result(feasible=True):
-    numbers = {"params": 31000, "macs": 380000.0 if feasible else 400000.0, "latency_ms": 0.4, "memory_bytes": 200000}
-    teacher = {"params": 78000, "macs": 763520.0, "latency_ms": 0.5, "memory_bytes": 400000}
-    history = [{"epoch": e, "validation_accuracy": a} for e, a in ((1, 0.9), (2, 0.97), (3, 0.95))]
-    return {"teacher": {"accuracy_test": 0.9812} | teacher, "student": {"accuracy_test": 0.9634} | numbers,
-            "budget": {"macs": 381760.0}, "feasible": feasible, "best_trial": 2, "seconds": 41.0, "final_policy": None,
-            "finetune": {"epochs": 3, "history": history}, "layers": layers()}  # fmt: skip
+    usage = {"params": 31000, "macs": 380000.0 if feasible else 400000.0, "memory": 200000, "latency": 0.4}
+    finetune = {"epochs": 3, "history": [{"epoch": e, "validation": a} for e, a in ((1, 0.9), (2, 0.97), (3, 0.95))]}
+    return Result(
+        "accuracy", NetworkResult(0.9812, TEACHER | {"latency": 0.5}, 300000), NetworkResult(0.9634, usage, 120000),
+        {name: ResourceName.of(name) for name in usage}, "PyTorch eager", {"macs": 381760.0}, feasible, 4, 41.0, "random", 0, 2,
+        None, finetune, {}, layers(), {"torch": "2.15.0"}, COMMAND,
+    )  # fmt: skip
 
 
 def run_folder(folder, name="resnet8-digits", results=None, tail="", lines=None):
-    run = {"teacher": name, "weights": None, "data": "digits", "budget": {"macs": 0.5}, "seed": 0,
-           "evaluator": {"samples": 300}, "versions": {"torch": "2.15.0"}, "command": COMMAND}  # fmt: skip
-    (folder / "run.json").write_text(json.dumps(run))
-    (folder / "trials.jsonl").write_text("".join(json.dumps(t) + "\n" for t in lines or trials()) + tail)
+    run = RunFolder(folder)
+    run.begin(EnvironmentSpec.of_keywords(teacher=name, evaluator={"refit": False}), SearchSpec(agent="random"), COMMAND)
+    for line in lines or trials():
+        run.append(line)
+    with (folder / "trials.jsonl").open("a") as file:
+        file.write(tail)
     if results:
-        (folder / "result.json").write_text(json.dumps(results))
+        run.write("result.json", results.to_json())
     return folder
 
 
@@ -102,7 +112,7 @@ def test_page_of_a_finished_run(tmp_path):
                       "Repeat this run"]  # fmt: skip
     assert "best: 97.00 (epoch 2)" in html and "last: 95.00 (epoch 3)" in html
     assert f"<pre>{COMMAND.replace(chr(34), '&#34;')}</pre>" in html
-    assert ">File size</th><td>–</td><td>–</td>" in html  # a key that is missing
+    assert ">Latency, PyTorch eager</th>" in html and re.search(">evaluator.refit</th><td>false<", html)
 
 
 def test_page_says_that_the_budget_is_missed(tmp_path):
@@ -133,14 +143,40 @@ def test_a_torn_line_in_the_middle_is_named(tmp_path):
         write_report(tmp_path)
 
 
-def test_trials_and_files_that_hold_nearly_nothing_are_shown_with_dashes(tmp_path):
-    (tmp_path / "trials.jsonl").write_text("{}\n")
-    (tmp_path / "result.json").write_text('{"budget": {"macs": 1.0}, "layers": [{"name": "conv1"}]}')
-    assert headline(page(tmp_path)) == "–: – test accuracy, teacher –"
-    failed = trial(0, None, None, 0.5) | {"outcome": {"failed": "diverged"}}
-    (tmp_path / "result.json").unlink()
-    html = page(run_folder(tmp_path, lines=[failed]))
-    assert "– validation accuracy before fine-tuning, best of 1 trial," in headline(html)
+def test_a_trial_that_failed_is_shown_with_a_dash(tmp_path):
+    html = page(run_folder(tmp_path, lines=[trial(0, -1.0, 0.0, 0.5, failed="diverged")]))
+    assert re.search(r"<tr><td>0</td><td>−1.0000</td><td>–</td>", html)
+
+
+def test_files_of_another_format_are_named_with_the_cure(tmp_path):
+    run_folder(tmp_path, results=result())
+    (tmp_path / "result.json").write_text('{"accuracy_test": 0.9}')
+    with pytest.raises(UserError, match="result.json: it is a result of format 1, and this version reads 2; run compress-env fine"):
+        write_report(tmp_path)
+    (tmp_path / "result.json").write_text('{"format": 2, "metric": "accuracy"}')
+    with pytest.raises(UserError, match=r"result.json: it is damaged \(KeyError: 'teacher'\); run compress-env finetune again"):
+        write_report(tmp_path)
+    (tmp_path / "run.json").write_text('{"teacher": "resnet8-digits"}')
+    with pytest.raises(UserError, match="is a run of format 1, and this version reads 2; search again in another folder"):
+        write_report(tmp_path)
+    (tmp_path / "trials.jsonl").write_text('{"index": 0, "outcome": {}}\n')
+    with pytest.raises(UserError, match=r"line 1 of .*trials.jsonl: it is a trial of format 1, and this version reads 2; search"):
+        write_report(tmp_path)
+
+
+def test_a_users_own_resource_and_metric_are_shown_as_they_call_themselves(tmp_path):
+    metrics = {"metrics": {"psnr": 30.25}, "teacher_metrics": {"psnr": 31.5}}
+    own = {"usage": {"energy": 1.25}, "teacher_usage": {"energy": 4.0}}
+    lines = [trial(0, 0.5, 0, 1, resource="energy", **metrics, **own)]
+    done = replace(
+        result(), metric="psnr", teacher=NetworkResult(31.25, {"energy": 4.0}, 10), student=NetworkResult(30.5, {"energy": 1.25}, 5),
+        resources={"energy": ResourceName("Energy", "mJ", True)}, budget={"energy": 2.0}, best_trial=0,
+    )  # fmt: skip
+    html = page(run_folder(tmp_path, results=done, lines=lines))
+    assert headline(html) == "resnet8-digits at 31.2 % of its energy: 30.5 test psnr, teacher 31.2"
+    assert "<tr><th>Energy, PyTorch eager</th><td>4 mJ</td><td>1.25 mJ</td><td>31.2 %</td>" in html
+    assert "yes, limit 2 mJ" in html and "<tr><th>Test psnr</th><td>31.25</td><td>30.50</td><td>−0.75<" in html
+    assert "Psnr against energy</h2>" in html and "Energy / teacher" in html and "accuracy" not in html.lower()
 
 
 @pytest.mark.parametrize("make", ["nothing", "folder", "empty"])
@@ -149,6 +185,7 @@ def test_a_run_without_trials_is_refused_with_a_next_step(tmp_path, make):
     if make != "nothing":
         folder.mkdir()
     if make == "empty":
+        run_folder(folder)
         (folder / "trials.jsonl").write_text('{"torn')
     with pytest.raises(UserError, match="(?s)run.*compress-env search"):
         write_report(folder)
@@ -156,9 +193,9 @@ def test_a_run_without_trials_is_refused_with_a_next_step(tmp_path, make):
 
 def test_hostile_names_are_escaped_everywhere(tmp_path):
     finished = result()
-    finished["layers"][0]["name"] = HOSTILE[:20]
+    finished.layers[0]["name"] = HOSTILE[:20]
     lines = trials()
-    lines[2]["plan"]["removed"] = [HOSTILE]
+    lines[2] = replace(lines[2], plan=Plan.of([HOSTILE]))
     html = page(run_folder(tmp_path, name=HOSTILE, results=finished, lines=lines))
     assert "<script" not in html and html.count("&lt;script&gt;") >= 3
 
@@ -210,3 +247,9 @@ def test_ansi_lists_every_layer_and_resource():
 )  # fmt: skip
 def test_quantity(value, unit, shown):
     assert quantity(value, unit) == shown
+
+
+def test_labels_units_and_metrics_read_well():
+    assert [in_sentence(label) for label in ("Peak memory", "MACs", "energy", "")] == ["peak memory", "MACs", "energy", ""]
+    assert [unit_beside("MACs", "MACs"), unit_beside("Parameters", "parameters"), unit_beside("Latency", "ms")] == ["", "", "ms"]
+    assert [metric(v, 1) for v in (0.5, 1.0, 30.0, -0.5, None)] == ["50.0\u00a0%", "100.0\u00a0%", "30.0", "−0.5", "–"]

@@ -13,11 +13,11 @@ from jinja2 import Environment
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from compress_env.bench.retrain import Redistilled, of_agent, path_of
-from compress_env.bench.retrain import read as read_redistilled
+from compress_env.bench.retrained import Retrained, of_agent, records
 from compress_env.bench.run import Run, Table, load
-from compress_env.bench.scenarios import TASKS
+from compress_env.bench.scenarios import SCENARIOS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, percent, profile
+from compress_env.files import write_text
 
 REFERENCE = "random"
 """What every agent has to beat."""
@@ -46,9 +46,9 @@ def scores(runs: Sequence[Run]) -> np.ndarray:
 
 
 def rows(
-    agents: Mapping[str, Sequence[Run]], found: Mapping[tuple[str, str, int], Redistilled] | None = None
+    agents: Mapping[str, Sequence[Run]], found: Mapping[tuple[str, str, int], Retrained] | None = None
 ) -> list[list[str]]:
-    """A row an agent, the best first. found: winners that were distilled, by task, plan and seed, for a last column."""
+    """A row an agent, the best first; with winners that were distilled, by scenario, plan and seed, a last column of them."""
     table = []
     for agent, runs in sorted(agents.items(), key=lambda item: -iqm(scores(item[1]))):
         own, final = scores(runs), [r.final for r in runs if r.final is not None]
@@ -80,7 +80,7 @@ def duels(agents: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str
 
 
 def overall(table: Table) -> list[list[str]]:
-    """Over all tasks, for agents that played each: scores are first put between those of uniform or the worst, and the best known."""
+    """Over all scenarios, for agents that played each: scores are first put between uniform's or the worst, and the best known."""
     agents = set.intersection(*(set(own) for own in table.values()))
     seeds = min(len(runs) for own in table.values() for runs in own.values())
     normal: dict[str, np.ndarray] = {}
@@ -137,9 +137,21 @@ def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
 
 
 def write(results: Path, out: Path, command: str) -> str:
-    """Write `report.md`, a PNG a task and `report.html` into `out`; returns the Markdown."""
+    """Write `report.md`, a PNG a scenario and `report.html` into `out`.
+
+    Args:
+        results: A results file.
+        out: The folder.
+        command: The command line that asked for it, for the page.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        UserError: If there are no results.
+    """
     table = load(results)
-    distilled = read_redistilled(path_of(results))
+    distilled = records(results).read()
     out.mkdir(parents=True, exist_ok=True)
     parts = []
     if len(table) > 1:
@@ -150,27 +162,27 @@ def write(results: Path, out: Path, command: str) -> str:
             "runs above half way",
             "above 90 %",
         )
-        parts.append({"title": "All tasks", "head": head, "rows": overall(table), "picture": None})
-    for task, agents in table.items():
+        parts.append({"title": "All scenarios", "head": head, "rows": overall(table), "picture": None})
+    for scenario, agents in table.items():
         runs = next(iter(agents.values()))
-        title = f"{task}: {TASKS.get(task).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
-        image = picture(agents, task)
-        (out / f"{task}.png").write_bytes(image)
-        found = {(r.task, r.plan, r.seed): r for r in distilled if r.task == task}
+        title = f"{scenario}: {SCENARIOS.get(scenario).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
+        image = picture(agents, scenario)
+        (out / f"{scenario}.png").write_bytes(image)
+        found = {(r.scenario, r.plan, r.seed): r for r in distilled if r.scenario == scenario}
         head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD
         own = {"title": title, "head": head, "rows": rows(agents, found)}
         parts.append(own | {"picture": base64.b64encode(image).decode()})
         if len(agents) > 2:
             head, lines = duels(agents)
-            parts.append({"title": f"{task}: who beats whom", "head": head, "rows": lines, "picture": None})
+            parts.append({"title": f"{scenario}: who beats whom", "head": head, "rows": lines, "picture": None})
     note = (
         "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
-        "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and accuracy."
+        "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and metric."
     )
     if distilled:
         note += " Distillation: the best student of each search distilled with a fresh seed; mean over searches, Student's t."
     html = Environment(autoescape=True).from_string(PAGE).render(parts=parts, note=note, command=command)
-    (out / "report.html").write_text(html, encoding="utf-8")
+    write_text(out / "report.html", html)
     text = [note, ""]
     for part in parts:
         text += [
@@ -182,7 +194,7 @@ def write(results: Path, out: Path, command: str) -> str:
             "",
         ]
     text += ["Made by", "", f"    {command}", ""]
-    (out / "report.md").write_text("\n".join(text), encoding="utf-8")
+    write_text(out / "report.md", "\n".join(text))
     return "\n".join(text)
 
 

@@ -1,6 +1,7 @@
-"""How agents are compared over seeds and tasks, after Agarwal et al. (NeurIPS 2021): interquartile means, bootstrap intervals.
+"""How agents are compared over seeds and scenarios, after Agarwal et al. (NeurIPS 2021): interquartile means, bootstrap intervals.
 
-Scores are arrays `(tasks, seeds)`. The library of that paper, rliable, does not import with current pandas; these are its formulas.
+Scores are arrays `(scenarios, seeds)`. The library of that paper, rliable, does not import with current pandas; the formulas here
+are its own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def iqm(scores: np.ndarray) -> float:
 def interval(
     statistic: Callable[..., float], *scores: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic by stratified bootstrap: seeds are redrawn within each task, for each agent alone."""
+    """Percentile interval of a statistic by stratified bootstrap: seeds are redrawn within each scenario, for each agent alone."""
     rng = np.random.default_rng(seed)
 
     def redrawn(table: np.ndarray) -> np.ndarray:
@@ -33,7 +34,7 @@ def interval(
 
 
 def improvement(x: np.ndarray, y: np.ndarray) -> float:
-    """Probability that a run of `x` is better than one of `y`, averaged over tasks; ties count half (Mann-Whitney's U)."""
+    """Probability that a run of `x` is better than one of `y`, averaged over scenarios; ties count half (Mann-Whitney's U)."""
     above = [(np.sign(a[:, None] - b[None, :]).mean() + 1) / 2 for a, b in zip(x, y)]
     return float(np.mean(above))
 
@@ -44,11 +45,11 @@ def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(points: list[tuple[float, float]]) -> float:
-    """Area, in the unit square of (cost share, accuracy), of what some point dominates: as cheap or cheaper, as good or better."""
+    """Area, in the unit square of (cost share, metric), that some point dominates: no dearer than it, and no worse."""
     area, best = 0.0, 0.0
-    points = sorted((min(cost, 1.0), accuracy) for cost, accuracy in points)
-    for i, (cost, accuracy) in enumerate(points):
-        best = max(best, accuracy)
+    points = sorted((min(cost, 1.0), metric) for cost, metric in points)
+    for i, (cost, metric) in enumerate(points):
+        best = max(best, metric)
         until = points[i + 1][0] if i + 1 < len(points) else 1.0
         area += best * (until - cost)
     return area

@@ -6,17 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.files import JsonLines
+from compress_env.objective import Objective
+from compress_env.problem import Problem
 from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import alone_in
+from compress_env.spec import EnvironmentSpec, ProblemSpec
 
 BUDGETS = tuple(round(0.2 + 0.6 * i / 9, 3) for i in range(10))
 """Ten shares of the MACs, from 20 to 80 %."""
@@ -25,31 +26,46 @@ UNIFORM, POLICY, SEARCH = "uniform", "policy", "search"
 
 
 @dataclass(frozen=True)
-class Row:
-    """A student: of the uniform policy, of a saved one, or the best of a search with an agent.
+class ProposedStudent:
+    """A student: of the uniform policy, of a saved one, or the best of a search with an agent. Judged right after the refit.
 
-    which: file of the policy, or agent, evaluations and seed of the search. Accuracy and reward are of validation images, right after
-    the refit; accuracies in [0, 1].
+    Attributes:
+        budget: Share of the MACs.
+        kind: UNIFORM, POLICY or SEARCH.
+        which: File of the policy, or agent, evaluations and seed of the search.
+        metric: Its main metric on validation images.
+        reward: Its reward.
+        teacher_metric: The teacher's main metric.
     """
 
     budget: float
     kind: str
     which: str
-    accuracy: float
+    metric: float
     reward: float
-    teacher_accuracy: float
+    teacher_metric: float
 
 
 def compare(
-    files: Sequence[str], budgets: Sequence[float], agent: str, evaluations: int, seeds: Sequence[int], out: Path,
-    *, progress: bool = True, **environment: Any,
-) -> list[Row]:  # fmt: skip
-    """A row for each policy and search at each budget (share of the MACs); what `out/rows.jsonl` has is not made again.
+    files: Sequence[str], spec: ProblemSpec, budgets: Sequence[float], agent: str, evaluations: int, seeds: Sequence[int], out: Path,
+    *, progress: bool = True,
+) -> list[ProposedStudent]:  # fmt: skip
+    """A row for each policy and search at each budget; those that `out/rows.jsonl` has are not made again.
 
-    evaluations: of each search; 0 leaves searches out. environment: arguments of `LayerRemoval-v0`. Raises UserError for files
-    that are no policies, and for rows of other settings.
+    Args:
+        files: Saved policies.
+        spec: The problem; it is built once.
+        budgets: Shares of the MACs.
+        agent: Of the searches.
+        evaluations: Of each search; 0 leaves searches out.
+        seeds: Of the searches.
+        out: The folder.
+        progress: Whether to show how far it is.
+
+    Raises:
+        UserError: For files that are no policies, and for rows of other settings.
     """
-    players = [(UNIFORM, "", ("uniform", 1, 0, None, None))]
+    players: list[tuple] = [(UNIFORM, "", ("uniform", 1, 0, None, None))]
     for file in map(str, files):
         load_attribute("compress_env.agents.saved:load_policy", "policy")(file)  # refuse before the teacher is loaded
         players.append((POLICY, file, ("policy", 1, 0, None, {"file": file})))
@@ -59,24 +75,28 @@ def compare(
         players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
-        results = JsonLines(out / FILE, Row, header=True)
-        known = {(r.budget, r.kind, r.which) for r in results.begin({k: str(v) for k, v in environment.items()})}
+        results = JsonLines(out / FILE, ProposedStudent, header=True)
+        rows = results.begin({name: spec.to_json()[name] for name in ("teacher", "weights", "data")})
+        known = {(r.budget, r.kind, r.which) for r in rows}
         todo = [(b, *player) for b in budgets for player in players if (b, *player[:2]) not in known]
-        env, at = None, None
+        problem, objective, at = None, None, None
         for budget, kind, which, (name, episodes, seed, folder, own) in tqdm(
             todo, desc="budgets", unit="student", disable=not progress
         ):
-            if budget != at:
-                env, at = LayerRemovalEnv(**environment, budget={"macs": budget}), budget
+            if objective is None or budget != at:
+                problem, at = problem or Problem.build(spec, progress=progress), budget
+                objective = Objective(EnvironmentSpec(spec, {"macs": budget}), problem=problem)
             where = folder and folder / f"{budget:g}"
-            best = search(env, name, episodes, seed, where, progress=False, settings=own).best
-            results.append(Row(budget, kind, which, best.outcome.accuracy, best.reward, best.outcome.teacher_accuracy))
+            best = search(objective, name, episodes, seed, where, progress=False, settings=own).best
+            judged = best.evaluation
+            rows.append(ProposedStudent(budget, kind, which, judged.metric, best.reward, judged.teacher_metric))
+            results.append(rows[-1])
     chosen = {player[:2] for player in players}
-    return [r for r in results.read() if r.budget in budgets and (r.kind, r.which) in chosen]
+    return [r for r in rows if r.budget in budgets and (r.kind, r.which) in chosen]
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Markdown, a line a budget and one of their means: accuracy and reward, averaged over policies and over searches."""
+def table(rows: Sequence[ProposedStudent]) -> str:
+    """Markdown, a line a budget and one of their means: metric and reward, averaged over policies and over searches."""
     lines = [
         "| MACs | uniform | policy | search | policy against search | reward: uniform | policy | search |",
         "|---" * 8 + "|",
@@ -84,9 +104,9 @@ def table(rows: Sequence[Row]) -> str:
     cells: list[list[float]] = []
     for budget in sorted({r.budget for r in rows}):
         own = [[r for r in rows if r.budget == budget and r.kind == kind] for kind in (UNIFORM, POLICY, SEARCH)]
-        accuracy = [float(np.mean([r.accuracy for r in of])) if of else np.nan for of in own]
+        metric = [float(np.mean([r.metric for r in of])) if of else np.nan for of in own]
         reward = [float(np.mean([r.reward for r in of])) if of else np.nan for of in own]
-        cells.append([*accuracy, 100 * (accuracy[1] - accuracy[2]), *reward])
+        cells.append([*metric, 100 * (metric[1] - metric[2]), *reward])
         lines.append(_line(f"{budget:.0%}", cells[-1]))
     lines.append(_line("mean", np.mean(cells, 0).tolist()))
     return "\n".join(lines).replace("nan%", "-").replace("+nan", "-").replace("nan", "-")
@@ -97,9 +117,9 @@ def report(folder: Path) -> str:
 
     A picture of all, `zero-shot.png`, is drawn beside them. Raises UserError if there are none.
     """
-    of: dict[str, list[Row]] = {}
+    of: dict[str, list[ProposedStudent]] = {}
     for file in sorted(folder.glob("*.jsonl")):
-        results = JsonLines(file, Row, header=True)
+        results = JsonLines(file, ProposedStudent, header=True)
         if rows := results.read():
             of[results.settings["teacher"] if file.name == FILE else file.stem] = rows
     if not of:
@@ -108,8 +128,8 @@ def report(folder: Path) -> str:
     return "\n\n".join(f"{name}\n\n{table(rows)}" for name, rows in of.items())
 
 
-def picture(of: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """A PNG with a panel for each title of `of`: validation accuracy of its students by MACs; of several policies mean and range."""
+def picture(of: Mapping[str, Sequence[ProposedStudent]], path: Path) -> None:
+    """A PNG with a panel for each title of `of`: validation metric of its students by MACs; of several policies mean and range."""
     from matplotlib.figure import Figure
 
     columns = math.ceil(math.sqrt(len(of)))
@@ -119,7 +139,7 @@ def picture(of: Mapping[str, Sequence[Row]], path: Path) -> None:
     for axes, (title, rows) in zip(panels, of.items()):
         for kind, color in ((UNIFORM, "#6b7680"), (POLICY, "#1f5fa8"), (SEARCH, "#d9822b")):
             budgets = sorted({r.budget for r in rows if r.kind == kind})
-            found = [[100 * r.accuracy for r in rows if r.kind == kind and r.budget == b] for b in budgets]
+            found = [[100 * r.metric for r in rows if r.kind == kind and r.budget == b] for b in budgets]
             if found:
                 shares = [100 * b for b in budgets]
                 axes.plot(
@@ -136,10 +156,10 @@ def picture(of: Mapping[str, Sequence[Row]], path: Path) -> None:
     labels = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels())}
     figure.legend(labels.values(), labels, loc="outside upper left", ncols=3, fontsize=8, frameon=False)
     figure.supxlabel("MACs, % of the teacher", fontsize=8)
-    figure.supylabel("validation accuracy before training, %", fontsize=8)
+    figure.supylabel("validation metric before training, %", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def _line(name: str, cells: Sequence[float]) -> str:
-    accuracy = " | ".join(f"{c:.1%}" for c in cells[:3])
-    return f"| {name} | {accuracy} | {cells[3]:+.1f} | {' | '.join(f'{c:.3f}' for c in cells[4:])} |"
+    metrics = " | ".join(f"{c:.1%}" for c in cells[:3])
+    return f"| {name} | {metrics} | {cells[3]:+.1f} | {' | '.join(f'{c:.3f}' for c in cells[4:])} |"

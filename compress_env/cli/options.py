@@ -1,193 +1,178 @@
-"""What commands share: options, what their texts mean, and how bad input ends."""
+"""The options of commands, made from the settings in `compress_env.spec`: name, help, default and range are those of the field."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, Field, fields
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import click
 
 from compress_env.errors import UserError
+from compress_env.registry import unknown
+from compress_env.spec import EnvironmentSpec, SearchSpec, Settings, parse_setting
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
-class _Failure(click.ClickException):
-    """Bad input: one line, exit code 2."""
+def of(spec: type[Settings], *names: str, without: Collection[str] = (), **defaults: Any) -> Callable[[Decorated], Decorated]:
+    """A decorator that gives a command an option for each setting.
 
-    exit_code = 2
+    Args:
+        spec: A dataclass of settings.
+        names: The fields that become options; all but hidden ones if none is given.
+        without: Fields that do not.
+        defaults: Defaults of this command, by field.
 
+    Returns:
+        The decorator; the command gets its values under the names of the fields.
+    """
+    hints = get_type_hints(spec)
+    own = {f.name: f for f in fields(spec)}  # type: ignore[arg-type]
+    chosen = names or [n for n, f in own.items() if n not in without and not f.metadata.get("hidden")]
+    added = [_option(own[n], hints[n], defaults.get(n, _default(own[n]))) for n in chosen]
 
-class _Plain:
-    def invoke(self, context: click.Context):
-        try:
-            return super().invoke(context)
-        except UserError as error:
-            raise _Failure(" ".join(str(error).split())) from error
-        except KeyboardInterrupt:
-            click.echo(
-                "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
-                err=True,
-            )
-            raise click.exceptions.Exit(130) from None
-
-
-class Group(_Plain, click.Group):
-    """Commands in which bad input is one line, and Ctrl-C no traceback."""
-
-
-class Command(_Plain, click.Command):
-    """The same for a command of its own."""
-
-
-def name_values(_context, _parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """`("tau=0.01", "n_top=2")` as a dict; what is not JSON stays text."""
-    options: dict[str, Any] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{value!r} is not NAME=VALUE, for example learning_rate=0.001")
-        try:
-            options[name] = json.loads(text)
-        except json.JSONDecodeError:
-            options[name] = text
-    return options
-
-
-def limits(_context, _parameter, values: tuple[str, ...]) -> dict[str, str | list[str]]:
-    """`("macs=0.5", "latency=1ms..2ms")` as a dict, ranges as pairs. What the values mean is for `parse_budget` to say."""
-    budget: dict[str, str | list[str]] = {}
-    for value in values:
-        name, equals, amount = value.partition("=")
-        if not equals or not amount:
-            raise click.BadParameter(f"{value!r} is not RESOURCE=LIMIT, for example macs=0.5")
-        if name in budget:
-            raise click.BadParameter(f"{name} is given twice")
-        budget[name] = amount.split("..", 1) if ".." in amount else amount
-    return budget
-
-
-TEACHER = click.option(
-    "--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory."
-)
-WEIGHTS = click.option(
-    "--weights", type=click.Path(), help="Weights of a teacher given by factory: safetensors, or a state dict."
-)
-DATA = click.option(
-    "--data",
-    help="digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent.",
-)
-AGENT_OPTION = click.option(
-    "--agent-option",
-    multiple=True,
-    callback=name_values,
-    metavar="NAME=VALUE",
-    help="Of the agent's own, e.g. learning_rate=0.001.",
-)
-
-NETWORK = (
-    TEACHER,
-    WEIGHTS,
-    DATA,
-    click.option("--image-size", type=click.IntRange(1), help="Pixels, for a folder of images of different sizes."),
-    click.option("--mean", help="Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406."),
-    click.option("--std", help="Standard deviations a channel, likewise."),
-    click.option(
-        "--budget",
-        multiple=True,
-        callback=limits,
-        metavar="RESOURCE=LIMIT",
-        default=("macs=0.5",),
-        show_default=True,
-        help="params, macs, memory or latency; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). "
-        "LOW..HIGH draws a limit for each student. May be repeated.",
-    ),
-)
-"""The teacher, its data and the budget."""
-
-
-SCOPE = (
-    click.option(
-        "--keep",
-        multiple=True,
-        metavar="PATTERN",
-        help="Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.",
-    ),
-    click.option(
-        "--removable", multiple=True, metavar="PATTERN", help="Only these layers may be removed. May be repeated."
-    ),
-    click.option(
-        "--shrinkable", multiple=True, metavar="PATTERN", help="Only these layers may be shrunk. May be repeated."
-    ),
-    click.option(
-        "--channel-multiple",
-        type=click.IntRange(1),
-        help="Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a latency budget, else 1.",
-    ),
-    click.option(
-        "--min-width",
-        type=click.FloatRange(0, 1),
-        default=0.1,
-        show_default=True,
-        help="Smallest share of a layer's channels.",
-    ),
-)
-"""What of a network a search may change, alike for every command that looks at it; the names are those of `trace`."""
-
-
-LATENCY = (
-    click.option(
-        "--runtime",
-        type=click.Choice(["eager", "compile", "onnxruntime"]),
-        default="eager",
-        show_default=True,
-        help="What will run the student: latency is measured in it.",
-    ),
-    click.option("--latency-batch", type=click.IntRange(1), default=1, show_default=True, help="Inputs at once."),
-    click.option(
-        "--latency-threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of a pass."
-    ),
-)
-"""What latency is measured with."""
-
-
-def with_options(options):
-    """A decorator that adds options which several commands have."""
-
-    def add(command):
-        for option in reversed(options):
+    def decorate(command: Decorated) -> Decorated:
+        for option in reversed(added):
             command = option(command)
         return command
 
-    return add
+    return decorate
 
 
-def patterns(scope: dict[str, Any]) -> dict[str, Any]:
-    """The options as `trace` takes them: no pattern for what may be removed or shrunk means everything."""
-    scope = {name: value for name, value in scope.items() if value is not None}
-    lists = {name: list(scope[name]) for name in ("keep", "removable", "shrinkable")}
-    return scope | {name: patterns or ([] if name == "keep" else ["*"]) for name, patterns in lists.items()}
+def specs(given: Mapping[str, Any]) -> tuple[EnvironmentSpec, SearchSpec]:
+    """The settings of a search from the values of its options; those that are absent have their defaults.
+
+    Raises:
+        UserError: If a value cannot be used.
+    """
+    search = {f.name for f in fields(SearchSpec)}
+    environment = EnvironmentSpec.of_keywords(**{n: v for n, v in given.items() if n not in search})
+    return environment, SearchSpec.of(**{n: v for n, v in given.items() if n in search})
 
 
-def latency_setting(runtime: str, batch: int, threads: int) -> dict[str, str | int]:
-    return {"runtime": runtime, "batch": batch, "threads": threads}
+class Numbers(click.ParamType):
+    """Numbers with commas between them, as a tuple."""
+
+    name = "NUMBER,..."
+
+    def __init__(self, number: type):
+        self.number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The tuple. Fails for anything but numbers."""
+        try:
+            return tuple(self.number(part) for part in value.split(",")) if isinstance(value, str) else value
+        except ValueError:
+            kind = "whole numbers" if self.number is int else "numbers"
+            self.fail(f"{value!r} is not {kind} with commas between them", param, ctx)
 
 
-def shape(_context, _parameter, value: str | None) -> tuple[int, ...] | None:
-    """`"3,224,224"` as a tuple."""
-    if value is None:
-        return None
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in value.split(",")):
-        raise click.BadParameter(f"{value!r} is not a shape of one input without the batch, for example 3,224,224")
-    return tuple(int(part) for part in value.split(","))
+class NameValue(click.ParamType):
+    """`NAME=VALUE` as a pair.
+
+    Args:
+        metavar: How help and messages write it.
+        kinds: Names that are known, with the types of their values; any name and any JSON or text if None.
+        example: For messages.
+    """
+
+    def __init__(self, metavar: str, kinds: Mapping[str, click.ParamType] | None, example: str = ""):
+        self.name, self.kinds, self.example = metavar, kinds, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The pair. Fails for a text without `=`, and where names are known for another name or a value of another type."""
+        if not isinstance(value, str):
+            return value
+        try:
+            name, found = parse_setting(value, self.name)
+        except UserError as error:
+            self.fail(f"{error}{self.example}", param, ctx)
+        if self.kinds is None:
+            return name, found
+        if name not in self.kinds:
+            self.fail(unknown("setting", name, list(self.kinds)), param, ctx)
+        return name, self.kinds[name].convert(value.partition("=")[2], param, ctx)
 
 
-def normalization(mean: str | None, std: str | None):
-    """`(means, deviations)` from two comma-separated lists, or None."""
-    if mean is None and std is None:
-        return None
-    try:
-        values = tuple(tuple(float(v) for v in text.split(",")) for text in (mean or "", std or ""))
-    except ValueError:
-        raise click.BadParameter("--mean and --std have to be given together, as numbers with commas") from None
-    if len(values[0]) != len(values[1]) or min(values[1]) <= 0:
-        raise click.BadParameter("--mean and --std need one number a channel each, deviations above 0")
-    return values
+class _OrNone(click.ParamType):
+    """A value, or `none`."""
+
+    def __init__(self, kind: click.ParamType):
+        self.kind, self.name = kind, kind.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if str(value).lower() in ("none", "null") else self.kind.convert(value, param, ctx)
+
+
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _option(field: Field, hint: Any, default: Any) -> Callable[[Decorated], Decorated]:
+    """The option of one field."""
+    meta = field.metadata
+    flag = meta.get("option", f"--{field.name.replace('_', '-')}")
+    metavar = meta.get("metavar") or ("PATH" if meta.get("path") else None)
+    if "choices" in meta:  # the dataclass refuses others, with the nearest one
+        metavar = f"[{'|'.join(meta['choices'])}]"
+    kind, _ = _without_none(hint)
+    if kind is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=default, show_default=True, help=meta["help"])
+    arguments: dict[str, Any] = {"help": meta["help"], "metavar": metavar, "default": default, "show_default": default is not None}
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        hints = get_type_hints(kind)
+        kinds = {f.name: _kind(hints[f.name], f.metadata, none=True) for f in fields(kind)}  # type: ignore[arg-type]
+        known = ", ".join(f"{f.name}={_text(_default(f))}" for f in fields(kind))  # type: ignore[arg-type]
+        arguments |= {"help": f"{meta['help']} Settings and their defaults: {known}.", "type": NameValue(metavar, kinds), **_MANY}
+    elif get_origin(kind) is Mapping or kind is Mapping:
+        shown = [f"{n}={_text(v)}" for n, v in default.items()]
+        example = f", for example {shown[0]}" if shown else ""
+        arguments |= {"type": NameValue(metavar, None, example), **_MANY, "default": shown or None, "show_default": bool(shown)}
+    elif get_origin(kind) is tuple and get_args(kind)[0] is str:
+        arguments |= {"type": str, "multiple": True, "show_default": bool(default)}
+    else:
+        arguments["type"] = _kind(hint, meta)
+    return click.option(flag, field.name, **arguments)
+
+
+def _pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """`NAME=VALUE`s that were given, as a dict."""
+    found: dict[str, Any] = {}
+    for name, value in values:
+        if name in found:
+            raise click.BadParameter(f"{name} is given twice")
+        found[name] = value
+    return found
+
+
+_MANY: dict[str, Any] = {"multiple": True, "callback": _pairs, "default": None, "show_default": False}
+
+
+def _kind(hint: Any, meta: Mapping[str, Any], none: bool = False) -> click.ParamType:
+    """The type of an option's value; with `none`, an optional one may be written `none`."""
+    kind, optional = _without_none(hint)
+    if get_origin(kind) is tuple:
+        found: click.ParamType = Numbers(get_args(kind)[0])
+    elif kind is int:
+        found = click.IntRange(meta.get("low"), meta.get("high")) if "low" in meta or "high" in meta else click.INT
+    elif kind is float:
+        found = click.FloatRange(meta.get("low"), meta.get("high")) if "low" in meta or "high" in meta else click.FLOAT
+    elif kind is bool:
+        found = click.BOOL
+    else:
+        found = click.STRING
+    return _OrNone(found) if none and optional else found
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """A type without `| None`, and whether it had it."""
+    if get_origin(hint) not in (Union, UnionType):
+        return hint, False
+    rest = [a for a in get_args(hint) if a is not NoneType]
+    return rest[0], len(rest) < len(get_args(hint))
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""What the environment shows: the layers of a student beside the teacher's, and what they use, as text or as a picture.
+"""The picture of an episode: the layers of a student beside the teacher's, and what they use, as text or as a picture.
 
 Both functions are pure. `rows` has one dict a layer with weights, in order of computation: name, kind (conv, depthwise,
 grouped, linear, norm, other), before and after (output channels; 0 after removal), status (kept, shrunk, removed,
@@ -9,34 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from compress_env.report.colours import BLUE, GREEN, GREY, INK, PALE_GREY, RED
+from compress_env.report.formats import fit_name, quantity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CELLS = 24  # characters of the longest text bar
 WIDTH, HEIGHT, DPI = 960, 720, 100  # of the picture, in pixels
 ROWS_PER_COLUMN = 32  # more rows than this are drawn side by side, so that labels stay legible
-BLUE, GREY, RED, GREEN, INK = "#2f6db5", "#9aa3ad", "#c0392b", "#2e8b57", "#1f2933"
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-
-
-def quantity(value: float, unit: str = "") -> str:
-    """A number with three significant digits: "381K MACs", "1.09 MB", "2.31 ms"; an en dash if it is no number."""
-    if not isinstance(value, Real) or not math.isfinite(value):
-        return "–"
-    sizes = ((1e9, "G"), (1e6, "M"), (1e3, "K"))
-    size, letter = next(((s, c) for s, c in sizes if abs(value) >= 0.9995 * s), (1, ""))
-    scaled = value / size
-    digits = max(0, 2 - int(math.floor(math.log10(abs(scaled) * 1.0005)))) if scaled else 0
-    number = f"{scaled:.0f}" if size == 1 and value == int(value) else f"{scaled:.{digits}f}"
-    if unit == "bytes":
-        return f"{number} {letter}B"
-    return f"{number}{letter} {unit}".rstrip()
-
-
-def fit_name(name: str, length: int) -> str:
-    """The name in at most `length` characters; the end is kept, since it tells layers of one network apart."""
-    return name if len(name) <= length else "…" + name[len(name) - length + 1 :]
 
 
 def ansi(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -> str:
@@ -96,7 +83,7 @@ def picture(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _layers(axes, rows, names, font: float, gap: float) -> None:
+def _layers(axes: Axes, rows: Sequence[Mapping], names: Sequence[str], font: float, gap: float) -> None:
     """A column of bars; `gap` is what lies between a bar and its texts, in channels."""
     for y, (name, row) in enumerate(zip(names, rows)):
         before, after, status = row["before"], row["after"], row["status"]
@@ -108,7 +95,7 @@ def _layers(axes, rows, names, font: float, gap: float) -> None:
             axes.barh(y, before, 0.66, fill=False, hatch="//////", edgecolor=GREY, linewidth=0.8, clip_on=False)
             continue
         if status == "removed":
-            axes.barh(y, before, 0.66, color="#eceff1")
+            axes.barh(y, before, 0.66, color=PALE_GREY)
             for low, high in ((0.33, -0.33), (-0.33, 0.33)):
                 axes.plot((0, before), (y + low, y + high), color=RED, linewidth=0.9)
         else:
@@ -116,13 +103,13 @@ def _layers(axes, rows, names, font: float, gap: float) -> None:
         axes.barh(y, before, 0.66, fill=False, edgecolor=ink, linewidth=0.8, clip_on=False)
 
 
-def _legend(figure) -> None:
+def _legend(figure: Figure) -> None:
     from matplotlib.patches import Patch
 
     kinds = {
         "channels kept": Patch(facecolor=BLUE, edgecolor=INK),
         "teacher's channels": Patch(facecolor="white", edgecolor=INK),
-        "removed": Patch(facecolor="#eceff1", edgecolor=RED, hatch="xxx"),
+        "removed": Patch(facecolor=PALE_GREY, edgecolor=RED, hatch="xxx"),
         "undecided": Patch(facecolor="white", edgecolor=GREY, hatch="//////"),
     }
     figure.legend(
@@ -131,7 +118,7 @@ def _legend(figure) -> None:
     )  # fmt: skip
 
 
-def _resources(figure, spent: Mapping[str, Mapping], height: float) -> None:
+def _resources(figure: Figure, spent: Mapping[str, Mapping], height: float) -> None:
     """A bar a resource in the lowest `height` pixels, on a scale that ends at the teacher's usage or beyond it."""
     if not spent:
         return

@@ -1,11 +1,10 @@
-"""What can be compressed in a teacher, and what that saves: `inspect`, as rows, as text, and as a picture (`report/tree.py`)."""
+"""The parts of a teacher that can be compressed, and what that saves: `inspect`, as rows, as text, and as a picture (`tree.py`)."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,20 @@ from torch import nn
 
 from compress_env.contexts import one_thread
 from compress_env.data import load_data
-from compress_env.envs.render import fit_name
-from compress_env.errors import NothingToDecide, UserError
+from compress_env.errors import UserError
 from compress_env.progress import announced
-from compress_env.resources.base import RESOURCES, amount
+from compress_env.report.formats import fit_name
+from compress_env.resources.base import amount
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
+from compress_env.search.result import ResourceName
+from compress_env.spec import ProblemSpec
+from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.ir import Group
 from compress_env.surgery.trace import trace
-from compress_env.teachers import load_teacher
-from compress_env.walk.walk import Problem
+from compress_env.teachers import Teacher, load_teacher
 
-LABELS = {"macs": "MACs"}
 TIED = "it is tied to a layer that stays as it is"
 NOT_REMOVABLE = "not removable: "
 NOTE = (
@@ -35,12 +36,16 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Row:
+class TreeRow:
     """A block, a group, or a layer that stays.
 
-    kind: "branch", "region" or "chain" (blocks, as in `surgery.graph.Block`), "group" or "stays". depth: how many blocks it lies
-    in. layers: how many vanish with the block, or produce the group's channels. channels: of a group, all and the fewest.
-    shares: by resource, the share of the teacher's usage that goes with it; below 0 where a repair costs more than it saves.
+    Attributes:
+        name: Its name.
+        kind: "branch", "region" or "chain" (blocks, as in `surgery.graph.Block`), "group" or "stays".
+        depth: How many blocks it lies in.
+        layers: How many vanish with the block, or produce the group's channels.
+        channels: Of a group, all and the fewest.
+        shares: By resource, the share of the teacher's usage that goes with it; below 0 where a repair costs more than it saves.
     """
 
     name: str
@@ -53,21 +58,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Inspection:
-    """rows: the network as a tree, parents first. usage, smallest: of the teacher and reachable, by resource, in its unit.
+    """A teacher taken apart.
 
-    only_shrink, stays: layers with the reason why they cannot be removed, and why they can be neither removed nor shrunk.
-    latency: what it was measured with, if it was.
+    Attributes:
+        teacher: Its name.
+        input_shape: Of one input, without the batch.
+        layers: How many layers it has.
+        rows: The network as a tree, parents first.
+        usage: The teacher's, by resource, in its unit.
+        smallest: The smallest that is reachable, likewise.
+        only_shrink: Layers that cannot be removed, with the reason.
+        stays: Layers that can be neither removed nor shrunk, with the reason.
+        runtime: The runtime that resources were measured with, if any were.
     """
 
     teacher: str
     input_shape: tuple[int, ...]
     layers: int
-    rows: Sequence[Row]
+    rows: Sequence[TreeRow]
     usage: Mapping[str, float]
     smallest: Mapping[str, float]
     only_shrink: Mapping[str, str]
     stays: Mapping[str, str]
-    latency: str = ""
+    runtime: str = ""
 
     def __str__(self) -> str:
         return text(self)
@@ -77,37 +90,43 @@ def inspect(
     teacher: Any = "resnet8-digits",
     input_shape: Sequence[int] | None = None,
     *,
-    data: Any = None,
-    weights: str | Path | None = None,
-    image_size: int | None = None,
-    latency: bool | Mapping[str, Any] = False,
+    latency: bool = False,
+    resources: Sequence[str] = (),
     progress: bool = False,
-    **scope: Any,
+    **settings: Any,
 ) -> Inspection:
-    """What can be removed from a teacher or shrunk, what that saves, what is left alone and why, and how small it can get.
+    """The parts of a teacher that can be removed or shrunk, what that saves, what is left alone and why, and how small it can get.
 
-    teacher, weights, data, image_size: as for `compress`. input_shape: of one input, without the batch; either it or data tells
-    it, shipped teachers know it. latency: measure it too, on this machine; a mapping says with what, as for
-    `LayerRemovalEnv`. scope: keep, removable, shrinkable, channel_multiple
-    and min_width, as for `trace`. Raises UserError.
+    Args:
+        teacher: A module, a name, `module:factory` or `file.py:factory`.
+        input_shape: Of one input, without the batch; either it or data tells it, shipped teachers know it.
+        latency: Whether to measure latency too, on this machine.
+        resources: Further resources to count, as `module:attribute`.
+        progress: Whether to show on standard error how far it is.
+        settings: Further fields of `ProblemSpec`, such as `protect`. Of data, the shape of the inputs alone is used.
+
+    Raises:
+        UserError: If something cannot be used.
     """
-    loaded = load_teacher(teacher, weights)
-    setting = RuntimeConfig.of(latency if isinstance(latency, Mapping) else None)
-    shape = _shape(input_shape, data, image_size, loaded, progress)
+    further = (*resources, *(["latency"] if latency else []))
+    spec = ProblemSpec.of(teacher=teacher, input_shape=input_shape, resources=further, **settings)
+    loaded = load_teacher(spec.teacher, spec.weights)
+    runtime = RuntimeConfig(spec.runtime, spec.latency_batch, spec.latency_threads)
+    shape = _shape(spec, loaded, progress)
     example = torch.zeros(2, *shape, device=next((p.device for p in loaded.module.parameters()), None))
     _check(loaded.module, example, loaded.name)
     with one_thread():
         with announced(f"tracing {loaded.name}", progress):
-            graph = trace(loaded.module, example, **scope)
+            graph = trace(loaded.module, example, **spec.scope, channel_multiple=spec.channel_multiple or 1)
         with announced(f"measuring {loaded.name}", progress):
-            cost_model = CostModel(loaded.module, graph, example, ["latency"] if latency is not False else [], setting, progress)
+            cost_model = CostModel(loaded.module, graph, example, spec.resources, runtime, progress)
             smallest = _smallest(loaded.module, graph, cost_model)
             blocks, groups = shares(graph, cost_model)
     only_shrink, stays = left_alone(graph)
     rows = tree(graph, blocks, groups, stays)
     return Inspection(
         loaded.name, shape, len(graph.layers), rows, dict(cost_model.teacher), smallest, only_shrink, stays,
-        setting.label if latency is not False else "",
+        runtime.label if cost_model.measured else "",
     )  # fmt: skip
 
 
@@ -141,23 +160,23 @@ def left_alone(graph: LayerGraph) -> tuple[dict[str, str], dict[str, str]]:
     return only_shrink, stays
 
 
-def tree(graph: LayerGraph, blocks: Mapping, groups: Mapping, stays: Mapping[str, str]) -> list[Row]:
+def tree(graph: LayerGraph, blocks: Mapping, groups: Mapping, stays: Mapping[str, str]) -> list[TreeRow]:
     """Rows in order of computation; what vanishes with a block comes right below it. `blocks`, `groups`: as of `shares`."""
     position = {name: i for i, name in enumerate(graph.layers)}
     inside = {name for block in graph.blocks.values() for name in block.layers}
-    entries = [(frozenset(u.layers), Row(n, u.kind, 0, len(u.layers), None, blocks[n])) for n, u in graph.blocks.items()]
+    entries = [(frozenset(u.layers), TreeRow(n, u.kind, 0, len(u.layers), None, blocks[n])) for n, u in graph.blocks.items()]
     entries += [
-        (_produced_by(g), Row(n, "group", 0, len(_produced_by(g)), (g.size, g.floor), groups[n]))
+        (_produced_by(g), TreeRow(n, "group", 0, len(_produced_by(g)), (g.size, g.floor), groups[n]))
         for n, g in graph.groups.items()
     ]
-    entries += [(frozenset([n]), Row(n, "stays", 0, 1, None, {})) for n in stays if n not in inside]
-    entries.sort(key=lambda e: (min(map(position.get, e[0])), e[1].kind == "group", -len(e[0])))
+    entries += [(frozenset([n]), TreeRow(n, "stays", 0, 1, None, {})) for n in stays if n not in inside]
+    entries.sort(key=lambda e: (min(position[n] for n in e[0]), e[1].kind == "group", -len(e[0])))
 
-    def within(layers: frozenset[str], entries: list, depth: int) -> list[Row]:
+    def within(layers: frozenset[str], entries: list, depth: int) -> list[TreeRow]:
         rows, rest = [], [e for e in entries if e[0] <= layers]
         while rest:
             (own, row), *rest = rest
-            rows.append(Row(row.name, row.kind, depth, row.layers, row.channels, row.shares))
+            rows.append(replace(row, depth=depth))
             if row.kind not in ("group", "stays"):
                 rows += within(own, rest, depth + 1)
                 rest = [e for e in rest if not e[0] <= own]
@@ -174,7 +193,7 @@ def text(found: Inspection, width: int = 100) -> str:
     what = f"{_count(blocks, 'block')} can be removed and {_count(groups, 'group')} of channels can shrink"
     shape = "x".join(map(str, found.input_shape))
     head = f"{found.teacher}, inputs of {shape}: {what}" if blocks or groups else f"{found.teacher}: nothing to compress"
-    table = [("", "kind", "layers", "channels", *(LABELS.get(r, r) for r in resources))]
+    table = [("", "kind", "layers", "channels", *resources)]
     for row in found.rows:
         channels = f"{row.channels[0]} to {row.channels[1]}" if row.channels else ""
         saved = (f"{row.shares[r]:.1%}" if r in row.shares else "" for r in resources)
@@ -186,8 +205,8 @@ def text(found: Inspection, width: int = 100) -> str:
     table = [("budget", "unit", "teacher", "smallest", "")]
     for r, whole in found.usage.items():
         least = found.smallest[r]
-        table.append((r, RESOURCES.get(r).unit, amount(whole), amount(least), f"{least / whole:.1%}"))
-    measured = [f"latency: {found.latency}"] if found.latency else []
+        table.append((r, ResourceName.of(r).unit, amount(whole), amount(least), f"{least / whole:.1%}" if whole else ""))
+    measured = [f"measured with: {found.runtime}"] if found.runtime else []
     return "\n".join([*lines, "", *_columns(table, width), *measured])
 
 
@@ -227,33 +246,31 @@ def _reasons(reasons: Mapping[str, str], width: int) -> list[str]:
     ]
 
 
-def _produced_by(group) -> frozenset[str]:
+def _produced_by(group: Group) -> frozenset[str]:
     """Layers that produce the group's channels; if all vanish, so does it."""
     return frozenset(m.layer for m in group.members if m.side == "out")
 
 
 def _smallest(module: nn.Module, graph: LayerGraph, cost_model: CostModel) -> dict[str, float]:
-    try:
-        problem = Problem(module, graph, cost_model, "two-step")
-    except NothingToDecide:
-        return dict(cost_model.teacher)
-    return {name: problem.smallest(name) for name in cost_model.teacher}
+    """The smallest reachable usage of each resource: of all blocks gone or none, at the fewest channels, as `Problem.smallest`."""
+    plans = [graph.canonical(removed, graph.floor) for removed in (frozenset(graph.blocks), frozenset[str]())]
+    counted = [cost_model.count(build_student(module, graph, plan), plan) for plan in dict.fromkeys(plans)]
+    return {name: min(usage[name] for usage in counted) for name in cost_model.teacher}
 
 
-def _shape(input_shape, data, image_size, teacher, progress: bool) -> tuple[int, ...]:
-    if input_shape is not None and data is not None:
+def _shape(spec: ProblemSpec, teacher: Teacher, progress: bool) -> tuple[int, ...]:
+    if spec.input_shape is not None and spec.data is not None:
         raise UserError("give data or an input shape, not both; either one says what the teacher takes")
-    if image_size is not None and data is None:
+    if spec.image_size is not None and spec.data is None:
         raise UserError("an image size is for data; give the input shape alone, for example 3,224,224")
-    if input_shape is not None:
-        return tuple(input_shape)
-    if data is not None:
-        return tuple(load_data(data, image_size=image_size, progress=progress).input_shape)
-    if teacher.input_shape is None:
+    if spec.data is not None:
+        return tuple(load_data(spec.data, image_size=spec.image_size, progress=progress).input_shape)
+    shape = spec.input_shape or teacher.input_shape
+    if shape is None:
         raise UserError(
             f"the teacher {teacher.name!r} does not say what it takes; give an input shape, for example 3,224,224, or data"
         )
-    return teacher.input_shape
+    return shape
 
 
 def _check(module: nn.Module, example: torch.Tensor, name: str) -> None:

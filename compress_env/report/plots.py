@@ -8,27 +8,29 @@ import re
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from compress_env.envs.render import BLUE, GREEN, GREY, INK, RED, fit_name
+from compress_env.report.colours import BLUE, GREEN, GREY, GRID, INK, ORANGE, PALE_RED, RED
+from compress_env.report.formats import fit_name
+from compress_env.search.trial import Trial
 
 WIDTH = 5.0  # inches; narrow, so that the text is still legible when a phone scales the figure down
-ORANGE = "#d9822b"
 WINDOW = 20  # trials in the running mean
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
     "text.parse_math": False,  # names may hold dollar signs
     "font.size": 10, "text.color": INK, "xtick.color": INK, "ytick.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": GREY, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#e6e9ec", "axes.axisbelow": True,
+    "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
     "legend.frameon": False, "legend.fontsize": 9.5, "hatch.linewidth": 0.6,
 }  # fmt: skip
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the `(cost, accuracy)` points that no other point beats, by rising cost; of equal points the first."""
+    """Indices of the `(cost, metric)` points that no other point beats, by rising cost; of equal points the first."""
     front: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
         if all(map(math.isfinite, points[i])) and (not front or points[i][1] > points[front[-1]][1]):
@@ -64,11 +66,10 @@ def layers(rows: Sequence[Mapping]) -> str:
         return _svg(figure, "layers", "Channels and multiply-accumulate operations of each layer before and after")
 
 
-def reward_curve(trials: Sequence[Mapping]) -> str:
+def reward_curve(trials: Sequence[Trial]) -> str:
     """Reward of each trial (hollow dots: over the budget), the best so far, and the mean of the last 20."""
-    known = [(i, t) for i, t in enumerate(trials) if _number(t.get("reward"))]
-    xs, ys = [t.get("index", i) for i, t in known], [t["reward"] for _, t in known]
-    fits = [bool(t.get("feasible", True)) for _, t in known]
+    xs, ys = [t.index for t in trials], [t.reward for t in trials]
+    fits = [t.feasible for t in trials]
     best, high = [], -math.inf
     for y, fit in zip(ys, fits):
         high = max(high, y) if fit or not any(fits) else high
@@ -88,41 +89,53 @@ def reward_curve(trials: Sequence[Mapping]) -> str:
         return _svg(figure, "reward", "Reward of each trial, best so far and running mean")
 
 
-def plane(trials: Sequence[Mapping], resource: str, best: Mapping | None, teacher: float | None) -> str:
-    """Each trial by its share of the teacher's usage of `resource` and its validation accuracy in the quick evaluation.
+def plane(trials: Sequence[Trial], resource: str, label: str, best: Trial) -> str:
+    """Each trial by its share of the teacher's usage of a resource and its validation metric in the quick evaluation.
 
-    best: the trial to mark, one of `trials`. teacher: its accuracy in the same evaluation, from 0 to 1.
+    Args:
+        trials: All trials; those that failed are left out.
+        resource: The resource's name.
+        label: Its label.
+        best: The trial to mark, one of `trials`.
     """
-    shown = [(t, point) for t in trials if (point := _point(t, resource))]
-    points = [point for _, point in shown]
+    name, teacher = next(iter(best.evaluation.metrics)), best.evaluation.teacher_metric
+    shown = [t for t in trials if not t.evaluation.failed and t.evaluation.teacher_usage.get(resource)]
+    scale, unit = _scale([teacher, *(t.evaluation.metric for t in shown)])
+    points = [(_share(t, t.evaluation.usage[resource], resource), scale * t.evaluation.metric) for t in shown]
     front = [points[i] for i in pareto(points)]
-    limits = sorted({limit for t in trials if (limit := _limit_share(t, resource))})
+    # Equal limits differ where the teacher was measured anew.
+    limits = sorted({round(_share(t, t.limits[resource], resource), 3) for t in shown if resource in t.limits})
     with matplotlib.rc_context(_style(f"plane-{resource}")):
-        figure, axes = _axes(f"{resource.replace('macs', 'MACs')}, % of the teacher", "validation accuracy, %")
-        fits = [bool(t.get("feasible", True)) for t, _ in shown]
+        figure, axes = _axes(f"{label}, % of the teacher", f"validation {name}{unit}")
+        fits = [t.feasible for t in shown]
         _dots(axes, [x for x, _ in points], [y for _, y in points], fits, "trial", "over budget")
         if front:
             axes.step(*zip(*front), where="post", color=BLUE, linewidth=1.4, label="Pareto front")
         for i, limit in enumerate(sorted({*limits[:1], *limits[-1:]})):  # a range of budgets has two
             axes.axvline(limit, color=ORANGE, linewidth=1.4, linestyle="--", label="" if i else "budget")
-        if best is not None and (point := _point(best, resource)):
-            axes.plot(*point, "*", color=RED, markersize=12, markeredgecolor="white", label="best found", zorder=5)
-        if _number(teacher):
-            axes.plot(100, 100 * teacher, "D", color=INK, markersize=6, label="teacher", zorder=5)
+        if best in shown:
+            axes.plot(*points[shown.index(best)], "*", color=RED, markersize=12, markeredgecolor="white", label="best found", zorder=5)
+        axes.plot(100, scale * teacher, "D", color=INK, markersize=6, label="teacher", zorder=5)
         _legend(figure)
-        return _svg(figure, f"plane-{resource}", f"Validation accuracy of each trial against its use of {resource}")
+        return _svg(figure, f"plane-{resource}", f"Validation {name} of each trial against its use of {resource}")
 
 
-def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> str:
-    """Validation accuracy after each epoch, the best (the last of equals) and last marked, and the teacher's as a line."""
-    known = [e for e in history if _number(e.get("epoch")) and _number(e.get("validation_accuracy"))]
-    xs, ys = [e["epoch"] for e in known], [100 * e["validation_accuracy"] for e in known]
+def finetuning(history: Sequence[Mapping[str, float]], name: str, teacher: float) -> str:
+    """Validation metric after each epoch, the best (the last of equals) and last marked, and the teacher's as a line.
+
+    Args:
+        history: Dicts with "epoch" and "validation".
+        name: Of the metric.
+        teacher: The teacher's, in the quick evaluation.
+    """
+    values = [e["validation"] for e in history]
+    scale, unit = _scale([teacher, *values])
+    xs, ys = [e["epoch"] for e in history], [scale * v for v in values]
     with matplotlib.rc_context(_style("finetuning")):
-        figure, axes = _axes("epoch", "validation accuracy, %")
+        figure, axes = _axes("epoch", f"validation {name}{unit}")
         axes.plot(xs, ys, color=BLUE, linewidth=1.4, marker="o", markersize=2.5, label="student")
-        if _number(teacher_accuracy):
-            axes.axhline(100 * teacher_accuracy, color=INK, linewidth=1.2, linestyle="--", label="teacher")
-        if known:
+        axes.axhline(scale * teacher, color=INK, linewidth=1.2, linestyle="--", label="teacher")
+        if ys:
             top = max(range(len(ys)), key=lambda i: (ys[i], i))
             axes.plot(xs[top], ys[top], "*", color=RED, markersize=12, markeredgecolor="white", zorder=5,
                       label=f"best: {ys[top]:.2f} (epoch {xs[top]})")  # fmt: skip
@@ -130,12 +143,12 @@ def finetuning(history: Sequence[Mapping], teacher_accuracy: float | None) -> st
                       label=f"last: {ys[-1]:.2f} (epoch {xs[-1]})")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure)
-        return _svg(figure, "finetuning", "Validation accuracy after each epoch of fine-tuning")
+        return _svg(figure, "finetuning", f"Validation {name} after each epoch of fine-tuning")
 
 
-def _layer(axes, y: int, status: str, before: float, after: float, form: str, gap: float) -> None:
+def _layer(axes: Axes, y: int, status: str, before: float, after: float, form: str, gap: float) -> None:
     if status == "removed":
-        axes.barh(y, before, 0.66, color="#f6e3e0", edgecolor=RED, linewidth=0.8, hatch="xxxx")
+        axes.barh(y, before, 0.66, color=PALE_RED, edgecolor=RED, linewidth=0.8, hatch="xxxx")
         axes.text(before + gap, y, "removed", va="center", fontsize=8, color=RED)
         return
     axes.barh(y, after, 0.66, color=BLUE)
@@ -144,7 +157,7 @@ def _layer(axes, y: int, status: str, before: float, after: float, form: str, ga
     axes.text(max(before, after) + gap, y, old if old == new else f"{old} → {new}", va="center", fontsize=8)
 
 
-def _dots(axes, xs, ys, fits: list[bool], inside: str, outside: str) -> None:
+def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[float], fits: list[bool], inside: str, outside: str) -> None:
     """Dots in two groups, so that the legend names what is over the budget only if something is."""
     hollow = {"color": "none", "markeredgecolor": GREY}
     for fit, label, look in ((True, inside, {"color": GREEN}), (False, outside, hollow)):
@@ -154,38 +167,27 @@ def _dots(axes, xs, ys, fits: list[bool], inside: str, outside: str) -> None:
             axes.plot(x, y, "o", markersize=3.6, alpha=0.7, label=label, **look)
 
 
-def _axes(x: str, y: str):
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
     return figure, axes
 
 
-def _legend(figure) -> None:
+def _legend(figure: Figure) -> None:
     """Above the axes, where it hides nothing."""
     if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
         figure.legend(loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
 
 
-def _point(trial: Mapping, resource: str) -> tuple[float, float] | None:
-    """`(% of the teacher's usage, % accuracy)` of a trial, or None if it was not evaluated."""
-    outcome = trial.get("outcome") or {}
-    used, whole = ((outcome.get(k) or {}).get(resource) for k in ("usage", "teacher_usage"))
-    accuracy = outcome.get("accuracy")
-    if outcome.get("failed") or not all(map(_number, (used, whole, accuracy))) or not whole:
-        return None
-    return 100 * used / whole, 100 * accuracy
+def _share(trial: Trial, amount: float, resource: str) -> float:
+    """An amount of a resource in % of the teacher's usage."""
+    return 100 * amount / trial.evaluation.teacher_usage[resource]
 
 
-def _limit_share(trial: Mapping, resource: str) -> float | None:
-    """The trial's limit in % of the teacher's usage, rounded so that equal limits are found equal."""
-    outcome = trial.get("outcome") or {}
-    limit, whole = ((outcome.get(k) or {}).get(resource) for k in ("budget", "teacher_usage"))
-    return round(100 * limit / whole, 3) if _number(limit) and _number(whole) and whole else None
-
-
-def _number(value) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _scale(values: Sequence[float]) -> tuple[float, str]:
+    """Metrics that lie in [0, 1] are shown in percent: the factor, and the unit to put behind the name."""
+    return (100.0, ", %") if all(0 <= v <= 1 for v in values) else (1.0, "")
 
 
 def _style(name: str) -> dict:
@@ -199,7 +201,7 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]  # XML header and DOCTYPE have no place inside HTML
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    (width,) = map(float, re.findall(r'viewBox="0 0 ([\d.]+)', svg)[:1])
     head, rest = svg.split(">", 1)
     # HTML knows the name spaces, and CSS gives the size.
     head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)

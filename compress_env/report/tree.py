@@ -6,14 +6,16 @@ import textwrap
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from compress_env.envs.render import BLUE, GREY, INK, fit_name, quantity
 from compress_env.errors import UserError
-from compress_env.report.inspect import LABELS, Inspection
-from compress_env.report.plots import ORANGE
-from compress_env.resources.base import RESOURCES
+from compress_env.files import atomic
+from compress_env.report.colours import BLUE, GREY, INK, ORANGE
+from compress_env.report.formats import fit_name, quantity, unit_beside
+from compress_env.report.inspect import Inspection, TreeRow
+from compress_env.search.result import ResourceName
 
 SUFFIXES = (".png", ".svg", ".pdf")
 ROW, HEAD, FOOT = 0.19, 0.95, 0.15  # heights in inches
@@ -33,20 +35,13 @@ def check_place(path: str | Path) -> Path:
 
 
 def save_picture(found: Inspection, path: str | Path) -> Path:
-    """Draw the tree of blocks and groups with a bar a resource each, and what the teacher uses and could use at least.
+    """Draw the tree of blocks and groups with a bar a resource each, with the teacher's usage and the least that is reachable.
 
     Raises UserError as `check_place`, or if the file cannot be written; it is written whole or not at all.
     """
     path = check_place(path)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollar signs
-            draw(found).savefig(part, dpi=DPI)
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic(path) as part, matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollar signs
+        draw(found).savefig(part, dpi=DPI)
     return path
 
 
@@ -88,14 +83,14 @@ def draw(found: Inspection) -> Figure:
 
 
 def _panel_head(figure: Figure, found: Inspection, resource: str, x: float, y: float) -> None:
-    """What the teacher uses, and the least that is reachable."""
-    whole, least, unit = found.usage[resource], found.smallest[resource], RESOURCES.get(resource).unit
-    unit = unit if unit in ("bytes", "ms") else ""
+    """The teacher's usage, and the least that is reachable."""
+    whole, least, name = found.usage[resource], found.smallest[resource], ResourceName.of(resource)
+    unit = unit_beside(name.label, name.unit)
     used = f"{quantity(whole, unit)}, at least {quantity(least, unit)}"
-    figure.text(x, y, f"{LABELS.get(resource, resource)}: {used}", fontsize=9, va="center", color=INK)
+    figure.text(x, y, f"{name.label}: {used}", fontsize=9, va="center", color=INK)
 
 
-def _name(axes, y: int, row, end: float) -> None:
+def _name(axes: Axes, y: int, row: TreeRow, end: float) -> None:
     """The name to the left of the first panel, moved in by its depth, and its channels right before the bars."""
     start = -1.25 * end / (PANEL - 0.15)  # of an inch, in the panel's unit
     name = fit_name(row.name, LONGEST - 2 * row.depth)

@@ -73,8 +73,8 @@ def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]
     """The limits of a budget, by the names of its resources.
 
     Args:
-        budget: By a resource's name, `module:attribute` or `file.py:attribute`, a limit as `parse_limit` reads it, or a pair
-            `[low, high]`, which is a range.
+        budget: By a resource's name, `module:attribute` or `file.py:attribute`, a limit as `parse_limit` reads it, or a range: a pair
+            `[low, high]` or a text `low..high`.
 
     Returns:
         The lowest and the highest limit of each resource, which are the same where one value was given.
@@ -95,6 +95,8 @@ def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]
         name = resource.name
         if name in parsed:
             raise UserError(f"budget: {name} is given twice")
+        if isinstance(value, str) and ".." in value:
+            value = value.split("..", 1)
         pair = value if isinstance(value, (list, tuple)) else (value, value)
         if len(pair) != 2:
             raise UserError(f"budget: {name} needs a value or a pair [low, high], got {value!r}")

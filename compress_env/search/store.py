@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from filelock import FileLock, Timeout
 
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, difference, read_json, write_json
+from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
 
 FORMAT = 2
 """Of `run.json`; counted up when an older one cannot be read any more."""
+
+RESULT = "result.json"
 
 
 class RunFolder:
@@ -44,17 +47,12 @@ class RunFolder:
             return
         if not resume:
             raise UserError(f"{self.path} has trials of an earlier run; add --resume to go on, or choose another --out")
-        before, now = self._flat(self._run()), self._flat({"environment": environment.to_json(), "search": search.to_json()})
+        now = flat({"environment": environment.to_json(), "search": search.to_json()})
+        before = flat(self.recorded())
         if name := difference(before, now):
             raise UserError(
                 f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {now.get(name)!r}"
             )
-
-    @staticmethod
-    def _flat(run: dict[str, Any]) -> dict[str, Any]:
-        """Every setting by its name."""
-        environment = dict(run["environment"])
-        return environment.pop("problem") | environment | run["search"]
 
     def begin(self, environment: EnvironmentSpec, search: SearchSpec, command: str | None = None) -> None:
         """Make the folder and note the settings, unless a run that is resumed has noted them."""
@@ -62,25 +60,39 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
-        run = {"format": FORMAT, "environment": environment.to_json(), "search": search.to_json(), "versions": versions(), "command": command}
+        run = {
+            "format": FORMAT, "environment": environment.to_json(), "search": search.to_json(), "versions": versions(),
+            "command": command,
+        }  # fmt: skip
         with alone_in(self.path):
             if not self.trials():
                 self.write("run.json", run)
 
-    def _run(self) -> dict[str, Any]:
+    def recorded(self) -> dict[str, Any]:
+        """The content of `run.json`, in which objects are only marked. Raises UserError if there is none, or one of another format."""
         run = self.read("run.json")
-        if (found := run.get("format", 1)) != FORMAT:
+        found = run.get("format", 1) if isinstance(run, dict) else "unknown"
+        if found != FORMAT:
             raise UserError(f"{self.path} is a run of format {found}, and this version reads {FORMAT}; search again in another folder")
         return run
 
     def spec(self) -> tuple[EnvironmentSpec, SearchSpec]:
         """The settings that the run was begun with. Raises UserError if there are none, or one was an object."""
-        run = self._run()
+        run = self.recorded()
         return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
 
     def trials(self) -> list[Trial]:
         """All whole trials; a last line that was cut off by a crash is left out."""
         return self._trials.read()
+
+    def result(self) -> Result | None:
+        """The outcome, None if the best student has not been distilled. Raises UserError for a file that cannot be read."""
+        if not (self.path / RESULT).is_file():
+            return None
+        try:
+            return Result.from_json(self.read(RESULT))
+        except UserError as error:
+            raise UserError(f"{self.path / RESULT}: {error}") from None
 
     def append(self, trial: Trial) -> None:
         """Write a trial so that it outlives a crash right after."""
@@ -100,6 +112,12 @@ class RunFolder:
         if not path.is_file():
             raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
         return read_json(path)
+
+
+def flat(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting in a `run.json` by its name: those of the problem, of the environment and of the search."""
+    environment = dict(run["environment"])
+    return environment.pop("problem") | environment | run["search"]
 
 
 @contextmanager

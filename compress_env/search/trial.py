@@ -84,6 +84,12 @@ class Trial:
         return mine == others
 
 
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Best first: those within the budget before the others, then by reward, the earliest of equals. Repeated plans are left out."""
+    first = [t for t in trials if not t.repeated] or trials
+    return sorted(first, key=lambda t: (not t.feasible, -t.reward))
+
+
 def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """The trial with the highest reward among those that meet the budget and did not fail; the earliest of equals."""
     candidates = [t for t in trials if t.feasible and not t.evaluation.failed]

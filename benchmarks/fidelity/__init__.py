@@ -1,0 +1,1 @@
+"""Whether quick scores of students predict their metric after distillation: `python -m benchmarks.fidelity --help`."""

@@ -1,0 +1,1 @@
+"""Measured latency of students against their budget: `python -m benchmarks.latency --help`."""

@@ -1,0 +1,1 @@
+"""Distillation losses against each other, at equal steps: `python -m benchmarks.losses --help`."""

@@ -1,0 +1,70 @@
+"""A student fine-tuned as `compress-env finetune` does it, with a seed of its own: comparisons on test images are made of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from compress_env.contexts import one_thread
+from compress_env.data.dataset import Split
+from compress_env.distill.finetune import finetune
+from compress_env.distill.recipes import Recipe, finetuning_recipe
+from compress_env.distill.train import channels_last, predict
+from compress_env.problem import Problem
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A student's main metric on the whole validation and test splits.
+
+    Attributes:
+        validation_start: On validation images, right after the surgery.
+        test_start: On test images, likewise.
+        validation: On validation images, of the best epoch.
+        test: On test images, of the same epoch.
+        best_epoch: Which one.
+    """
+
+    validation_start: float
+    test_start: float
+    validation: float
+    test: float
+    best_epoch: int
+
+
+def metric(problem: Problem, model: nn.Module, split: Split) -> float:
+    """A network's main metric on all examples of a split."""
+    with one_thread(), channels_last(model):
+        return problem.task.metrics(predict(model, problem.data, split), split.labels)[problem.task.metric]
+
+
+def recipe_of(problem: Problem, epochs: int, lr: float | None = None) -> Recipe:
+    """The recipe of every full distillation here, with another peak rate if one is given."""
+    recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device)
+    return recipe if lr is None else replace(recipe, lr=lr)
+
+
+def train(
+    problem: Problem, student: nn.Module, recipe: Recipe, seed: int, checkpoint: Path, progress: bool = True
+) -> Trained:
+    """Distil the teacher into a student, in place, on the problem's device.
+
+    Args:
+        problem: It has the teacher and the data.
+        student: A fresh student.
+        recipe: How it is trained.
+        seed: Of the order of the images and their augmentation.
+        checkpoint: File from which an interrupted training goes on.
+        progress: Whether to show how far it is.
+
+    Raises:
+        Diverged: If the loss stops being finite.
+    """
+    student = student.to(problem.device)
+    start = metric(problem, student, problem.data.test)
+    done = finetune(
+        student, problem.whole, problem.data, recipe, problem.task, seed=seed, checkpoint=checkpoint, progress=progress
+    )
+    return Trained(done.history[0], start, done.best_validation, done.metric_test, done.best_epoch)

@@ -1,0 +1,125 @@
+"""`compress-env bench run|report|policy`: agents beside each other."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress_env.cli import options
+from compress_env.spec import ProblemSpec, SearchSpec
+
+
+@click.group(short_help="Agents compared, in measurements that anyone can repeat.")
+def bench() -> None:
+    """Agents compared, in measurements that anyone can repeat, each one command, resumable where it takes long. The repository has
+    further experiments in benchmarks/.
+
+    \b
+    compress-env bench run --scenario digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench
+    """
+
+
+def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        from compress_env.bench.scenarios import SCENARIOS
+
+        for name, scenario in SCENARIOS.items():
+            click.echo(f"{name:16} {scenario.about}")
+        context.exit()
+
+
+@bench.command("run", short_help="Search with several agents in several scenarios over seeds.")
+@click.option(
+    "--scenario", "scenarios", multiple=True, default=("digits-25",), show_default=True, help="May be repeated; see --list."
+)
+@click.option(
+    "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, metavar="AGENT",
+    help='May be repeated; with settings of its own as in "ddpg imagined=0".',
+)  # fmt: skip
+@options.of(SearchSpec, "evaluations", evaluations=200)
+@click.option(
+    "--seeds", type=click.IntRange(1), default=10, show_default=True, help="Searches of each agent in each scenario."
+)
+@click.option("--data", help="For scenarios on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes; one a core if absent.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of results and runs."
+)
+@click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=_list_scenarios,
+              help="Show the scenarios and stop.")  # fmt: skip
+def run(
+    scenarios: tuple[str, ...], agents: tuple[str, ...], evaluations: int, seeds: int, data: str | None, jobs: int | None, out: Path
+) -> None:
+    """Search with every agent in every scenario, once a seed, at an equal number of evaluations; what is finished is skipped.
+
+    \b
+    compress-env bench run --scenario digits-25 --agent "ddpg imagined=0" --agent random --evaluations 100 --out runs/bench
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench.run import run as play
+
+    play(scenarios, agents, range(seeds), evaluations, out, data=data, jobs=jobs)
+    click.echo(f"next: compress-env bench report --out {shlex.quote(str(out))}")
+
+
+@bench.command("report", short_help="Tables and pictures of what bench run measured.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of `bench run`.")
+@click.option(
+    "--results", type=click.Path(path_type=Path), help="A results file elsewhere, such as one in benchmarks/."
+)
+def report(out: Path, results: Path | None) -> None:
+    """Write report.md, a picture a scenario and report.html.
+
+    \b
+    compress-env bench report --out runs/bench
+    """
+    from compress_env.bench.report import write
+
+    command = "compress-env " + shlex.join(sys.argv[1:])
+    click.echo(write(results or out / "results.jsonl", out, command))
+    click.echo(f"page: {out / 'report.html'}")
+
+
+def _show_policies(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value:
+        from compress_env.bench import zero_shot
+
+        click.echo(zero_shot.report(value))
+        context.exit()
+
+
+@bench.command("policy", short_help="Saved policies at ten budgets, beside the uniform students and searches.")
+@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="POLICY.onnx...")
+@options.of(ProblemSpec, "teacher", "weights", "data")
+@click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True),
+              help="Share of the MACs; ten from 0.2 to 0.8 if absent. May be repeated.")  # fmt: skip
+@click.option("--agent", default="ddpg", show_default=True, help="Of the searches.")
+@click.option(
+    "--evaluations", type=click.IntRange(0), default=200, show_default=True, help="Of each search; 0: no searches."
+)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Searches at each budget.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--show", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", is_eager=True, expose_value=False,
+              callback=_show_policies, help="Print tables of all results in DIR, draw DIR/zero-shot.png, and stop.")  # fmt: skip
+def policy(
+    files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int, out: Path, **problem: Any
+) -> None:
+    """Let saved policies decide about a teacher at several budgets, without a search, and put their students beside the uniform ones
+    and the best of a search at each budget. Of several policies, such as those of other seeds, the table has the mean.
+
+    \b
+    compress-env search --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/all
+    compress-env policy learn runs/all --out policy.onnx
+    compress-env bench policy policy.onnx --out runs/zero-shot
+    """
+    from compress_env.bench import zero_shot
+
+    chosen = budgets or zero_shot.BUDGETS
+    rows = zero_shot.compare(files, ProblemSpec(**problem), chosen, agent, evaluations, range(seeds), out)
+    click.echo(zero_shot.table(rows))
+    zero_shot.picture({problem["teacher"]: rows}, out / "zero-shot.png")
+    click.echo(f"\n{out / 'rows.jsonl'}, {out / 'zero-shot.png'}")

@@ -1,0 +1,39 @@
+"""`compress-env export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(short_help="Export the student of a run folder to ONNX and torch.export.")
+@click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
+@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="Write ONNX to this file.")
+@click.option(
+    "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
+)
+def export(out: str, onnx: Path | None, pt2: Path | None) -> None:
+    """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.
+
+    Without --onnx and --pt2 both are written into the run folder, as student.onnx and student.pt2; the batch size is free.
+
+    \b
+    compress-env export --out runs/a
+    compress-env export --out runs/a --onnx small.onnx --pt2 small.pt2
+    """
+    from compress_env.api import objective_of
+    from compress_env.export import FORMATS, load_student
+    from compress_env.progress import announced
+    from compress_env.search.store import RunFolder
+
+    folder = RunFolder(out)
+    folder.read("plan.json")
+    given = {"student.onnx": onnx, "student.pt2": pt2}
+    paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
+    problem = objective_of(folder).problem
+    student = load_student(problem.teacher.module, problem.graph, folder.path)
+    for name, path in paths.items():
+        with announced(f"writing and checking {path}"):
+            difference = FORMATS[name](student, problem.data.calibration(8), path)
+        click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")

@@ -1,0 +1,31 @@
+"""`compress-env list`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("list", short_help="What can be chosen by name.")
+def list_() -> None:
+    """Names of teachers, data sets, agents, rewards and everything else that can be chosen by name, or given as module:attribute.
+
+    \b
+    compress-env list
+    """
+    from compress_env.data import DATASETS
+    from compress_env.resources import RESOURCES
+    from compress_env.rewards import REWARDS
+    from compress_env.search.run import AGENTS
+    from compress_env.surgery.ranking import RANKINGS
+    from compress_env.surgery.rules.registry import rule_names
+    from compress_env.tasks import TASKS
+    from compress_env.teachers import TEACHERS
+
+    rows = {
+        "teachers": TEACHERS.names(), "data sets": [*DATASETS.names(), "imagefolder:DIR"], "agents": sorted(AGENTS),
+        "rewards": REWARDS.names(), "resources": RESOURCES.names(), "rankings": RANKINGS.names(), "tasks": TASKS.names(),
+        **{f"losses, {name}": task.losses.names() for name, task in TASKS.items()}, "layer rules": rule_names(),
+    }  # fmt: skip
+    width = max(map(len, rows))
+    for kind, names in rows.items():
+        click.echo(f"{kind:{width}}  {', '.join(names)}")

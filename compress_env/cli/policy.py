@@ -1,0 +1,73 @@
+"""`compress-env policy learn` and `compress-env policy apply`."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import click
+
+from compress_env.cli import options
+from compress_env.cli.run import FINETUNE_EPOCHS, run
+from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
+
+
+@click.group(short_help="Use what an agent has learned.")
+def policy() -> None:
+    """Use what an agent has learned: searches with one that learns leave policy.onnx in their run folder, and `learn` makes one
+    policy of the trials of several.
+
+    \b
+    compress-env policy learn runs/a runs/b --out policy.onnx
+    compress-env policy apply policy.onnx --budget macs=0.35 --out runs/c
+    """
+
+
+@policy.command("learn", short_help="One policy from the trials of searches, for all budgets and teachers.")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
+@options.of(EnvironmentSpec, "budget", budget={"macs": "20%..80%"})
+@options.of(SearchSpec, "agent", "agent_options", "seed", agent="ppo")
+@click.option(
+    "--episodes", type=click.IntRange(2), default=10_000, show_default=True, help="Played against the models."
+)
+@click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
+def learn(runs: tuple[str, ...], out: str, **settings: Any) -> None:
+    """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
+    and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials. Cheap
+    episodes suit ppo best.
+
+    Searches over a range of budgets tell most. The more kinds of teachers, the better the policy is for one that it has never seen.
+
+    \b
+    compress-env search --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/a
+    compress-env search --teacher vgg7-digits --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/b
+    compress-env policy learn runs/a runs/b --out policy.onnx
+    compress-env bench policy policy.onnx --teacher mobilenetv2-digits --out runs/zero-shot
+    """
+    from compress_env.api import learn_policy
+
+    for name, gain in learn_policy(runs, out, **settings):
+        click.echo(f"{name}: {gain:.0%} of what the uniform students lack, by the model of its trials")
+    click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
+
+
+@policy.command("apply", short_help="The student that a saved policy proposes, without a search.")
+@click.argument("file", type=click.Path())
+@options.of(ProblemSpec, without=["input_shape"])
+@options.of(EnvironmentSpec, "budget", "evaluator")
+@click.option(
+    "--finetune-epochs", type=FINETUNE_EPOCHS, default=0, show_default=True, help="Full distillation of it."
+)
+@click.option("--out", type=click.Path(), required=True, help="Run folder to write.")
+def apply(file: str, finetune_epochs: int, out: str, **settings: Any) -> None:
+    """Let the policy in FILE decide about a teacher within a budget, once: neither has to be what it was learned with.
+
+    Learned with a range of budgets (LOW..HIGH), a policy knows what to do at each. OUT is a run folder as of a search. To go on from
+    a policy instead, search with --agent-option start=FILE.
+
+    \b
+    compress-env policy apply policy.onnx --budget macs=0.35 --finetune-epochs 10 --out runs/a
+    compress-env search --budget macs=0.35 --agent-option start=policy.onnx --out runs/b
+    """
+    environment, _ = options.specs(settings)
+    run(environment, SearchSpec("policy", {"file": file}, evaluations=1), out, finetune_epochs)

@@ -1,0 +1,78 @@
+"""A search, with the full distillation of its best student, and its outcome on the terminal."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from compress_env.spec import EnvironmentSpec, SearchSpec
+
+if TYPE_CHECKING:
+    from compress_env.api import Compressed
+
+FINETUNE_EPOCHS = click.IntRange(0)
+
+
+def run(environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, *, resume: bool = False) -> None:
+    """Search, distil the best student fully unless that is for later, and print the outcome.
+
+    Args:
+        environment: The problem, budget and reward.
+        search: The agent and how long it looks.
+        out: The run folder.
+        finetune_epochs: Passes of the full distillation; 0 for none.
+        resume: Whether to go on with the run in `out`.
+
+    Raises:
+        UserError: For anything that cannot be used.
+    """
+    from compress_env.api import finish, run_search
+
+    command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
+    folder, objective = run_search(environment, search, out, resume=resume, command=command)
+    if finetune_epochs:
+        show(finish(folder, finetune_epochs, objective=objective))
+        return
+    from compress_env.report.page import write_report
+    from compress_env.search.trial import best_trial
+
+    trials = folder.trials()
+    best = best_trial(trials)
+    found = f"best reward {best.reward:.4f}" if best else "no student within the budget"
+    click.echo(f"{found} in {len(trials)} evaluations; report: {write_report(folder.path)}")
+    click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
+
+
+def show(done: Compressed) -> None:
+    """Print the teacher beside the student, and where the report is."""
+    from compress_env.resources.base import amount
+
+    result = done.result
+    teacher, student, metric = result.teacher, result.student, result.metric
+    rows = [("", "teacher", "student", "")]
+
+    def compare(label: str, form: str, before: float, after: float) -> None:
+        rows.append((label, form.format(before), form.format(after), f"{after / before:.1%}" if before else ""))
+
+    compare(f"test {metric}", "{:.2%}", teacher.metric_test, student.metric_test)
+    for name, resource in result.resources.items():
+        unit = "" if resource.unit.lower() == resource.label.lower() else f", {resource.unit}"
+        whole, used = teacher.usage[name], student.usage[name]
+        rows.append((f"{resource.label}{unit}", amount(whole), amount(used), f"{used / whole:.1%}" if whole else ""))
+    compare("file size, bytes", "{:,.0f}", teacher.file_bytes, student.file_bytes)
+    for name, limit in result.budget.items():
+        used, unit = student.usage[name], result.resources[name].unit
+        rows.append((f"budget {name}", f"{amount(limit)} {unit}", amount(used), "met" if used <= limit else "NOT MET"))
+    for a, b, c, d in rows:
+        click.echo(f"{a:20} {b:>18} {c:>14} {d:>8}")
+    final = result.final_policy
+    click.echo(
+        f"before fine-tuning, validation: best found {done.evaluation.metric:.2%}"
+        + (f", final policy {final['metrics'][metric]:.2%}" if final else "")
+        + f", teacher {done.evaluation.teacher_metric:.2%}"
+    )
+    click.echo(f"measured with {result.runtime}")
+    click.echo(f"report: {done.report()}")

@@ -1,0 +1,42 @@
+"""`compress-env search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress_env.cli import options
+from compress_env.cli.run import FINETUNE_EPOCHS, run
+from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
+
+
+@click.command(short_help="Search for a student within a budget, distil it, save, export and report it.")
+@options.of(ProblemSpec, without=["input_shape"])
+@options.of(EnvironmentSpec)
+@options.of(SearchSpec)
+@click.option(
+    "--finetune-epochs", type=FINETUNE_EPOCHS, default=30, show_default=True,
+    help="Full distillation of the best student; 0 leaves it for later.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+def search(finetune_epochs: int, out: str | None, resume: bool, **settings: Any) -> None:
+    """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
+
+    \b
+    compress-env search --budget macs=50% --agent ddpg --evaluations 60
+    compress-env search --budget params=30K --budget memory=0.6 --agent random
+    compress-env search --budget latency=50% --runtime onnxruntime --latency-threads 2
+    compress-env search --budget energy.py:Energy=0.5 --evaluator distill_steps=10
+    compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
+
+    DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, problem.json, trials.jsonl, result.json,
+    plan.json, student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
+    Rewards, resources, rankings, tasks and data sets of your own are given as module:attribute or file.py:attribute.
+    Ctrl-C keeps everything; the same command with --resume goes on.
+    """
+    environment, found = options.specs(settings)
+    name = f"{Path(environment.problem.teacher.split(':')[0]).stem}-{found.agent.split(':')[-1]}-{found.seed}"
+    run(environment, found, out or f"runs/{name}", finetune_epochs, resume=resume)

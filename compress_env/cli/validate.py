@@ -1,0 +1,29 @@
+"""`compress-env validate`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(short_help="Evaluate recorded trials again and compare.")
+@click.option("--out", type=click.Path(), required=True, help="Run folder of a search.")
+@click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="How many trials, the best first.")
+def validate(out: str, count: int) -> None:
+    """Build and evaluate the best recorded plans again; exit code 1 if one does not reproduce.
+
+    Metrics, KL, usage, reward and its terms are compared, and whether the trials belong to this teacher, data and ranking.
+
+    \b
+    compress-env validate --out runs/a --count 20
+    """
+    from compress_env.api import objective_of
+    from compress_env.search.store import RunFolder
+    from compress_env.search.validate import differences
+
+    folder = RunFolder(out)
+    checked, wrong = differences(objective_of(folder), folder.trials(), count)
+    for line in wrong:
+        click.echo(line)
+    click.echo(f"{checked - len(wrong)} of {checked} trials reproduce")
+    if wrong:
+        raise click.exceptions.Exit(1)

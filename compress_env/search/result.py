@@ -1,0 +1,114 @@
+"""`Result`: the content of `result.json`, teacher and student side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from compress_env.errors import UnknownName, UserError
+from compress_env.resources.base import RESOURCES
+
+FORMAT = 2
+"""Of `result.json`; counted up when an older one cannot be read any more."""
+
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """A network as it was measured in the end.
+
+    Attributes:
+        metric_test: The task's main metric on test data.
+        usage: By resource, in its unit.
+        file_bytes: Size of its weights as a safetensors file.
+    """
+
+    metric_test: float
+    usage: Mapping[str, float]
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class ResourceName:
+    """A resource in texts; kept with results, so that those of a user's own resource are read without its code.
+
+    Attributes:
+        label: What tables call it.
+        unit: What it is counted in.
+        measured: Whether only running a network tells it.
+    """
+
+    label: str
+    unit: str
+    measured: bool = False
+
+    @classmethod
+    def of(cls, name: str) -> ResourceName:
+        """The label and unit of a resource; of one that is not known here, its name without a unit. No code is loaded for it."""
+        try:
+            resource = RESOURCES.get(name.replace(":", " "))
+        except UnknownName:
+            return cls(name, "")
+        return cls(resource.label, resource.unit, resource.measured)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a run whose best student was distilled fully.
+
+    Attributes:
+        metric: Name of the task's main metric.
+        teacher: The teacher's measurements.
+        student: The student's.
+        resources: Label and unit of every resource in their usage, in the order of tables.
+        runtime: What measured resources were measured with.
+        budget: The limits that the student was for, in each resource's unit.
+        feasible: Whether it meets them.
+        evaluations: Students that the search judged.
+        seconds: How long the search took, None if it is not known.
+        agent: The agent that searched.
+        seed: Of everything random.
+        best_trial: Index of the trial that the student is of.
+        final_policy: `metrics`, `reward` and `usage` of the learned policy's student before it was distilled; None without a policy.
+        finetune: How the distillation went: `Finetuned` with its history as `{"epoch", "validation"}`.
+        exports: By file, the largest difference of outputs as a share of the largest output; None for a format that failed.
+        layers: A row a layer, as by `network_rows`.
+        versions: Of the packages that it depends on.
+        command: The command line that asked for it, if there was one.
+    """
+
+    metric: str
+    teacher: NetworkResult
+    student: NetworkResult
+    resources: Mapping[str, ResourceName]
+    runtime: str
+    budget: Mapping[str, float]
+    feasible: bool
+    evaluations: int
+    seconds: float | None
+    agent: str
+    seed: int
+    best_trial: int
+    final_policy: Mapping[str, Any] | None
+    finetune: Mapping[str, Any]
+    exports: Mapping[str, float | None]
+    layers: Sequence[Mapping[str, Any]]
+    versions: Mapping[str, str]
+    command: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return {"format": FORMAT} | asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        """The result of `to_json`. Raises UserError for one of another format, or with something missing."""
+        data = dict(data)
+        if (found := data.pop("format", 1)) != FORMAT:
+            raise UserError(f"it is a result of format {found}, and this version reads {FORMAT}; run compress-env finetune again")
+        try:
+            teacher, student = NetworkResult(**data["teacher"]), NetworkResult(**data["student"])
+            resources = {name: ResourceName(**value) for name, value in data["resources"].items()}
+            return cls(**{**data, "teacher": teacher, "student": student, "resources": resources})
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"it is damaged ({type(error).__name__}: {error}); run compress-env finetune again") from None
