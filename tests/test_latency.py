@@ -355,7 +355,7 @@ def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick
     monkeypatch.setattr(bench, "SECONDS", 0.1)
     command = ["--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
     printed = CliRunner().invoke(main, ["inspect", "--latency", *command], catch_exceptions=False).output
-    assert "latency: batch 2, PyTorch eager, 1 thread" in printed
+    assert "measured with: batch 2, PyTorch eager, 1 thread" in printed
     out = tmp_path / "rows.jsonl"
     call = ["--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0", "--out", str(out)]
     first = CliRunner().invoke(command_line, call, catch_exceptions=False)
