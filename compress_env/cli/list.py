@@ -17,7 +17,7 @@ def list_() -> None:
     from compress_env.rewards import REWARDS
     from compress_env.search.run import AGENTS
     from compress_env.surgery.ranking import RANKINGS
-    from compress_env.surgery.rules.base import rule_names
+    from compress_env.surgery.rules.registry import rule_names
     from compress_env.tasks import TASKS
     from compress_env.teachers import TEACHERS
 
