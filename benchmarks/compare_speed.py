@@ -60,7 +60,7 @@ def before(teacher: str, data: Any) -> Side:
     return Side(
         env, env.graph, env.meter.teacher["macs"], lambda macs: Episode(env.problem, {"macs": macs}, hard=True),
         env.student, env.meter.count,
-        lambda student, plan, usage: env.evaluator(student, plan),
+        lambda student, plan, _: env.evaluator(student, plan),
     )  # fmt: skip
 
 
