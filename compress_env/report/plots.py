@@ -200,7 +200,7 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]  # XML header and DOCTYPE have no place inside HTML
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    width = float(svg.partition('viewBox="0 0 ')[2].partition(" ")[0])
     head, rest = svg.split(">", 1)
     # HTML knows the name spaces, and CSS gives the size.
     head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)
