@@ -88,7 +88,10 @@ class ProblemSpec(Settings):
     std: tuple[float, ...] | None = setting(None, "Standard deviations a channel, likewise.")
     input_shape: tuple[int, ...] | None = setting(None, "Of one input, for a teacher without data.", metavar="C,H,W")
     task: str = setting("classification", "How outputs are compared and measured.")
-    schedule: str = setting("two-step", "Decisions and their order: two-step (all removals, then all widths), joint (layer by layer), or one kind alone.", choices=SCHEDULES)
+    schedule: str = setting(
+        "two-step", "Decisions and their order: two-step (all removals, then all widths), joint (layer by layer), or one kind alone.",
+        choices=SCHEDULES,
+    )  # fmt: skip
     protect: tuple[str, ...] = setting((), "Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.", metavar="PATTERN")
     removable: tuple[str, ...] = setting(("*",), "Only these layers may be removed. May be repeated.", metavar="PATTERN")
     shrinkable: tuple[str, ...] = setting(("*",), "Only these layers may be shrunk. May be repeated.", metavar="PATTERN")
@@ -170,8 +173,8 @@ class EnvironmentSpec(Settings):
     problem: ProblemSpec = setting(None, "The problem.", factory=ProblemSpec, hidden=True)
     budget: Mapping[str, Any] = setting(
         None,
-        "params, macs, memory, latency or a resource of your own; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). "
-        "LOW..HIGH draws a limit for each student. May be repeated.",
+        "params, macs, memory, latency or a resource of your own; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, "
+        "1MiB). LOW..HIGH draws a limit for each student. May be repeated.",
         factory=lambda: {"macs": 0.5},
         metavar="RESOURCE=LIMIT",
     )

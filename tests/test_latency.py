@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from networks import NETWORKS
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.latency import measure as bench
+from benchmarks.latency.__main__ import main as benchmark
 from compress_env.api import run_search
 from compress_env.cli.main import main
 from compress_env.errors import UserError
@@ -348,24 +350,24 @@ def test_a_report_measures_latency_where_no_budget_did(monkeypatch):
 # Command line
 
 
-def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick, monkeypatch, tmp_path):
-    from compress_env.bench import latency as bench
-
-    monkeypatch.setattr(bench, "SECONDS", 0.1)
-    command = ["--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
-    printed = CliRunner().invoke(main, ["inspect", "--latency", *command], catch_exceptions=False).output
+def test_inspect_says_what_was_measured(quick):
+    command = ["inspect", "--latency", "--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
+    printed = CliRunner().invoke(main, command, catch_exceptions=False).output
     assert "latency: batch 2, PyTorch eager, 1 thread" in printed
+
+
+def test_the_benchmark_says_what_was_measured_and_repeats_nothing(quick, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "SECONDS", 0.1)
     out = tmp_path / "rows.jsonl"
-    call = ["bench", "latency", "--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0",
-            "--out", str(out)]  # fmt: skip
-    first = CliRunner().invoke(main, call, catch_exceptions=False)
+    call = ["--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0", "--out", str(out)]
+    first = CliRunner().invoke(benchmark, call, catch_exceptions=False)
     assert re.search(
         r"resnet8-digits, 1x8x8 \| batch 1, PyTorch eager, 1 thread \| 70% latency \| uniform", first.output
     )
     assert "50% macs" in first.output
     before = out.read_text()
     out.write_text(before + '{"torn')
-    again = CliRunner().invoke(main, call, catch_exceptions=False)
+    again = CliRunner().invoke(benchmark, call, catch_exceptions=False)
     assert again.output.splitlines()[-4:] == first.output.splitlines()[-4:] and out.read_text().startswith(before)
     rows = bench.read(out)
     assert [row["resource"] for row in rows] == ["latency", "macs"] and rows[0]["pairs"] >= 41

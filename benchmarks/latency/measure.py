@@ -37,8 +37,8 @@ def run(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows for every teacher, runtime, budget and policy, appended as JSON lines; those that are there are not made again.
 
-    Policies are action 0 everywhere ("uniform"), and random actions from seeds 0, 1 and so on. A last row of each teacher and runtime is
-    the uniform student at half the MACs.
+    Policies are action 0 everywhere ("uniform"), and random actions from seeds 0, 1 and so on. A last row of each teacher and runtime
+    is the uniform student at half the MACs.
 
     Args:
         out: The file.

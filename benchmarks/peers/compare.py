@@ -65,7 +65,7 @@ class Contestant:
 
     Attributes:
         name: Its name.
-        make: Gives the student right after the surgery, and how it was made; it may raise for networks that torch-pruning cannot prune.
+        make: Gives the student right after the surgery, and how it was made; it may raise if torch-pruning cannot prune the network.
     """
 
     name: str
@@ -123,7 +123,7 @@ def limit_of(budget: Mapping[str, Any], teacher: float) -> float:
 
 
 def contestants(problem: Problem, limit: float, methods: Sequence[str], runs: Sequence[Path]) -> list[Contestant]:
-    """Pruners by name, the uniform student, and the best students of run folders. Raises UserError for those that cannot be compared."""
+    """Pruners by name, the uniform student, and the best students of run folders. Raises UserError for one that cannot take part."""
     for name in methods:
         if name not in PRUNERS:
             raise UserError(unknown("pruner", name, list(PRUNERS)))

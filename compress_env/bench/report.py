@@ -80,7 +80,7 @@ def duels(agents: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str
 
 
 def overall(table: Table) -> list[list[str]]:
-    """Over all scenarios, for agents that played each: scores are first put between those of uniform or the worst, and the best known."""
+    """Over all scenarios, for agents that played each: scores are first put between uniform's or the worst, and the best known."""
     agents = set.intersection(*(set(own) for own in table.values()))
     seeds = min(len(runs) for own in table.values() for runs in own.values())
     normal: dict[str, np.ndarray] = {}

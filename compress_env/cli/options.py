@@ -1,4 +1,4 @@
-"""The options of commands, made from the settings in `compress_env.spec`: name, help text, default and range are those of the field."""
+"""The options of commands, made from the settings in `compress_env.spec`: name, help, default and range are those of the field."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from compress_env.surgery.flow import Call, ChannelFlow, nothing, tensors
-from compress_env.surgery.rules.base import function_rule, rule_of
+from compress_env.surgery.call import Call, nothing, tensors
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.registry import function_rule, rule_of
 
 
 def follow_channels(module: fx.GraphModule, examples: tuple[Tensor, ...]) -> ChannelFlow:
@@ -23,7 +24,7 @@ def follow_channels(module: fx.GraphModule, examples: tuple[Tensor, ...]) -> Cha
 
 
 class _Dependencies(fx.Interpreter):
-    def __init__(self, module: fx.GraphModule):
+    def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.flow = ChannelFlow()
 

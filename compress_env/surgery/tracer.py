@@ -20,7 +20,7 @@ class NotTraced(UserWarning):
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, opaque: set[str]):
+    def __init__(self, opaque: set[str]) -> None:
         super().__init__()
         self.opaque = opaque
         self.path: list[str] = []
