@@ -137,7 +137,8 @@ class SurrogateEnv(gym.Env):
         """Episodes that were finished."""
         return self.objective.played
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode with a teacher, a budget and a shift of sizes drawn anew."""
         super().reset(seed=seed)
         self._teacher = self.objective.teachers[self.np_random.integers(len(self.objective.teachers))]
         self._budget = int(self.np_random.integers(len(self._teacher.limits)))
@@ -150,7 +151,8 @@ class SurrogateEnv(gym.Env):
         seen = self._teacher.objective.observe(self._walk) + self._shift
         return np.clip(seen, self.objective.embedding.low, self.objective.embedding.high)
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """A step; the last one is rewarded with the gain that the teacher's model expects."""
         walk = self._walk
         walk.step(*np.clip(action, -1, 1).tolist())
         reward = 0.0

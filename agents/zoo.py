@@ -78,6 +78,7 @@ def preset(name: str, env: gym.Env, evaluations: int) -> str:
 @click.option("--episodes", type=click.IntRange(2), default=EPISODES, show_default=True, help="Students of a search.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the files.")
 def main(teacher: str, data: str | None, episodes: int, out: Path) -> None:
+    """The command; its help is that of the module."""
     env = gym.make(IDS[0], teacher=teacher, data=data)
     out.mkdir(parents=True, exist_ok=True)
     for name in NAMES:

@@ -48,7 +48,8 @@ def network_of(name: str, **scope):
 class MadeUp:
     """A clock for which a pass takes as long as its MACs say, to a power, so that the table is wrong by what is asked for.
 
-    each: share of the teacher's time that every convolution takes as well, of which the table is not told."""
+    each: share of the teacher's time that every convolution takes as well, of which the table is not told.
+    """
 
     def __init__(self, example, whole_macs: float, power: float = 1.0, each: float = 0.0):
         self.runtime, self.example, self.whole_macs = RuntimeConfig(), example[:1], whole_macs

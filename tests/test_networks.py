@@ -1,6 +1,7 @@
 """Any teacher: networks that were written without us in mind. `pytest tests/test_networks.py` prints a table of them at the end.
 
-With `--every-export`, which takes an hour, all random students are exported and compared in ONNX Runtime, otherwise the last one."""
+With `--every-export`, which takes an hour, all random students are exported and compared in ONNX Runtime, otherwise the last one.
+"""
 
 from __future__ import annotations
 

@@ -142,8 +142,10 @@ class OffPolicyAgent(StableBaselinesAgent):
 
 
 class _BetweenEpisodes(BaseCallback):
-    """Adds demonstrations to the replay buffer; looks at the actor once a round, and saves, after the updates of a roll-out, when
-    the next one begins."""
+    """Adds demonstrations to the replay buffer, looks at the actor once a round, and saves.
+
+    It looks and saves after the updates of a roll-out, when the next one begins.
+    """
 
     def __init__(self, agent: OffPolicyAgent, path: Path | None):
         super().__init__()

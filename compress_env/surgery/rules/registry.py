@@ -62,11 +62,6 @@ def types_of(family: type[Rule]) -> list[type]:
     return [key for key, rule in _RULES.items() if isinstance(key, type) and isinstance(rule, family)]
 
 
-def known_layers() -> list[str]:
-    """Names of the types of layers that have a rule, sorted."""
-    return sorted({key.__name__ if isinstance(key, type) else key.rpartition(".")[2] for key in _RULES})
-
-
 def rule_names() -> list[str]:
     """Names of the rules that layers have, sorted."""
     return sorted({type(rule).__name__ for rule in _RULES.values()})

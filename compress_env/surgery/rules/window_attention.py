@@ -101,7 +101,7 @@ class ShiftedWindowAttention(Attention):
 
 @register_function("_patch_merging_pad")
 def follow_patch_merging(flow: ChannelFlow, call: Call) -> Any:
-    """torchvision joins the channels of four neighbours, as it does their ids; a margin that it adds has none."""
+    """The channels of four neighbours are joined by torchvision, as are their ids; a margin that it adds has none."""
     x = call.inputs[0]
     if any(n % 2 for n in call.shape(x)[-3:-1]):
         return flow.opaque(call, f"{call.node.name} adds a margin")
