@@ -3,13 +3,23 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test install clean
+.PHONY: demo test lint types wheel install clean
 
 demo: install
 	$(BIN)/compress-env search --budget macs=0.5 --agent ddpg --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
 
 test: install
 	$(BIN)/python -m pytest -q -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: install
+	PYTHON=$(CURDIR)/$(BIN)/python .ci/types
+
+wheel: install
+	.ci/wheel
 
 install: .venv/installed
 
@@ -19,4 +29,4 @@ install: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .mypy_cache runs build *.egg-info

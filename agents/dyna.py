@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -64,7 +64,7 @@ class ModelEpisode(NamedTuple):
 
 
 class Dyna(gym.Wrapper):
-    """After a few evaluated episodes, an agent plays against a model: decisions and limits are the environment's, the reward is a prediction.
+    """After a few evaluated episodes, an agent plays against a model: limits are the environment's, the reward is a prediction.
 
     A round is `model_episodes` episodes of the agent and `mutations` mutants of the best students so far, in generations. The one
     with the highest acquisition is then played on the environment, and the model learns from it.
@@ -106,7 +106,8 @@ class Dyna(gym.Wrapper):
         """As many mutants as the agent played episodes, and the evaluated one."""
         return min(self.model_episodes, self.mutations) + 1
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode, on the model unless one is to be evaluated."""
         self._actions = []
         if self.env.get_wrapper_attr("played") < self.evaluated:
             self._walk = None
@@ -116,7 +117,8 @@ class Dyna(gym.Wrapper):
         self._walk = self.objective.begin(self.limits)
         return self.objective.observe(self._walk), {}
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, SupportsFloat, bool, bool, dict[str, Any]]:
+        """A step; on the model, the last one is rewarded with what it expects."""
         walk = self._walk
         self._actions.append(np.clip(action, -1, 1))
         if walk is None:

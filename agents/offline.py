@@ -15,7 +15,7 @@ from compress_env.agents.surrogate import Surrogate, features, lower_bound
 from compress_env.contexts import one_thread, own_random_state
 from compress_env.errors import UserError
 from compress_env.objective import Objective
-from compress_env.search.agent import Policy
+from compress_env.search.agent import DrivingAgent, Policy
 from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial
 
@@ -137,7 +137,8 @@ class SurrogateEnv(gym.Env):
         """Episodes that were finished."""
         return self.objective.played
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode with a teacher, a budget and a shift of sizes drawn anew."""
         super().reset(seed=seed)
         self._teacher = self.objective.teachers[self.np_random.integers(len(self.objective.teachers))]
         self._budget = int(self.np_random.integers(len(self._teacher.limits)))
@@ -150,7 +151,8 @@ class SurrogateEnv(gym.Env):
         seen = self._teacher.objective.observe(self._walk) + self._shift
         return np.clip(seen, self.objective.embedding.low, self.objective.embedding.high)
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """A step; the last one is rewarded with the gain that the teacher's model expects."""
         walk = self._walk
         walk.step(*np.clip(action, -1, 1).tolist())
         reward = 0.0
@@ -191,11 +193,13 @@ def learn(
         one_thread(),
     ):
         player = factory(objective, episodes, seed, **(settings or {}))
-        if not hasattr(player, "save_policy"):
+        if not isinstance(player, DrivingAgent) or not hasattr(player, "save_policy"):
             raise UserError(f"the agent {agent!r} leaves no policy; take one of Stable-Baselines3's, such as ddpg")
         try:
             player.drive(SurrogateEnv(objective, bar), None)
         except KeyboardInterrupt:
             bar.write(f"interrupted after {objective.played:,} episodes; what was learned so far is kept")
         player.save_policy(path)
-        return objective.gains(objective.plans_of(player.policy()))
+        policy = player.policy()
+        assert policy is not None
+        return objective.gains(objective.plans_of(policy))

@@ -1,14 +1,15 @@
 """Settings of the learning agents as presets of rl-zoo3: `python -m compress_env.agents.zoo --out agents/presets`.
 
-A preset holds what rl-zoo3 can say. What it cannot, and a search with the agent has: episodes against a model (presets have the
-settings without them), rewards relative to those of the uniform student, noise that decays (its geometric mean is in the preset), for DDPG an
-actor that learns more slowly than the critic, and an actor that starts at the uniform student.
+A preset holds what rl-zoo3 can say. It cannot say some things that a search with the agent has: episodes against a model (presets have
+the settings without them), rewards relative to those of the uniform student, noise that decays (its geometric mean is in the preset),
+for DDPG an actor that learns more slowly than the critic, and an actor that starts at the uniform student.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from compress_env.agents.sb3 import StableBaselinesAgent
 from compress_env.agents.sb3.wrappers import RelativeReward
 from compress_env.objective import Objective
 from compress_env.search.run import find_agent
+from compress_env.spec import ProblemSpec, SearchSpec
 
 OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")
 NAMES = (*OFF_POLICY, "ppo", "a2c", "ars")
 """Agents that are algorithms of Stable-Baselines3 or its contrib package, by the names that rl-zoo3 gives them, too."""
 IDS = ("LayerRemoval-v0", "LayerRemovalPlanted-v0")
-EPISODES = 150
+EPISODES = SearchSpec().evaluations
+TEACHER, DATA = (f for f in fields(ProblemSpec) if f.name in ("teacher", "data"))
 
 
 def built(name: str, env: gym.Env, evaluations: int) -> StableBaselinesAgent:
@@ -37,6 +40,7 @@ def built(name: str, env: gym.Env, evaluations: int) -> StableBaselinesAgent:
     """
     objective: Objective = env.get_wrapper_attr("objective")
     agent = find_agent(name)(objective, evaluations, 0, **({"model_episodes": 0} if name in OFF_POLICY else {}))
+    assert isinstance(agent, StableBaselinesAgent)
     agent.build(env)
     return agent
 
@@ -51,8 +55,8 @@ def settings(name: str, env: gym.Env, evaluations: int) -> dict[str, Any]:
         middle = noise.start * noise.decay ** ((evaluations - noise.warmup) / 2)
         found |= {"noise_type": "normal", "noise_std": round(middle, 6)}
     delay = inspect.signature(type(agent.model)).parameters.get("policy_delay")  # set after the algorithm was made
-    if delay and agent.model.policy_delay != delay.default:
-        found["policy_delay"] = agent.model.policy_delay
+    if delay and (used := getattr(agent.model, delay.name)) != delay.default:
+        found[delay.name] = used
     return found
 
 
@@ -70,11 +74,12 @@ def preset(name: str, env: gym.Env, evaluations: int) -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--teacher", default="resnet8-digits", show_default=True, help="Name, module:factory or file.py:factory.")
-@click.option("--data", help="As for compress-env search; the shipped teacher's own if absent.")
+@click.option("--teacher", default=TEACHER.default, show_default=True, help=TEACHER.metadata["help"])
+@click.option("--data", help=DATA.metadata["help"])
 @click.option("--episodes", type=click.IntRange(2), default=EPISODES, show_default=True, help="Students of a search.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the files.")
 def main(teacher: str, data: str | None, episodes: int, out: Path) -> None:
+    """The command; its help is that of the module."""
     env = gym.make(IDS[0], teacher=teacher, data=data)
     out.mkdir(parents=True, exist_ok=True)
     for name in NAMES:

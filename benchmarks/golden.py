@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -127,6 +128,19 @@ def differences(old: dict[str, list[dict]], new: dict[str, list[dict]]) -> list[
     return lines
 
 
+@contextmanager
+def earlier(commit: str) -> Iterator[Path]:
+    """Within the block, a folder with an earlier commit, from which Python can import."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "before"
+        subprocess.run(["git", "worktree", "add", "--detach", str(tree), commit], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        try:
+            (tree / "compress_env" / "agents").symlink_to("../agents")
+            yield tree
+        finally:
+            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
+
+
 @click.group(help=__doc__)
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -148,16 +162,10 @@ def record(code: str, out: Path, jobs: int) -> None:
 def compare(commit: str, out: Path, jobs: int) -> None:
     """Make both records, unless OUT has them, and compare."""
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "before"
-        subprocess.run(["git", "worktree", "add", "--detach", str(tree), commit], cwd=ROOT, check=True)
-        try:
-            (tree / "compress_env" / "agents").symlink_to("../agents")
-            call = [sys.executable, __file__, "record", "--code", "before", "--out", str((out / "before.jsonl").resolve())]
-            environment = os.environ | {"PYTHONPATH": str(tree)}
-            subprocess.run([*call, "--jobs", str(jobs)], cwd=tree, env=environment, check=True)
-        finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True)
+    with earlier(commit) as tree:
+        call = [sys.executable, __file__, "record", "--code", "before", "--out", str((out / "before.jsonl").resolve())]
+        environment = os.environ | {"PYTHONPATH": str(tree)}
+        subprocess.run([*call, "--jobs", str(jobs)], cwd=tree, env=environment, check=True)
     record_all("after", out / "after.jsonl", jobs)
     for name, why in MEANT.items():
         click.echo(f"meant: {name}: {why}")

@@ -6,7 +6,7 @@ import logging
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def one_thread():
+def one_thread() -> AbstractContextManager[None]:
     """One torch thread: for small networks, two are many times slower."""
     return threads(1)
 

@@ -76,15 +76,19 @@ class RemoveBlock(Decision):
     shrinks = False
 
     def apply(self, walk: Decider, keep: float, sparsity: float) -> None:
+        """Keep the block for `keep` of at least 0, else remove it."""
         walk.remove(self.target, keep >= 0)
 
     def inactive(self, walk: Decider) -> bool:
+        """Whether the block has vanished with another one."""
         return not walk.has_block(self.target)
 
     def neighbours(self, value: float, step: float) -> list[float]:
+        """The other choice."""
         return [-1.0 if value >= 0 else 1.0]
 
     def undecided_layers(self, graph: LayerGraph) -> list[str]:
+        """The block's layers."""
         return list(graph.blocks[self.target].layers)
 
     def _names(self, graph: LayerGraph) -> list[str]:
@@ -99,15 +103,19 @@ class ShrinkGroup(Decision):
     shrinks = True
 
     def apply(self, walk: Decider, keep: float, sparsity: float) -> None:
+        """Give the group its width."""
         walk.shrink(self.target, sparsity)
 
     def inactive(self, walk: Decider) -> bool:
+        """Whether the group's channels have vanished with a block."""
         return not walk.has_group(self.target)
 
     def neighbours(self, value: float, step: float) -> list[float]:
+        """A step down and a step up."""
         return [value - step, value + step]
 
     def undecided_layers(self, graph: LayerGraph) -> list[str]:
+        """The layer that the group is named after."""
         return [graph.groups[self.target].layer]
 
     def _names(self, graph: LayerGraph) -> list[str]:

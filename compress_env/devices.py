@@ -9,7 +9,6 @@ import torch
 
 from compress_env.errors import UserError
 
-
 SMALL = 5_000_000
 """MACs of a teacher below which converting to bfloat16, or a GPU, costs more than it saves."""
 

@@ -22,7 +22,7 @@ class Registry:
     def register(self, name: str) -> Callable[[Any], Any]:
         """A decorator that enters the object under `name`."""
 
-        def enter(entry):
+        def enter(entry: Any) -> Any:
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
@@ -31,9 +31,11 @@ class Registry:
         return enter
 
     def names(self) -> list[str]:
+        """All names, sorted."""
         return sorted(self._entries)
 
     def items(self) -> list[tuple[str, Any]]:
+        """All names with their entries, sorted by name."""
         return sorted(self._entries.items())
 
     def get(self, spec: str) -> Any:
@@ -62,6 +64,7 @@ def load_attribute(spec: str, kind: str) -> Any:
         if not path.is_file():
             raise UserError(f"{kind} {spec!r}: there is no file {path}")
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert module_spec is not None and module_spec.loader is not None  # the name ends in .py
         module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
     else:

@@ -88,7 +88,10 @@ class ProblemSpec(Settings):
     std: tuple[float, ...] | None = setting(None, "Standard deviations a channel, likewise.")
     input_shape: tuple[int, ...] | None = setting(None, "Of one input, for a teacher without data.", metavar="C,H,W")
     task: str = setting("classification", "How outputs are compared and measured.")
-    schedule: str = setting("two-step", "Decisions and their order: two-step (all removals, then all widths), joint (layer by layer), or one kind alone.", choices=SCHEDULES)
+    schedule: str = setting(
+        "two-step", "Decisions and their order: two-step (all removals, then all widths), joint (layer by layer), or one kind alone.",
+        choices=SCHEDULES,
+    )  # fmt: skip
     protect: tuple[str, ...] = setting((), "Layers that stay as they are, e.g. 'stages.0.*'. May be repeated.", metavar="PATTERN")
     removable: tuple[str, ...] = setting(("*",), "Only these layers may be removed. May be repeated.", metavar="PATTERN")
     shrinkable: tuple[str, ...] = setting(("*",), "Only these layers may be shrunk. May be repeated.", metavar="PATTERN")
@@ -107,7 +110,7 @@ class ProblemSpec(Settings):
     latency_batch: int = setting(1, "Inputs at once, where latency is measured.", low=1)
     latency_threads: int = setting(1, "CPU threads of a pass, where latency is measured.", low=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("mean", "std", "input_shape", "protect", "removable", "shrinkable", "resources"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -126,13 +129,13 @@ class ProblemSpec(Settings):
                 raise UserError(f"{name} has to be a whole number of at least 1, got {value!r}")
         if (self.mean is None) != (self.std is None):
             raise UserError("mean and std have to be given together, as numbers")
-        if self.mean is not None and (len(self.mean) != len(self.std) or min(self.std) <= 0):
+        if self.mean is not None and self.std is not None and (len(self.mean) != len(self.std) or min(self.std) <= 0):
             raise UserError("mean and std need one number a channel each, deviations above 0")
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Means and deviations, or None for the data's own."""
-        return None if self.mean is None else (self.mean, self.std)
+        return None if self.mean is None or self.std is None else (self.mean, self.std)
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -155,7 +158,7 @@ class EvaluatorSettings(Settings):
     temperature: float = setting(4.0, "Their temperature.")
     validation_images: int | None = setting(1750, "Images that the student is judged on; None takes the whole split.", low=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("calibration_images", "batch_size", "lr", "temperature"):
             if getattr(self, name) <= 0:
                 raise UserError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
@@ -170,8 +173,8 @@ class EnvironmentSpec(Settings):
     problem: ProblemSpec = setting(None, "The problem.", factory=ProblemSpec, hidden=True)
     budget: Mapping[str, Any] = setting(
         None,
-        "params, macs, memory, latency or a resource of your own; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, 1MiB). "
-        "LOW..HIGH draws a limit for each student. May be repeated.",
+        "params, macs, memory, latency or a resource of your own; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, "
+        "1MiB). LOW..HIGH draws a limit for each student. May be repeated.",
         factory=lambda: {"macs": 0.5},
         metavar="RESOURCE=LIMIT",
     )
@@ -184,7 +187,7 @@ class EnvironmentSpec(Settings):
         None, "How a student is judged, e.g. distill_steps=10. May be repeated.", factory=EvaluatorSettings, metavar="NAME=VALUE"
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.constraint not in ("hard", "soft"):
             raise UserError(unknown("constraint", self.constraint, ["hard", "soft"]))
         if not isinstance(self.budget, Mapping):
@@ -229,7 +232,7 @@ class SearchSpec(Settings):
     evaluations: int = setting(150, "Students to try.", low=1)
     seed: int = setting(0, "Of everything random.")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.evaluations < 1:
             raise UserError(f"evaluations must be at least 1, got {self.evaluations}")
         object.__setattr__(self, "agent_options", dict(self.agent_options or {}))
@@ -240,7 +243,7 @@ def keywords() -> dict[str, Any]:
     found = {}
     for f in (*fields(ProblemSpec), *fields(EnvironmentSpec)):
         if f.name not in ("problem", "resources"):
-            found[f.name] = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
+            found[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
     return found
 
 

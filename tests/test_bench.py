@@ -6,18 +6,20 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
 
 from compress_env.bench import run as bench
+from compress_env.bench.retrained import of_agent, records
 from compress_env.bench.run import load
-from compress_env.bench.scenarios import TASKS
+from compress_env.bench.scenarios import SCENARIOS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, profile
 from compress_env.cli.main import main
+from compress_env.envs.planted import LayerRemovalPlantedEnv
 from compress_env.errors import UserError
 from compress_env.search.run import search
 from compress_env.search.store import alone_in
@@ -50,15 +52,17 @@ def test_hypervolume_is_the_dominated_area():
 
 
 def test_the_planted_optimum_has_reward_1_and_is_the_only_such_plan():
-    env = gym.make("LayerRemovalPlanted-v0").unwrapped
-    planted = env.evaluator.planted
-    assert env.evaluator(None, planted).accuracy == 1.0
-    trials = search(gym.make("LayerRemovalPlanted-v0"), "random", 30, progress=False).trials
-    assert all((t.reward == 1.0) == (t.plan == planted) for t in trials) and min(t.reward for t in trials) < 0.9
-    assert all(t.outcome.feasible for t in trials)
-    other = gym.make("LayerRemovalPlanted-v0", planted_seed=1).unwrapped
-    assert other.evaluator.planted != planted
-    greedy = search(gym.make("LayerRemovalPlanted-v0"), "greedy", 100, progress=False)
+    def planted(seed=0):
+        return LayerRemovalPlantedEnv.make_objective(False, planted_seed=seed)
+
+    objective = planted()
+    best = objective.evaluator.planted
+    assert objective.evaluator(best).metric == 1.0
+    trials = search(planted(), "random", 30, progress=False).trials
+    assert all((t.reward == 1.0) == (t.plan == best) for t in trials) and min(t.reward for t in trials) < 0.9
+    assert all(t.feasible for t in trials)
+    assert planted(1).evaluator.planted != best
+    greedy = search(planted(), "greedy", 100, progress=False)
     assert greedy.best.reward > greedy.trials[0].reward + 0.1  # the uniform student comes first
 
 
@@ -66,7 +70,7 @@ def test_the_planted_optimum_has_reward_1_and_is_the_only_such_plan():
 def results(tmp_path_factory):
     """The folder of a small benchmark, and what was printed."""
     out = tmp_path_factory.mktemp("bench") / "a"
-    command = ["bench", "run", "--task", "planted", "--agent", "random", "--agent", "uniform", "--agent", "tpe"]
+    command = ["bench", "run", "--scenario", "planted", "--agent", "random", "--agent", "uniform", "--agent", "tpe"]
     command += ["--evaluations", "6", "--seeds", "2", "--jobs", "1", "--out", str(out)]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
@@ -75,13 +79,11 @@ def results(tmp_path_factory):
 
 def test_every_combination_is_run_once_with_as_many_evaluations(results):
     out, command = results
-    runs = bench.read(out / "results.jsonl")
+    runs = bench.results(out / "results.jsonl").read()
     assert {(r.agent, r.seed) for r in runs} == {(a, s) for a in ("random", "uniform", "tpe") for s in (0, 1)}
-    assert all(len(r.best) == len(r.accuracy) == len(r.seconds) == 6 for r in runs)
+    assert all(len(r.best) == len(r.metric) == len(r.seconds) == 6 for r in runs)
     assert all(list(r.best) == sorted(r.best) and list(r.seconds) == sorted(r.seconds) for r in runs)
-    trials = search(
-        gym.make(TASKS.get("planted").env_id, **TASKS.get("planted").arguments), "random", 6, 1, progress=False
-    ).trials
+    trials = search(bench.objective("planted", None), "random", 6, 1, progress=False).trials
     mine = next(r for r in runs if (r.agent, r.seed) == ("random", 1))
     assert mine.best == tuple(np.maximum.accumulate([t.reward for t in trials]))
     before = (out / "results.jsonl").read_bytes()
@@ -112,7 +114,7 @@ def test_a_torn_result_is_run_again_and_gives_the_same(results, tmp_path):
     (tmp_path / "results.jsonl").write_text("".join(lines[:-1]) + lines[-1][:40])
     torn = json.loads(lines[-1])
     again = bench.run(["planted"], ["random", "uniform", "tpe"], [0, 1], 6, tmp_path, jobs=1)
-    assert len(again) == 6 and len(bench.read(tmp_path / "results.jsonl")) == 6
+    assert len(again) == 6 and len(bench.results(tmp_path / "results.jsonl").read()) == 6
     mine = next(r for r in again if (r.agent, r.seed) == (torn["agent"], torn["seed"]))
     assert list(mine.best) == torn["best"] and mine.plan == torn["plan"]
 
@@ -139,7 +141,7 @@ def test_the_report_has_a_row_an_agent_a_picture_and_one_page(results):
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path):
-    command = ["-m", "compress_env.cli", "bench", "run", "--task", "digits-25", "--agent", "random", "--seeds", "1"]
+    command = ["-m", "compress_env.cli", "bench", "run", "--scenario", "digits-25", "--agent", "random", "--seeds", "1"]
     command += ["--evaluations", "100000", "--jobs", "1", "--out", str(tmp_path)]
     running = subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL)
     trials = tmp_path / "runs" / "digits-25" / "random" / "0" / "trials.jsonl"
@@ -162,11 +164,23 @@ def _wait(condition, seconds: float = 120, every: float = 0.2) -> None:
         time.sleep(every)
 
 
+def test_committed_results_are_read():
+    folder = Path(__file__).parent.parent / "benchmarks"
+    for name in ("agents", "ablations", "start"):
+        table = load(folder / name / "results.jsonl")
+        for scenario, agents in table.items():
+            assert SCENARIOS.get(scenario).about and all(len(r.metric) == r.evaluations for runs in agents.values() for r in runs)
+    distilled = records(folder / "agents" / "results.jsonl").read()
+    agents = load(folder / "agents" / "results.jsonl")["digits-25"]
+    found = {(r.scenario, r.plan, r.seed): r for r in distilled}
+    assert len(distilled) == 15 and of_agent(agents["ddpg"], found)
+
+
 def test_what_cannot_be_compared_is_refused(results, tmp_path):
     out, _ = results
     with pytest.raises(UserError, match="begun with 6 evaluations a run, not 7"):
         bench.run(["planted"], ["random"], [0], 7, out)
-    with pytest.raises(UserError, match="no task 'plantd'; did you mean 'planted'"):
+    with pytest.raises(UserError, match="no scenario 'plantd'; did you mean 'planted'"):
         bench.run(["plantd"], ["random"], [0], 7, tmp_path)
     with pytest.raises(UserError, match="no agent 'randm'"):
         bench.run(["planted"], ["randm"], [0], 7, tmp_path)

@@ -1,4 +1,4 @@
-"""`compress-env bench speed` on digits: its parts agree with each other, and what it times is as before afterwards."""
+"""`python -m benchmarks.speed` on digits: its parts agree with each other, and what it times is as before afterwards."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 
-from compress_env.bench import search_cost
-from compress_env.bench.speed import EVALUATION, STAGES, Stopwatch, table
-from compress_env.cli.main import main
+from benchmarks.speed import search_cost
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.measure import EVALUATION, STAGES, CallTimer, table
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def measured(tmp_path_factory):
     """The numbers, the printed lines, and the timed functions before."""
     before = [getattr(owner, attribute) for owner, attribute, _ in STAGES]
     file = tmp_path_factory.mktemp("speed") / "speed.json"
-    result = CliRunner().invoke(main, ["bench", "speed", "--seconds", "0.3", "--evaluations", "20", "--out", str(file)])
+    result = CliRunner().invoke(main, ["--seconds", "0.3", "--evaluations", "20", "--out", str(file)])
     assert result.exit_code == 0, result.output
     return json.loads(file.read_text()), result.stdout, before
 
@@ -48,17 +48,16 @@ def test_a_search_is_put_beside_the_teachers_training(measured):
     assert (cost["agent"], cost["evaluations"]) == ("ddpg", 20)
     assert cost["search"] > 20 * measured[0]["profile"]["seconds"] / 10
     assert cost["training"] > 60 * measured[0]["build"]["forward of 32"]  # 60 epochs of 15 batches of 64
-    assert (
-        search_cost.search_cost(SimpleNamespace(teacher=SimpleNamespace(name="my.py:net")), "ddpg", 1, 0, False) is None
-    )
+    unknown = SimpleNamespace(problem=SimpleNamespace(teacher=SimpleNamespace(name="my.py:net")))
+    assert search_cost.search_cost(unknown, "ddpg", 1, 0, False) is None
 
 
 def test_peers_make_the_same_candidate_and_refitting_is_what_makes_it_good(measured):
     ways = {row["way"]: row for row in measured[0]["peers"]}
     ours, refitted = ways["build"], ways["build and refit"]
     library, anew = ways["deepcopy and torch-pruning"], ways["random weights, 5 epochs"]
-    assert library["accuracy"] == pytest.approx(ours["accuracy"], abs=0.02)  # the same channels of the same weights
-    assert refitted["accuracy"] > ours["accuracy"] + 0.3
+    assert library["metric"] == pytest.approx(ours["metric"], abs=0.02)  # the same channels of the same weights
+    assert refitted["metric"] > ours["metric"] + 0.3
     assert anew["seconds"] > 2 * refitted["seconds"] and anew["epochs"] in (1, 5)
 
 
@@ -76,7 +75,7 @@ def test_a_stopwatch_counts_each_function_without_what_it_calls():
         while thread_time() < end:
             pass
 
-    watch, outer = Stopwatch(), Work.outer
+    watch, outer = CallTimer(), Work.outer
     with watch.timing([(Work, "outer", "outer"), (Work, "inner", "inner")]):
         Work().outer()
     assert watch.seconds["outer"] == pytest.approx(0.02, rel=0.3) and watch.seconds["inner"] == pytest.approx(

@@ -11,11 +11,9 @@ import torch
 from compress_env import cache
 from compress_env.data import load_data
 from compress_env.data.image_cache import decoded
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
-from compress_env.surgery.build import build_student
-from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking import reconstruction
-from compress_env.surgery.trace import trace
+from compress_env.evaluator import Evaluator
+from compress_env.problem import Problem
+from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.teachers import load_teacher
 
 

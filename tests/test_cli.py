@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
+from dataclasses import fields
 from unittest import mock
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -15,13 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import compress_env
+from compress_env.cli import options
 from compress_env.cli.main import main
+from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec, keywords
 
 COMMANDS = ("search", "inspect", "finetune", "report", "export", "validate", "policy", "bench", "list")
-FILES = {"run.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
+FILES = {"run.json", "problem.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
 FILES |= {"student.safetensors", "student.onnx", "student.pt2"}
-KEYS = {"teacher", "student", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions", "command"}
-MEASURED = {"accuracy_test", "params", "macs", "latency_ms", "memory_bytes"}
+KEYS = {"metric", "teacher", "student", "resources", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions"}
+KEYS |= {"command"}
 SEARCH = ["search", "--agent", "random", "--evaluations", "4", "--finetune-epochs", "2"]
 
 
@@ -73,14 +78,16 @@ def test_the_result_has_the_promised_keys_and_meets_the_budget(run):
     result = json.loads((run[0] / "result.json").read_text())
     assert result.keys() >= KEYS
     for part in ("teacher", "student"):
-        assert result[part].keys() >= MEASURED and all(value > 0 for value in result[part].values())
+        assert result[part]["usage"].keys() == {"params", "macs", "memory", "latency"} == result["resources"].keys()
+        assert all(value > 0 for value in [*result[part]["usage"].values(), result[part]["file_bytes"]])
     assert result["budget"] == {"macs": 763_520 / 2} and result["feasible"] is True
-    assert result["student"]["macs"] <= result["budget"]["macs"] and result["teacher"]["params"] == 77_754
+    assert result["student"]["usage"]["macs"] <= result["budget"]["macs"]
+    assert result["teacher"]["usage"]["params"] == 77_754
     assert (result["evaluations"], result["agent"], result["seed"]) == (4, "random", 0)
     assert result["exports"].keys() == {"student.onnx", "student.pt2"} and max(result["exports"].values()) <= 1e-4
     assert result["command"] == f"compress-env {' '.join(SEARCH)} --out {run[0]}"
     assert result["versions"]["compress-env"] == compress_env.__version__
-    assert result["student"]["accuracy_test"] > 0.9
+    assert result["metric"] == "accuracy" and result["student"]["metric_test"] > 0.9
 
 
 def test_the_files_agree_with_each_other(run):
@@ -92,16 +99,16 @@ def test_the_files_agree_with_each_other(run):
     assert result["best_trial"] == best["index"]
     weights = load_file(run[0] / "student.safetensors")
     parameters = sum(v.numel() for k, v in weights.items() if "running" not in k and "num_batches" not in k)
-    assert parameters == result["student"]["params"] == best["outcome"]["usage"]["params"]
+    assert parameters == result["student"]["usage"]["params"] == best["evaluation"]["usage"]["params"]
 
 
 def test_the_table_shows_both_networks_the_budget_and_where_the_report_is(run):
     out, printed = run
     result = json.loads((out / "result.json").read_text())
     rows = {line[:20].strip(): line[20:].split() for line in printed.splitlines() if line}
-    assert rows["parameters"][:2] == ["77,754", f"{result['student']['params']:,.0f}"]
-    assert rows["MACs"][:2] == ["763,520", f"{result['student']['macs']:,.0f}"]
-    assert rows["test accuracy"][1] == f"{result['student']['accuracy_test']:.2%}"
+    assert rows["Parameters"][:2] == ["77,754", f"{result['student']['usage']['params']:,.0f}"]
+    assert rows["MACs"][:2] == ["763,520", f"{result['student']['usage']['macs']:,.0f}"]
+    assert rows["test accuracy"][1] == f"{result['student']['metric_test']:.2%}"
     assert rows["budget macs"][-1] == "met"
     assert f"report: {out / 'report.html'}" in printed
 
@@ -110,16 +117,22 @@ def test_its_trials_reproduce(run):
     assert works("validate", "--out", run[0], "--count", 2).strip() == "2 of 2 trials reproduce"
 
 
-def test_a_trial_that_was_tampered_with_does_not_reproduce(run, tmp_path):
-    for name in ("run.json", "trials.jsonl"):
+@pytest.mark.parametrize("forge, told", [
+    (lambda t: t["evaluation"]["metrics"].update(accuracy=0.999), r"accuracy was 0\.999, is now 0\.\d+"),
+    (lambda t: t["evaluation"].update(kl=0.001), r"kl was 0\.001, is now \d\.\d+"),
+    (lambda t: t.update(reward=2.0), r"reward was 2\.0, is now 0\.\d+"),
+    (lambda t: t.update(problem="0" * 16), r"it was recorded for the problem 0{16}, and this one is \w{16}"),
+])  # fmt: skip
+def test_a_trial_that_was_tampered_with_does_not_reproduce(run, tmp_path, forge, told):
+    for name in ("run.json", "problem.json"):
         (tmp_path / name).write_text((run[0] / name).read_text())
-    first, *rest = (run[0] / "trials.jsonl").read_text().splitlines(keepends=True)
-    trial = json.loads(first)
-    trial["outcome"]["accuracy"], trial["reward"] = 0.999, 2.0
-    (tmp_path / "trials.jsonl").write_text(json.dumps(trial) + "\n" + "".join(rest))
+    trials = [json.loads(line) for line in (run[0] / "trials.jsonl").read_text().splitlines()]
+    best = max(trials, key=lambda t: t["reward"])
+    forge(best)
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(t) + "\n" for t in trials))
     result = call("validate", "--out", tmp_path, "--count", 1)
     assert result.exit_code == 1
-    assert re.search(r"trial 0: accuracy was 0\.999, is now 0\.\d+\n0 of 1 trials reproduce", result.output)
+    assert re.search(rf"trial {best['index']}: {told}\n0 of 1 trials reproduce", result.output), result.output
 
 
 def test_the_student_can_be_exported_again_elsewhere(run, tmp_path):
@@ -169,7 +182,7 @@ def test_a_run_is_not_overwritten(run):
 @pytest.mark.parametrize("option, told", [
     (("--seed", "1"), "begun with seed=0, not 1"),
     (("--evaluations", "5"), "begun with evaluations=4, not 5"),
-    (("--budget", "params=0.5"), "begun with budget={'macs': '0.5'}, not {'params': '0.5'}"),
+    (("--budget", "params=0.5"), "begun with budget={'macs': 0.5}, not {'params': 0.5}"),
 ])  # fmt: skip
 def test_a_run_is_not_resumed_with_other_settings(run, option, told):
     assert told in refused(*SEARCH, *option, "--out", run[0], "--resume")
@@ -191,7 +204,12 @@ def test_a_search_without_finetuning_says_how_to_go_on(tmp_path):
     ("--reward", "relativ", "no reward 'relativ'; did you mean 'relative'?"),
     ("--data", "digit", "no data set 'digit'; did you mean 'digits'?"),
     ("--schedule", "twostep", "no schedule 'twostep'; did you mean 'two-step'?"),
-    ("--limits", "harder", "no kind of limits 'harder'; did you mean 'hard'?"),
+    ("--constraint", "harder", "no constraint 'harder'; did you mean 'hard'?"),
+    ("--ranking", "magnitud", "no ranking 'magnitud'; did you mean 'magnitude'?"),
+    ("--task", "classificatin", "no task 'classificatin'; did you mean 'classification'?"),
+    ("--runtime", "eagr", "no runtime 'eagr'; did you mean 'eager'?"),
+    ("--evaluator", "distil_steps=1", "no setting 'distil_steps'; did you mean 'distill_steps'?"),
+    ("--evaluator", "loss=hintn", "no loss 'hintn'; did you mean 'hinton'?"),
     ("--budget", "param=0.5", "no resource 'param'; did you mean 'params'?"),
     ("--agent", "qwxyz", "known: a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, policy, ppo, random, sac, td3, tpe, tqc"),
 ])  # fmt: skip
@@ -202,11 +220,11 @@ def test_an_unknown_name_suggests_the_nearest(tmp_path, option, value, near):
 @pytest.mark.parametrize("budget, told", [
     ("macs", "'macs' is not RESOURCE=LIMIT, for example macs=0.5"),
     ("macs=", "is not RESOURCE=LIMIT"),
-    ("macs=half", "cannot read the budget 'half'; examples: 0.5, 50%"),
+    ("macs=half", "cannot read the budget 'half' of macs; examples: 0.5, 50%"),
     ("macs=5parsecs", "cannot read the budget '5parsecs'"),
-    ("macs=-1", "cannot read the budget '-1'"),
-    ("macs=0", "a budget has to be positive, got '0'"),
-    ("=0.5", "resource ''"),
+    ("macs=-1", "a budget has to be positive, got -1"),
+    ("macs=0", "a budget has to be positive, got 0"),
+    ("=0.5", "is not RESOURCE=LIMIT"),
 ])  # fmt: skip
 def test_a_malformed_budget_is_explained(tmp_path, budget, told):
     assert told in search_refused(tmp_path, "--budget", budget)
@@ -269,7 +287,11 @@ def test_a_teacher_of_ones_own_needs_data(teachers):
     (("--finetune-epochs", "-1"), "Invalid value for '--finetune-epochs'"),
     (("--min-width", "2"), "Invalid value for '--min-width'"),
     (("--image-size", "8"), "image_size is for imagefolder:DIR"),
-    (("--mean", "0.5"), "--mean and --std have to be given together"),
+    (("--mean", "0.5"), "mean and std have to be given together"),
+    (("--mean", "half", "--std", "1"), "'half' is not numbers with commas between them"),
+    (("--evaluator", "refit=maybe"), "'maybe' is not a valid boolean"),
+    (("--evaluator", "distill_steps=-1"), "-1 is not in the range x>=0"),
+    (("--agent-option", "tau"), "'tau' is not NAME=VALUE"),
     (("--mean", "0.5", "--std", "0"), "deviations above 0"),
     (("--device", "toaster"), "toaster"),
     (("--data", "imagefolder:nowhere"), "nowhere needs the folders train/<class>/ and test/<class>/"),
@@ -292,6 +314,65 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, command, exists):
     assert list(tmp_path.iterdir()) == []
 
 
+# Settings and options
+
+
+def option_names(*commands: str) -> dict[str, click.Option]:
+    command = main
+    for name in commands:
+        command = command.commands[name]
+    return {p.name: p for p in command.params if isinstance(p, click.Option)}
+
+
+def test_every_setting_is_an_option_with_its_help_text():
+    options = option_names("search")
+    for spec in (ProblemSpec, EnvironmentSpec, SearchSpec):
+        for field in fields(spec):
+            if field.name != "input_shape" and not field.metadata.get("hidden"):
+                assert options[field.name].help.startswith(field.metadata["help"]), field.name
+    assert {*options} - {*keywords(), *(f.name for f in fields(SearchSpec))} == {"finetune_epochs", "out", "resume"}
+
+
+def test_without_options_a_search_has_the_defaults_of_the_settings():
+    with main.commands["search"].make_context("search", []) as context:
+        given = {n: v for n, v in context.params.items() if n not in ("finetune_epochs", "out", "resume")}
+    assert options.specs(given) == (EnvironmentSpec(), SearchSpec())
+
+
+def test_options_become_settings():
+    arguments = ["--budget", "macs=0.2..0.8", "--budget", "energy.py:Energy=50%", "--protect", "a*", "--protect", "b"]
+    arguments += ["--mean", "0.5,1", "--std", "1,2", "--evaluator", "refit=no", "--evaluator", "validation_images=none", "--agent-option", "start=a=b..c"]
+    arguments += ["--agent-option", "tau=0.01", "--min-width", "0.2", "--latency-threads", "2", "--constraint", "soft"]
+    with main.commands["search"].make_context("search", arguments) as context:
+        given = {n: v for n, v in context.params.items() if n not in ("finetune_epochs", "out", "resume")}
+    environment, search = options.specs(given)
+    assert environment.budget == {"macs": "0.2..0.8", "energy.py:Energy": "50%"} and environment.constraint == "soft"
+    assert (environment.problem.protect, environment.problem.mean) == (("a*", "b"), (0.5, 1.0))
+    assert (environment.problem.min_width, environment.problem.latency_threads) == (0.2, 2)
+    assert environment.evaluator == EvaluatorSettings(refit=False, validation_images=None)
+    assert search.agent_options == {"start": "a=b..c", "tau": 0.01}
+
+
+def test_a_resource_a_reward_and_a_ranking_of_ones_own_are_given_by_their_file(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from compress_env.resources.base import Resource\n"
+        "class Energy(Resource):\n"
+        "    unit = 'mJ'\n"
+        "    def predict(self, view, widths): return 2 * view.parameters(widths)\n"
+        "    def count(self, student, example): return 2 * sum(p.numel() for p in student.parameters())\n"
+        "def half(evaluation, limits): return evaluation.metric / 2\n"
+    )
+    file = tmp_path / "own.py"
+    works(
+        "search", "--agent", "uniform", "--evaluations", 1, "--finetune-epochs", 0, "--budget", f"{file}:Energy=0.5",
+        "--reward", f"{file}:half", "--ranking", "compress_env.surgery.ranking:magnitude", "--out", tmp_path / "a",
+    )  # fmt: skip
+    trial = json.loads((tmp_path / "a" / "trials.jsonl").read_text())
+    assert trial["evaluation"]["usage"]["energy"] == 2 * trial["evaluation"]["usage"]["params"] <= trial["limits"]["energy"] == 77_754
+    assert trial["reward"] == trial["evaluation"]["metrics"]["accuracy"] / 2
+    assert works("validate", "--out", tmp_path / "a").strip() == "1 of 1 trials reproduce"
+
+
 # Help
 
 
@@ -306,7 +387,7 @@ def test_the_commands_are_the_promised_ones():
 
 
 def test_the_list_has_every_kind_of_name():
-    rows = dict(line.split(maxsplit=1) for line in works("list").replace("data sets", "data-sets").splitlines())
+    rows = dict(line.split(maxsplit=1) for line in re.sub(r"(data|layer|losses,) ", r"\1-", works("list")).splitlines())
     teachers = "mobilenetv2-cifar10, mobilenetv2-digits, resnet20-cifar10, resnet8-digits, vgg16-cifar10, vgg7-digits"
     assert rows["teachers"] == teachers
     assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR"
@@ -315,8 +396,10 @@ def test_the_list_has_every_kind_of_name():
         == "a2c, ars, cma-es, crossq, ddpg, evolution, greedy, n2n, policy, ppo, random, sac, td3, tpe, tqc, uniform"
     )
     assert rows["rewards"] == "amc_error, amc_flops, n2n, relative"
-    assert rows["losses"] == "dist, dkd, hinton, labels, logit_mse, standardised"
+    assert rows["losses,-classification"] == "dist, dkd, hinton, labels, logit_mse, standardised"
     assert rows["resources"] == "latency, macs, memory, params"
+    assert (rows["rankings"], rows["tasks"]) == ("magnitude, reconstruction", "classification")
+    assert {"Convolution", "Linear", "BatchNorm"} <= set(rows["layer-rules"].split(", "))
 
 
 def python(*arguments) -> subprocess.CompletedProcess:
@@ -330,6 +413,25 @@ def test_help_imports_no_torch():
     assert not imported & {"torch", "torchvision", "stable_baselines3", "matplotlib", "sklearn", "onnxruntime"}
 
 
-def test_the_version_is_the_packages():
-    done = python("-m", "compress_env.cli", "--version")
+def test_help_answers_at_once():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    python("-m", "compress_env", "--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.8  # 0.3 on an idle machine
+
+
+def test_ctrl_c_is_one_line(monkeypatch, tmp_path):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compress_env.api.run_search", interrupted)
+    result = call("search", "--out", tmp_path / "a")
+    assert result.exit_code == 130 and result.output.strip().splitlines() == [
+        "Interrupted. What was done so far is kept; the same command goes on from there (a search with --resume)."
+    ]
+
+
+@pytest.mark.parametrize("module", ["compress_env", "compress_env.cli"])
+def test_the_version_is_the_packages(module):
+    done = python("-m", module, "--version")
     assert done.stdout.strip().endswith(f"version {compress_env.__version__}")

@@ -14,7 +14,6 @@ from compress_env.api import objective_of
 from compress_env.data import load_data
 from compress_env.distill import train
 from compress_env.distill.cuda_graphs import answering
-from compress_env.distill.evaluator import fastest_device
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import channels_last, fit

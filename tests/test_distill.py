@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from compress_env.data import load_data
 from compress_env.distill.checkpoint import Checkpoint
-from compress_env.distill.evaluator import Evaluator, EvaluatorSettings
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import fit, predict
@@ -29,6 +28,7 @@ from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit, solve
+from compress_env.surgery.rules.base import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.tasks import load_task
 from compress_env.teachers import load_teacher
@@ -56,16 +56,16 @@ def test_a_large_ridge_keeps_the_inherited_weights():
 
 
 def test_patches_are_laid_out_like_the_weights():
-    from compress_env.surgery import samples
-
     for settings in ({"padding": 1}, {"stride": 2, "padding": 2}, {"dilation": 2}):
         conv = nn.Conv2d(3, 5, 3, bias=False, **settings)
         x = torch.randn(4, 3, 9, 9)
         with torch.no_grad():
             y = conv(x)
-            places = samples.places("some.layer", *y.shape[2:], 7)
-            rows = samples.sample_inputs(conv, x, places) @ conv.weight.flatten(1).T
-            torch.testing.assert_close(rows, samples.sample_outputs(y, places))
+            rule = rule_of(conv)
+            places = rule.positions(conv, "some.layer", y, 7)
+            rows = rule.read(conv, "in", (x,), {}, places) @ rule.weight(conv, "in").flatten(1).T
+            torch.testing.assert_close(rows, rule.written(conv, y, places))
+            assert len(places) == 7 and len(rows) == 4 * 7
 
 
 def _trained(seed: int = 0):

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy import stats
 
-from compress_env.bench import evaluators, fidelity, fidelity_report, losses
-from compress_env.distill.evaluator import divergence
+from benchmarks.fidelity import report, scores
+from benchmarks.fidelity import truths as fidelity
+from benchmarks.fidelity.__main__ import main
+from benchmarks.losses import compare as losses
 from compress_env.errors import UserError
-from compress_env.surgery.build import build_student
+from compress_env.problem import Problem
+from compress_env.spec import ProblemSpec
 from compress_env.surgery.plan import Plan
+
+RESULTS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Problem.build(ProblemSpec())
 
 
 def test_correlations_are_those_of_scipy_also_with_ties():
     rng = np.random.default_rng(0)
     x = rng.normal(size=40).round(1)
     y = (x + rng.normal(size=40)).round(1)
-    found = fidelity_report.agreement(x, y)
+    found = report.agreement(x, y)
     assert found.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
     assert found.kendall == pytest.approx(stats.kendalltau(x, y).statistic)
     assert found.pearson == pytest.approx(stats.pearsonr(x, y).statistic)
@@ -32,98 +45,91 @@ def test_correlations_are_those_of_scipy_also_with_ties():
 
 def test_regret_and_the_limits_of_agreement():
     truths = [0.5, 0.9, 0.7, 0.6]
-    assert fidelity_report.agreement([1, 2, 4, 3], truths).regret == pytest.approx(0.2)
-    same = fidelity_report.agreement(truths, truths)
+    assert report.agreement([1, 2, 4, 3], truths).regret == pytest.approx(0.2)
+    same = report.agreement(truths, truths)
     assert same.spearman == same.kendall == same.pearson == pytest.approx(1) and same.regret == 0
-    constant = fidelity_report.agreement([0.1] * 4, truths)
+    constant = report.agreement([0.1] * 4, truths)
     assert constant.spearman == constant.kendall == constant.pearson == 0
     with pytest.raises(ValueError, match="at least three"):
-        fidelity_report.agreement([1, 2], [1, 2])
+        report.agreement([1, 2], [1, 2])
 
 
-def test_plans_spend_the_budget_differ_and_are_a_prefix_of_more_plans(digits_env):
-    plans = fidelity.draw(digits_env, 0.5, 12, seed=3)
-    assert plans[:5] == fidelity.draw(digits_env, 0.5, 5, seed=3)
-    assert len({p.key for p in plans}) == 12 and fidelity.draw(digits_env, 0.5, 5, seed=4) != plans[:5]
+def test_plans_spend_the_budget_differ_and_are_a_prefix_of_more_plans(problem):
+    plans = fidelity.draw(problem, 0.5, 12, seed=3)
+    assert plans[:5] == fidelity.draw(problem, 0.5, 5, seed=3)
+    assert len({p.key for p in plans}) == 12 and fidelity.draw(problem, 0.5, 5, seed=4) != plans[:5]
     for plan in plans:
-        student = build_student(digits_env.teacher.module, digits_env.graph, plan)
-        share = digits_env.cost_model.count(student, plan)["macs"] / digits_env.cost_model.teacher["macs"]
+        share = problem.built(plan).usage["macs"] / problem.cost_model.teacher["macs"]
         assert 0.95 * 0.5 <= share <= 0.5
     assert any(p.removed for p in plans) and any(not p.removed for p in plans)
 
 
-def test_divergence_is_the_mean_over_examples():
-    p, q = torch.tensor([[0.5, 0.5], [0.9, 0.1]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
-    expected = (0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)) / 2
-    assert divergence(p.log(), q.log()) == pytest.approx(expected, rel=1e-5)
-
-
-def test_truths_resume_where_they_were_cut_off_and_leave_the_teacher_alone(digits_env, tmp_path):
-    before = {k: v.clone() for k, v in digits_env.whole.state_dict().items()}
+def test_truths_resume_where_they_were_cut_off_and_leave_the_teacher_alone(problem, tmp_path):
+    before = {k: v.clone() for k, v in problem.whole.state_dict().items()}
     path = tmp_path / "truths.jsonl"
-    settings, whole = fidelity.truths(digits_env, path, {0.5: 2, 0.25: 1}, passes=1, lr=0.02, progress=False)
+    settings, whole = fidelity.truths(problem, path, {0.5: 2, 0.25: 1}, passes=1, lr=0.02, progress=False)
     assert [(t.budget, t.index) for t in whole] == [(0.5, 0), (0.25, 0), (0.5, 1)]
-    assert all(t.accuracy > 0.5 and t.steps == 15 for t in whole) and settings["passes"] == 1
+    assert all(t.metric > 0.5 and t.steps == 15 for t in whole) and settings["passes"] == 1
     text = path.read_text()
     path.write_text(text[:-30])  # killed while it wrote the last line
-    _, again = fidelity.truths(digits_env, path, {0.5: 2, 0.25: 1}, progress=False)
-    values = [(t.plan, t.accuracy, t.kl, t.agreement, t.accuracy_start) for t in whole]
-    assert [(t.plan, t.accuracy, t.kl, t.agreement, t.accuracy_start) for t in again] == values
+    _, again = fidelity.truths(problem, path, {0.5: 2, 0.25: 1}, progress=False)
+    values = [(t.plan, t.metric, t.kl, t.agreement, t.metric_start) for t in whole]
+    assert [(t.plan, t.metric, t.kl, t.agreement, t.metric_start) for t in again] == values
     assert path.read_text().split("\n")[:3] == text.split("\n")[:3]  # what was there is not made again
-    assert fidelity.truths(digits_env, path, progress=False)[1] == again
+    assert fidelity.truths(problem, path, progress=False)[1] == again
     with pytest.raises(UserError, match="was made with passes 1, not 2"):
-        fidelity.truths(digits_env, path, passes=2, progress=False)
+        fidelity.truths(problem, path, passes=2, progress=False)
     path.write_text(path.read_text().replace(settings["weights"], "0" * 16))
     with pytest.raises(UserError, match="was made with weights '0+', not '[0-9a-f]+'"):
-        fidelity.truths(digits_env, path, progress=False)  # of a teacher that was trained again
-    assert all(torch.equal(v, digits_env.whole.state_dict()[k]) for k, v in before.items())
+        fidelity.truths(problem, path, progress=False)  # of a teacher that was trained again
+    assert all(torch.equal(v, problem.whole.state_dict()[k]) for k, v in before.items())
 
 
-def test_plans_are_scored_once_and_the_report_says_how_well(digits_env, tmp_path):
-    settings, truths = fidelity.truths(digits_env, tmp_path / "t.jsonl", {0.5: 3, 0.25: 3}, lr=0.02, progress=False)
+def test_plans_are_scored_once_and_the_report_says_how_well(problem, tmp_path):
+    settings, truths = fidelity.truths(problem, tmp_path / "t.jsonl", {0.5: 3, 0.25: 3}, lr=0.02, progress=False)
     few = {"sliced": {"refit": False}, "default": {}}
     path = tmp_path / "scores.jsonl"
-    first = evaluators.score(digits_env, truths, path, few, progress=False)
+    first = scores.score(problem, truths, path, few, progress=False)
     lines = path.read_text()
     assert len(first) == 12 == lines.count("\n")
-    assert evaluators.score(digits_env, truths, path, few, progress=False) == first and path.read_text() == lines
+    assert scores.score(problem, truths, path, few, progress=False) == first and path.read_text() == lines
     path.write_text(lines[:-20])
-    again = evaluators.score(digits_env, truths, path, few, progress=False)
-    assert [(s.evaluator, s.index, s.accuracy, s.kl) for s in again] == [
-        (s.evaluator, s.index, s.accuracy, s.kl) for s in first
+    again = scores.score(problem, truths, path, few, progress=False)
+    assert [(s.evaluator, s.index, s.metric, s.kl) for s in again] == [
+        (s.evaluator, s.index, s.metric, s.kl) for s in first
     ]
-    changed = evaluators.score(digits_env, truths, path, {"default": {"calibration_images": 64}}, progress=False)
+    changed = scores.score(problem, truths, path, {"default": {"calibration_images": 64}}, progress=False)
     assert len(changed) == 6 and all(
         s.settings["calibration_images"] == 64 for s in changed
     )  # other settings, scored anew
-    seconds = evaluators.distillation_seconds(digits_env, truths, settings)
+    seconds = scores.distillation_seconds(problem, truths, settings)
     assert set(seconds) == {0.5, 0.25} and min(seconds.values()) > 0
-    free = evaluators.training_free(digits_env, 0, count=5)
-    assert free["teacher"][0] == pytest.approx(digits_env.evaluator.teacher_accuracy, abs=0.02)
+    free = scores.training_free(problem, 0, count=5)
+    assert free["teacher"][0] == pytest.approx(0.984, abs=0.02)
     assert free["refit"][0] > free["magnitude"][0]
-    sizes = evaluators.sizes(digits_env, truths)
-    student = build_student(digits_env.teacher.module, digits_env.graph, Plan.from_json(truths[0].plan))
-    assert sizes[truths[0].plan] == sum(p.numel() for p in student.parameters()) / digits_env.cost_model.teacher["params"]
-    text = fidelity_report.write(tmp_path, "digits", truths, again, sizes, seconds, free)
+    sizes = scores.sizes(problem, truths)
+    student = problem.student(Plan.from_json(truths[0].plan))
+    assert sizes[truths[0].plan] == sum(p.numel() for p in student.parameters()) / problem.cost_model.teacher["params"]
+    text = report.write(tmp_path, "digits", truths, again, sizes, seconds, free)
     assert (tmp_path / "fidelity.md").read_text() == text and (tmp_path / "fidelity.png").stat().st_size > 5000
     assert text.count("| default | 50% | 3 |") == 1 and text.count("| sliced, by KL | 25% | 3 |") == 1
 
 
-def test_losses_are_compared_on_the_same_students(digits_env, tmp_path):
+def test_losses_are_compared_on_the_same_students(problem, tmp_path):
     path = tmp_path / "losses.jsonl"
     arguments = ({0.5: 2}, ["hinton", "logit_mse"], [0.01], 6, path)
-    rows = losses.compare(digits_env, *arguments, progress=False)
+    rows = losses.compare(problem, *arguments, progress=False)
     assert [(r.loss, r.index) for r in rows] == [("hinton", 0), ("logit_mse", 0), ("hinton", 1), ("logit_mse", 1)]
     text = path.read_text()
     path.write_text(text[: text.rindex("{")])
-    again = losses.compare(digits_env, *arguments, progress=False)
+    again = losses.compare(problem, *arguments, progress=False)
     assert again == rows and path.read_text() == text
-    means = {n: np.mean([r.accuracy for r in rows if r.loss == n]) for n in ("hinton", "logit_mse")}
+    means = {n: np.mean([r.metric for r in rows if r.loss == n]) for n in ("hinton", "logit_mse")}
     table = losses.table(rows)
     gap = 100 * (means["logit_mse"] - means["hinton"])
     assert f"| logit_mse | 0.01 | 2 | {means['logit_mse']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table
     with pytest.raises(UserError, match="was made with"):
-        losses.compare(digits_env, {0.5: 2}, ["hinton"], [0.01], 7, path, progress=False)
+        losses.compare(problem, {0.5: 2}, ["hinton"], [0.01], 7, path, progress=False)
 
 
 def test_counts_of_plans_are_read_and_mistakes_named():
@@ -131,3 +137,19 @@ def test_counts_of_plans_are_read_and_mistakes_named():
     for wrong in ("half:3", "0.5", "1.5:3", "0.5:0"):
         with pytest.raises(UserError, match=wrong):
             fidelity.parse_counts([wrong])
+
+
+def test_committed_truths_are_those_of_this_teacher_and_recipe(problem):
+    found = fidelity.JsonLines(RESULTS / "fidelity" / "resnet8-digits.jsonl", fidelity.Truth, header=True)
+    settings, rows = found.settings, found.read()
+    assert len(rows) == 200 and all(t.metric > 0.5 and t.agreement > 0.5 for t in rows)
+    assert fidelity.settings_of(problem, settings["passes"], settings["recipe"]["lr"], settings["seed"]) == settings
+    kept = losses.JsonLines(RESULTS / "losses" / "resnet20-cifar10.jsonl", losses.LossResult, header=True).read()
+    assert "| hinton | " in losses.table(kept) and len(kept) == 96
+
+
+def test_the_command_explains_itself():
+    printed = CliRunner().invoke(main, ["--help"]).output
+    assert "python -m benchmarks.fidelity --plans 0.5:100" in printed and "--truths" in printed
+    wrong = CliRunner().invoke(main, ["--plans", "half:3", "--out", "x"])
+    assert wrong.exit_code == 2 and "'half:3' is not SHARE:PLANS" in wrong.output

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from networks import NETWORKS
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.latency import measure as bench
+from benchmarks.latency.__main__ import main as benchmark
 from compress_env.api import run_search
 from compress_env.cli.main import main
 from compress_env.errors import UserError
@@ -46,7 +48,8 @@ def network_of(name: str, **scope):
 class MadeUp:
     """A clock for which a pass takes as long as its MACs say, to a power, so that the table is wrong by what is asked for.
 
-    each: share of the teacher's time that every convolution takes as well, of which the table is not told."""
+    each: share of the teacher's time that every convolution takes as well, of which the table is not told.
+    """
 
     def __init__(self, example, whole_macs: float, power: float = 1.0, each: float = 0.0):
         self.runtime, self.example, self.whole_macs = RuntimeConfig(), example[:1], whole_macs
@@ -348,24 +351,24 @@ def test_a_report_measures_latency_where_no_budget_did(monkeypatch):
 # Command line
 
 
-def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick, monkeypatch, tmp_path):
-    from compress_env.bench import latency as bench
+def test_inspect_says_what_was_measured(quick):
+    command = ["inspect", "--latency", "--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
+    printed = CliRunner().invoke(main, command, catch_exceptions=False).output
+    assert re.search(r"latency +ms .*\nmeasured with: batch 2, PyTorch eager, 1 thread", printed)
 
+
+def test_the_benchmark_says_what_was_measured_and_repeats_nothing(quick, monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "SECONDS", 0.1)
-    command = ["--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
-    printed = CliRunner().invoke(main, ["inspect", "--latency", *command], catch_exceptions=False).output
-    assert "latency: batch 2, PyTorch eager, 1 thread" in printed
     out = tmp_path / "rows.jsonl"
-    call = ["bench", "latency", "--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0",
-            "--out", str(out)]  # fmt: skip
-    first = CliRunner().invoke(main, call, catch_exceptions=False)
+    call = ["--teacher", "resnet8-digits", "--runtime", "eager", "--budget", "0.7", "--random-policies", "0", "--out", str(out)]
+    first = CliRunner().invoke(benchmark, call, catch_exceptions=False)
     assert re.search(
         r"resnet8-digits, 1x8x8 \| batch 1, PyTorch eager, 1 thread \| 70% latency \| uniform", first.output
     )
     assert "50% macs" in first.output
     before = out.read_text()
     out.write_text(before + '{"torn')
-    again = CliRunner().invoke(main, call, catch_exceptions=False)
+    again = CliRunner().invoke(benchmark, call, catch_exceptions=False)
     assert again.output.splitlines()[-4:] == first.output.splitlines()[-4:] and out.read_text().startswith(before)
     rows = bench.read(out)
     assert [row["resource"] for row in rows] == ["latency", "macs"] and rows[0]["pairs"] >= 41
@@ -379,7 +382,7 @@ def test_inspect_and_bench_say_what_was_measured_and_bench_repeats_nothing(quick
 def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
     spec = EnvironmentSpec.of_keywords(budget={"latency": 0.9}, latency_batch=2)
     run_search(spec, SearchSpec("uniform", evaluations=1), tmp_path, progress=False)
-    recorded = json.loads((tmp_path / "run.json").read_text())["problem"]
+    recorded = json.loads((tmp_path / "run.json").read_text())["environment"]["problem"]
     assert (recorded["runtime"], recorded["latency_batch"], recorded["latency_threads"]) == ("eager", 2, 1)
     other = EnvironmentSpec.of_keywords(budget={"latency": 0.9}, latency_batch=4)
     with pytest.raises(UserError, match="latency_batch"):

@@ -1,6 +1,7 @@
 """Any teacher: networks that were written without us in mind. `pytest tests/test_networks.py` prints a table of them at the end.
 
-With `--every-export`, which takes an hour, all random students are exported and compared in ONNX Runtime, otherwise the last one."""
+With `--every-export`, which takes an hour, all random students are exported and compared in ONNX Runtime, otherwise the last one.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.redundancy import block_redundancy
+from compress_env.surgery.rules import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.walk.walk import Walk
 
@@ -128,18 +130,21 @@ MIXED = {"efficientformerv2_s0": ("token_mixer", "attn")}
 
 @torch.no_grad()
 def silence(network: nn.Module, graph: LayerGraph, group: str, lost: np.ndarray) -> None:
-    """Set whatever produces or scales the lost channels to 0."""
+    """Set whatever produces or scales the lost channels to 0; of attention heads, whatever reads them."""
     for member in graph.groups[group].members:
         position = torch.from_numpy(member.position[lost[member.channel]])
         if member.side.isdigit():
             network.get_parameter(member.layer).index_fill_(int(member.side), position, 0.0)
+        elif member.side == "values":
+            layer = network.get_submodule(member.layer)
+            rule_of(layer).projection(layer).weight.index_fill_(1, position, 0.0)
         elif member.side == "out":
             for parameter in network.get_submodule(member.layer).parameters(recurse=False):
                 parameter.index_fill_(0, position, 0.0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_t", "mobilenet_v3_small", "squeezenet1_1"])
-def test_what_a_unit_adds_is_measured_whatever_the_layout(name):
+def test_what_a_block_adds_is_measured_whatever_the_layout(name):
     teacher, inputs = make(name)
     graph = trace(teacher, inputs)
     images = torch.randn(16, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))

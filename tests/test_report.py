@@ -12,7 +12,7 @@ from compress_env.evaluation import Evaluation
 from compress_env.report import plots
 from compress_env.report.formats import in_sentence, metric, quantity, unit_beside
 from compress_env.report.page import write_report
-from compress_env.search.result import ResourceName, Result, NetworkResult
+from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial
 from compress_env.spec import EnvironmentSpec, SearchSpec

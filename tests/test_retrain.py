@@ -9,65 +9,62 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from compress_env.bench import retrain
+from benchmarks import retrain
 from compress_env.bench import run as bench
 from compress_env.bench.report import write
-from compress_env.bench.trained import built
-from compress_env.cli.main import main
+from compress_env.bench.retrained import Retrained, path_of, records
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.errors import UserError
 from compress_env.surgery.plan import Plan
-from compress_env.tasks import load_task
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A results file as `bench run` writes it: two searches of two agents on the digits, and one task without images."""
+    """A results file as `bench run` writes it: two searches of two agents on the digits, and one scenario without images."""
     path = tmp_path_factory.mktemp("retrain") / "results.jsonl"
     runs = []
-    for task in ("digits-25", "planted"):
+    for scenario in ("digits-25", "planted"):
         for agent in ("uniform", "random"):
             for seed in (0, 1):
-                folder = path.parent / task / agent / str(seed)
-                runs.append(bench.one(task, agent, seed, 3, None, folder))
+                folder = path.parent / scenario / agent / str(seed)
+                runs.append(bench.one(scenario, agent, seed, 3, None, folder))
     path.write_text("".join(json.dumps(asdict(r)) + "\n" for r in runs))
     return path
 
 
 def test_winners_are_distilled_once_with_fresh_seeds_and_reported(results):
-    command = ["bench", "retrain", "--results", str(results.parent), "--epochs", "1", "--seeds", "2"]
-    done = CliRunner().invoke(main, command)
+    command = ["--results", str(results.parent), "--epochs", "1", "--seeds", "2"]
+    done = CliRunner().invoke(retrain.main, command)
     assert done.exit_code == 0 and "planted is left out" in done.output, done.output
-    path = retrain.path_of(results)
+    path = path_of(results)
     text = path.read_text()
-    rows = retrain.read(path)
-    winners = {(r.plan, 1000 + r.seed) for r in bench.read(results) if r.task == "digits-25"}
+    rows = records(results).read()
+    winners = {(r.plan, 1000 + r.seed) for r in bench.results(results).read() if r.scenario == "digits-25"}
     assert {(r.plan, r.seed) for r in rows} == winners and len(rows) == len(winners)
-    assert {r.task for r in rows} == {"digits-25"} and all(r.test > 0.5 and r.epochs == 1 for r in rows)
+    assert {r.scenario for r in rows} == {"digits-25"} and all(r.test > 0.5 and r.epochs == 1 for r in rows)
 
-    env = bench.environment("digits-25", None).unwrapped
-    recipe = finetuning_recipe(len(env.data.train), 1, next(env.whole.parameters()).device)
-    student = built(env, Plan.from_json(rows[-1].plan))
-    assert (
-        finetune(student, env.whole, env.data, recipe, load_task("classification"), seed=rows[-1].seed, progress=False).metric_test
-        == rows[-1].test
-    )
+    objective = bench.objective("digits-25", None)
+    problem = objective.problem
+    recipe = finetuning_recipe(len(problem.data.train), 1, problem.device)
+    student = objective.evaluator.prepared(Plan.from_json(rows[-1].plan))
+    done = finetune(student, problem.whole, problem.data, recipe, problem.task, seed=rows[-1].seed, progress=False)
+    assert done.metric_test == rows[-1].test
 
     path.write_text(text[:-40])  # killed while it wrote the last line
     assert retrain.retrain(results, 1, 2, progress=False) == rows and path.read_text() == text
     report = write(results, results.parent / "report", "command")
     for agent in ("uniform", "random"):
-        plans = {r.seed: r.plan for r in bench.read(results) if (r.task, r.agent) == ("digits-25", agent)}
+        plans = {r.seed: r.plan for r in bench.results(results).read() if (r.scenario, r.agent) == ("digits-25", agent)}
         tests = [next(r.test for r in rows if (r.plan, r.seed) == (plans[s], 1000 + s)) for s in (0, 1)]
         line = next(x for x in report.splitlines() if x.startswith(f"| {agent} ") and x.endswith("(2) |"))
         assert f"| {np.mean(tests):.2%} ± " in line
-    assert report.count("1 epochs of distillation") == 1  # the planted task has no such column
+    assert report.count("1 epochs of distillation") == 1  # the planted scenario has no such column
 
 
 def test_what_cannot_be_distilled_is_refused(results, tmp_path):
     with pytest.raises(UserError, match="was begun with 1 epochs, not 2"):
-        retrain.path_of(tmp_path / "x.jsonl").write_text(json.dumps(_row()) + "\n")
+        path_of(tmp_path / "x.jsonl").write_text(json.dumps(_row()) + "\n")
         (tmp_path / "x.jsonl").write_text(results.read_text())
         retrain.retrain(tmp_path / "x.jsonl", 2, 1, progress=False)
     with pytest.raises(UserError, match="no agent 'ddpg' in .*it has random, uniform"):
@@ -76,9 +73,9 @@ def test_what_cannot_be_distilled_is_refused(results, tmp_path):
     (tmp_path / "old.jsonl").write_text(
         "".join(json.dumps({k: v for k, v in r.items() if k != "plan"}) + "\n" for r in old)
     )
-    with pytest.raises(UserError, match="was written by another version of bench run: .*'plan'; run it again"):
+    with pytest.raises(UserError, match="was written by another version .*'plan'"):
         retrain.retrain(tmp_path / "old.jsonl", 1, 1, progress=False)
 
 
 def _row():
-    return asdict(retrain.Redistilled("digits-25", "", 1000, 1, 0.1, 0.1, 0.9, 0.9, 1))
+    return asdict(Retrained("digits-25", "", 1000, 1, 0.1, 0.1, 0.9, 0.9, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import importlib.util
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import reconstruction
 from compress_env.surgery.refit import Refit
-from compress_env.surgery.rules import Rule, base, register_rule, rule_of
-from compress_env.surgery.rules.attention import HeadAttention
+from compress_env.surgery.rules import Rule, register_rule, registry, rule_of
+from compress_env.surgery.rules.head_attention import HeadAttention
 from compress_env.surgery.trace import trace
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,21 @@ def test_types_of_layers_are_told_apart_by_rules_alone():
     assert {str(p): lines for p in outside if (lines := _of_layers(ast.parse(p.read_text())))} == {}
 
 
+def test_no_file_of_surgery_imports_one_that_imports_it():
+    files = {p: ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / "compress_env/surgery").rglob("*.py")}
+    names = {name.removesuffix(".__init__"): name.removesuffix(".__init__") for name in files.values()}
+    needs = {}
+    for path, name in files.items():
+        nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+        found = {n.module for n in nodes} | {f"{n.module}.{a.name}" for n in nodes for a in n.names}
+        needs[name.removesuffix(".__init__")] = {f for f in found if f in names}
+    for package in ("compress_env.surgery.rules", "compress_env.surgery.ranking"):  # a package only gathers its files
+        for own in needs.values():
+            own.discard(package)
+    assert len(needs["compress_env.surgery.trace"]) > 8
+    TopologicalSorter(needs).prepare()  # raises CycleError
+
+
 def test_the_nearest_base_class_of_a_layer_decides():
     class Mine(nn.Conv2d):
         pass
@@ -64,8 +80,8 @@ def test_the_nearest_base_class_of_a_layer_decides():
     try:
         assert isinstance(rule_of(Older(1, 1, 1)), Own) and not isinstance(rule_of(nn.Conv2d(1, 1, 1)), Own)
     finally:
-        del base._RULES[Mine]
-        base._FOUND.clear()
+        del registry._RULES[Mine]
+        registry._FOUND.clear()
 
 
 def test_the_examples_layer_shrinks_by_its_rule():

@@ -88,6 +88,9 @@ def test_a_ranking_is_a_value_that_the_graph_it_is_applied_to_does_not_change_wi
         graph.ranked(Ranking("short", {name: order[:-1]}, {}))
     with pytest.raises(FrozenInstanceError):
         graph.groups = {}
+    for values in (ranked.full, ranked.floor, ranked.groups[name].importance, graph.groups[name].importance):
+        with pytest.raises(ValueError, match="read-only"):
+            values[0] = 1
 
 
 def test_images_are_asked_for_by_rankings_that_look_at_them_only():

@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.train_teacher import main as train
 from compress_env.data import load_data
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import predict
 from compress_env.errors import UnknownName, UserError
 from compress_env.tasks.classification import accuracy
 from compress_env.teachers import TEACHERS, load_teacher, load_weights
-from compress_env.teachers.train import main as train
 
 COUNTS = {
     "resnet20-cifar10": ((3, 32, 32), 272_474, 40_813_184),

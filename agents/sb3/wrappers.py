@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
@@ -21,9 +21,10 @@ class RelativeReward(gym.Wrapper):
         super().__init__(env)
         self.scale, self.baseline = scale, 0.0
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The step, its reward relative if it is the last."""
         observation, reward, terminated, truncated, info = super().step(action)
-        return observation, self.scaled(reward) if terminated else reward, terminated, truncated, info
+        return observation, self.scaled(float(reward)) if terminated else reward, terminated, truncated, info
 
     def scaled(self, reward: float) -> float:
         """The number that the agent is given for this reward."""
@@ -46,7 +47,7 @@ class Limit(gym.Wrapper):
         super().__init__(env)
         self.episodes = episodes
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Raises Enough where a further episode would begin."""
         if self.env.get_wrapper_attr("played") >= self.episodes:
             raise Enough

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,8 @@ def training_free(
         ("refit", problem, EvaluatorSettings()), ("magnitude", by_weights(problem), EvaluatorSettings(refit=False))
     ):  # fmt: skip
         evaluator = Evaluator(judged, settings)
-        plan = max(tqdm(plans, desc=name, leave=False), key=lambda p, judge=evaluator: judge(p).metric)
+        values = [evaluator(plan).metric for plan in tqdm(plans, desc=name, leave=False)]
+        plan = plans[values.index(max(values))]
         found[name] = _metrics(problem, evaluator.prepared(plan))
     return found
 

@@ -153,8 +153,8 @@ def truths(
 ) -> tuple[dict[str, Any], list[Truth]]:  # fmt: skip
     """Distil random plans and append each to a file; those that are there are not made again.
 
-    Arguments that are None are as in the file, if there is one: then without `counts`, nothing is distilled. Budgets take turns, so that
-    a file that is not finished is balanced.
+    Arguments that are None are as in the file, if there is one: then without `counts`, nothing is distilled. Budgets take turns, so
+    that a file that is not finished is balanced.
 
     Args:
         problem: The teacher and its data.

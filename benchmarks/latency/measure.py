@@ -37,8 +37,8 @@ def run(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows for every teacher, runtime, budget and policy, appended as JSON lines; those that are there are not made again.
 
-    Policies are action 0 everywhere ("uniform"), and random actions from seeds 0, 1 and so on. A last row of each teacher and runtime is
-    the uniform student at half the MACs.
+    Policies are action 0 everywhere ("uniform"), and random actions from seeds 0, 1 and so on. A last row of each teacher and runtime
+    is the uniform student at half the MACs.
 
     Args:
         out: The file.
@@ -66,7 +66,7 @@ def run(
         total=len(teachers) * len(runtimes) * len(asked), desc="latency", unit="student", disable=not progress
     ) as bar, one_thread():
         for name, runtime in ((t, r) for t in teachers for r in runtimes):
-            shape = load_teacher(name).input_shape or spec.input_shape
+            shape = load_teacher(name).input_shape or spec.input_shape or ()
             own = replace(spec, teacher=name, runtime=runtime, input_shape=shape)
             problem = None
             for resource, share, policy in asked:

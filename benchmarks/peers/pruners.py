@@ -12,9 +12,10 @@ import torch_pruning as tp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from compress_problem.errors import InfeasibleBudget
-from compress_problem.problem import Problem
-from compress_problem.resources.macs import Macs
+from compress_env.errors import InfeasibleBudget
+from compress_env.problem import Problem
+from compress_env.resources.macs import Macs
+from compress_env.surgery.rules import rule_of
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def shrunk(problem: Problem, pruner: Pruner, limit: float) -> tuple[nn.Module, f
         model = pruned(problem, pruner, ratio, slopes)
         with torch.no_grad():
             shape = tuple(model(example).shape)
-        if shape != (len(example), problem.data.classes):
-            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {problem.data.classes} classes")
+        if shape != (len(example), problem.data.outputs):
+            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {problem.data.outputs} classes")
         used = Macs().count(model, example[:1])
         if used > limit:
             low = ratio

@@ -48,7 +48,8 @@ def _cell(text: str) -> str:
 
 def _lead(good: Mapping[str, Sequence[PeerResult]]) -> list[str]:
     """Our student that is best on validation images less the peer that is best on test images, a choice in the peer's favour:
-    ties on few validation images would otherwise decide. On test images, seeds paired."""
+    ties on few validation images would otherwise decide. On test images, seeds paired.
+    """
     sides: dict[bool, dict[str, Sequence[PeerResult]]] = {True: {}, False: {}}
     for name, own in good.items():
         sides[name.startswith(PREFIX)][name] = own

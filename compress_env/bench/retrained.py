@@ -1,4 +1,4 @@
-"""Records of winners of `bench run` that were distilled fully, for a column of its report; `python -m benchmarks.retrain` makes them."""
+"""Winners of `bench run` that were distilled fully, for a column of its report; `python -m benchmarks.retrain` makes the records."""
 
 from __future__ import annotations
 

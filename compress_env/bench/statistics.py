@@ -1,6 +1,7 @@
 """How agents are compared over seeds and scenarios, after Agarwal et al. (NeurIPS 2021): interquartile means, bootstrap intervals.
 
-Scores are arrays `(scenarios, seeds)`. The library of that paper, rliable, does not import with current pandas; these are its formulas.
+Scores are arrays `(scenarios, seeds)`. The library of that paper, rliable, does not import with current pandas; the formulas here
+are its own.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return (np.ravel(scores)[:, None] > thresholds).mean(0)
 
 
-def hypervolume(points: list[tuple[float, float]]) -> float:
-    """Area, in the unit square of (cost share, metric), that some point dominates by being as cheap or cheaper, and as good or better."""
+def hypervolume(points: Sequence[tuple[float, float]]) -> float:
+    """Area, in the unit square of (cost share, metric), that some point dominates: no dearer than it, and no worse."""
     area, best = 0.0, 0.0
     points = sorted((min(cost, 1.0), metric) for cost, metric in points)
     for i, (cost, metric) in enumerate(points):

@@ -15,8 +15,8 @@ from compress_env.spec import ProblemSpec, SearchSpec
 
 @click.group(short_help="Agents compared, in measurements that anyone can repeat.")
 def bench() -> None:
-    """Agents compared, in measurements that anyone can repeat, each one command, resumable where it takes long. Further experiments are
-    in the folder benchmarks/ of the repository.
+    """Agents compared, in measurements that anyone can repeat, each one command, resumable where it takes long. The repository has
+    further experiments in benchmarks/.
 
     \b
     compress-env bench run --scenario digits-25 --agent ddpg --agent random --evaluations 100 --seeds 5 --out runs/bench

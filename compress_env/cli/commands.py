@@ -35,10 +35,12 @@ class Command(click.Command):
     """A command of its own that ends with exit code 2 and one line for a UserError, and with 130 for Ctrl-C."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the arguments."""
         with _plainly():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
         with _plainly():
             return super().invoke(context)
 
@@ -47,5 +49,6 @@ class Group(click.Group):
     """The same for a command that has others."""
 
     def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
         with _plainly():
             return super().invoke(context)

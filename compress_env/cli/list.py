@@ -17,14 +17,14 @@ def list_() -> None:
     from compress_env.rewards import REWARDS
     from compress_env.search.run import AGENTS
     from compress_env.surgery.ranking import RANKINGS
-    from compress_env.surgery.rules.base import known_layers
+    from compress_env.surgery.rules.registry import rule_names
     from compress_env.tasks import TASKS
     from compress_env.teachers import TEACHERS
 
     rows = {
         "teachers": TEACHERS.names(), "data sets": [*DATASETS.names(), "imagefolder:DIR"], "agents": sorted(AGENTS),
         "rewards": REWARDS.names(), "resources": RESOURCES.names(), "rankings": RANKINGS.names(), "tasks": TASKS.names(),
-        **{f"losses, {name}": task.losses.names() for name, task in TASKS.items()}, "layers": known_layers(),
+        **{f"losses, {name}": task.losses.names() for name, task in TASKS.items()}, "layer rules": rule_names(),
     }  # fmt: skip
     width = max(map(len, rows))
     for kind, names in rows.items():

@@ -1,5 +1,7 @@
-"""The command line `compress-env`. Each command is a file; heavy modules are imported where they are used, so that `--help` answers at
-once."""
+"""The command line `compress-env`.
+
+Each command is a file; heavy modules are imported where they are used, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 

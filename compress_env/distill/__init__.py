@@ -1,0 +1,1 @@
+"""Students learn from their teacher: full distillation, and the short one of an evaluation."""

@@ -138,10 +138,10 @@ class channels_last:
     def __init__(self, model: nn.Module):
         self.model = model
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self.model.to(memory_format=torch.channels_last)
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.model.to(memory_format=torch.contiguous_format)
 
 

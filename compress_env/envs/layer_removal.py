@@ -115,7 +115,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         self.on_judged: Callable[[Judged], object] | None = None
         _ = objective.evaluator  # its teacher is run now, not in the middle of the first episode
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; `options={"budget": {...}}` sets its budget."""
         super().reset(seed=seed)
         options = options or {}
         for name in options:
@@ -124,7 +125,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         self.walk = self.objective.begin(self.objective.draw_limits(self.np_random, options.get("budget")))
         return self.objective.observe(self.walk), {}
 
-    def step(self, action):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Decide the current step by an action `(2,)`; after the last one the student is judged."""
         walk = self.walk
         if walk is None or walk.done:
             raise gym.error.ResetNeeded("call reset() before step(), and again when an episode has terminated")
@@ -149,7 +151,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise gym.error.ResetNeeded("call reset() first")
         return self.walk
 
-    def render(self):
+    def render(self) -> Any:
+        """The network as it stands: text, or a picture `(height, width, 3)` of uint8."""
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode; give one to gym.make")
             return None

@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compress_env.report.colours import BLUE, GREEN, GREY, INK, PALE_GREY, RED
 from compress_env.report.formats import fit_name, quantity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CELLS = 24  # characters of the longest text bar
 WIDTH, HEIGHT, DPI = 960, 720, 100  # of the picture, in pixels
@@ -78,7 +83,7 @@ def picture(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _layers(axes, rows, names, font: float, gap: float) -> None:
+def _layers(axes: Axes, rows: Sequence[Mapping], names: Sequence[str], font: float, gap: float) -> None:
     """A column of bars; `gap` is what lies between a bar and its texts, in channels."""
     for y, (name, row) in enumerate(zip(names, rows)):
         before, after, status = row["before"], row["after"], row["status"]
@@ -98,7 +103,7 @@ def _layers(axes, rows, names, font: float, gap: float) -> None:
         axes.barh(y, before, 0.66, fill=False, edgecolor=ink, linewidth=0.8, clip_on=False)
 
 
-def _legend(figure) -> None:
+def _legend(figure: Figure) -> None:
     from matplotlib.patches import Patch
 
     kinds = {
@@ -113,7 +118,7 @@ def _legend(figure) -> None:
     )  # fmt: skip
 
 
-def _resources(figure, spent: Mapping[str, Mapping], height: float) -> None:
+def _resources(figure: Figure, spent: Mapping[str, Mapping], height: float) -> None:
     """A bar a resource in the lowest `height` pixels, on a scale that ends at the teacher's usage or beyond it."""
     if not spent:
         return

@@ -6,8 +6,10 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,6 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from compress_env.report.colours import BLUE, GREEN, GREY, GRID, INK, ORANGE, PALE_RED, RED
 from compress_env.report.formats import fit_name
 from compress_env.search.trial import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH = 5.0  # inches; narrow, so that the text is still legible when a phone scales the figure down
 WINDOW = 20  # trials in the running mean
@@ -145,7 +150,7 @@ def finetuning(history: Sequence[Mapping[str, float]], name: str, teacher: float
         return _svg(figure, "finetuning", f"Validation {name} after each epoch of fine-tuning")
 
 
-def _layer(axes, y: int, status: str, before: float, after: float, form: str, gap: float) -> None:
+def _layer(axes: Axes, y: int, status: str, before: float, after: float, form: str, gap: float) -> None:
     if status == "removed":
         axes.barh(y, before, 0.66, color=PALE_RED, edgecolor=RED, linewidth=0.8, hatch="xxxx")
         axes.text(before + gap, y, "removed", va="center", fontsize=8, color=RED)
@@ -156,24 +161,25 @@ def _layer(axes, y: int, status: str, before: float, after: float, form: str, ga
     axes.text(max(before, after) + gap, y, old if old == new else f"{old} → {new}", va="center", fontsize=8)
 
 
-def _dots(axes, xs, ys, fits: list[bool], inside: str, outside: str) -> None:
+def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[float], fits: list[bool], inside: str, outside: str) -> None:
     """Dots in two groups, so that the legend names what is over the budget only if something is."""
-    hollow = {"color": "none", "markeredgecolor": GREY}
-    for fit, label, look in ((True, inside, {"color": GREEN}), (False, outside, hollow)):
+    solid: dict[str, Any] = {"color": GREEN}
+    hollow: dict[str, Any] = {"color": "none", "markeredgecolor": GREY}
+    for fit, label, look in ((True, inside, solid), (False, outside, hollow)):
         own = [i for i, f in enumerate(fits) if f == fit]
         if own:
             x, y = [xs[i] for i in own], [ys[i] for i in own]
             axes.plot(x, y, "o", markersize=3.6, alpha=0.7, label=label, **look)
 
 
-def _axes(x: str, y: str):
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y)
     return figure, axes
 
 
-def _legend(figure) -> None:
+def _legend(figure: Figure) -> None:
     """Above the axes, where it hides nothing."""
     if any(axes.get_legend_handles_labels()[0] for axes in figure.axes):
         figure.legend(loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
@@ -200,7 +206,7 @@ def _svg(figure: Figure, name: str, label: str) -> str:
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]  # XML header and DOCTYPE have no place inside HTML
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
+    (width,) = map(float, re.findall(r'viewBox="0 0 ([\d.]+)', svg)[:1])
     head, rest = svg.split(">", 1)
     # HTML knows the name spaces, and CSS gives the size.
     head = re.sub(r'\s(?:xmlns(?::\w+)?|width|height|version)="[^"]*"', "", head)

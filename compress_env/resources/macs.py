@@ -24,6 +24,7 @@ class Macs(Resource):
     label, unit, vectorised = "MACs", "MACs", True
 
     def predict(self, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+        """MACs of a plan for one example."""
         return view.macs(widths)
 
     def count(self, student: nn.Module, example: Tensor) -> float:

@@ -20,6 +20,7 @@ class Memory(Resource):
     multiples = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
     def predict(self, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+        """Bytes of a plan for one example."""
         return view.weight_bytes(widths) + view.activation_bytes(widths)
 
     def count(self, student: fx.GraphModule, example: Tensor) -> float:

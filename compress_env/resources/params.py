@@ -16,7 +16,9 @@ class Params(Resource):
     label, unit, vectorised = "Parameters", "parameters", True
 
     def predict(self, view: PrunedView, widths: np.ndarray) -> float | np.ndarray:
+        """Parameters of a plan."""
         return view.parameters(widths)
 
     def count(self, student: nn.Module, example: Tensor) -> float:
+        """Parameters of a module."""
         return float(sum(p.numel() for p in student.parameters()))

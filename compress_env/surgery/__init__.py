@@ -1,0 +1,1 @@
+"""Networks taken apart: tracing, channels, costs, plans and students."""

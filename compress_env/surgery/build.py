@@ -38,7 +38,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     parts: dict[str, nn.Module | torch.Tensor] = {}
     alive = reduced.alive_ops
     for node in graph.fx_graph.nodes:
-        name = node.target
+        name = str(node.target)
         if node.name in alive and node.op in ("call_module", "get_attr") and name not in parts:
             if node.op == "get_attr":
                 parts[name] = _attribute(teacher, name, masks.get(name, {}))
@@ -51,7 +51,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     for part in parts.values():
         for module in part.modules() if isinstance(part, nn.Module) else ():
             if hasattr(module, "inplace"):
-                module.inplace = False
+                module.__dict__["inplace"] = False
     new = _rewire(graph, reduced, alive, graph.widths(plan))
     return fx.GraphModule(parts, new, class_name=graph.student_name).eval()
 
@@ -106,13 +106,14 @@ def _kept(name: str, reduced: PrunedView, own: dict[str, np.ndarray], graph: Lay
 def repairs(graph: LayerGraph, reduced: PrunedView) -> list[tuple[str, str]]:
     """Pairs of a removed block and a layer that has to take the block's input; later blocks first, so that repairs add up."""
     present = {layer.name for layer in reduced.layers}
-    pairs, consumers = [], {}
-    for name, block in reversed(graph.blocks.items()):
+    pairs: list[tuple[str, str]] = []
+    consumers: dict[str, set[str]] = {}
+    for name, block in reversed(list(graph.blocks.items())):
         if not block.sources or name not in reduced.removed:
             continue
         groups = {group for group, _ in block.sources}
         members = {m.layer for g in groups for m in graph.groups[g].members if m.side == "in"} - set(block.layers)
-        behind = set().union(*(consumers.get(layer, {layer}) for layer in members))
+        behind = set[str]().union(*(consumers.get(layer, {layer}) for layer in members))
         consumers[block.layers[0]] = behind
         if block.fold:
             pairs += [(name, layer) for layer in sorted(behind & present)]
@@ -125,7 +126,7 @@ def _linear_part(teacher: nn.Module, graph: LayerGraph, block: str) -> torch.Ten
 
     What the non-linearity behind them did is left to the least-squares refit and to distillation.
     """
-    removed = teacher.get_submodule(graph.blocks[block].fold)
+    removed = teacher.get_submodule(graph.blocks[block].fold or "")
     linear = rule_of(removed).linear_part(removed)
     for name in graph.blocks[block].layers[1:]:
         norm = teacher.get_submodule(name)
@@ -141,9 +142,10 @@ def _repair(layer: nn.Module, parts: list[torch.Tensor]) -> None:
     rule_of(layer).take_input(layer, torch.linalg.multi_dot(parts) if len(parts) > 1 else parts[0])
 
 
-def _rewire(graph: LayerGraph, reduced: PrunedView, alive: set[str], widths: np.ndarray) -> fx.Graph:
+def _rewire(graph: LayerGraph, reduced: PrunedView, alive: frozenset[str], widths: np.ndarray) -> fx.Graph:
     """The teacher's graph without dead nodes, users of removed blocks reading what replaces them, and sizes as they have become."""
-    new, copies = fx.Graph(), {}
+    new = fx.Graph()
+    copies: dict[str, fx.Node] = {}
     stale = False
     for node in graph.fx_graph.nodes:
         if node.op == "output":

@@ -17,7 +17,7 @@ from torch import Tensor
 class Ties:
     """A union-find over channel numbers. A number may be fixed, with a reason: its channel and all tied to it have to stay."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parent = np.zeros(0, np.int64)
         self.fixed: dict[int, str] = {}
 

@@ -21,7 +21,7 @@ Spread = tuple[np.ndarray, np.ndarray] | None
 class Polynomial:
     """`(groups,)` widths give a number, `(groups, n)` of them `(n,)` numbers; with a matrix of factors `(k,)` or `(k, n)`."""
 
-    def __init__(self, matrix: np.ndarray, constant: np.ndarray, index: np.ndarray, factors: np.ndarray):
+    def __init__(self, matrix: np.ndarray, constant: np.ndarray, index: np.ndarray, factors: np.ndarray) -> None:
         self._matrix, self._constant, self._index, self._factors = matrix, constant, index, factors
 
     def products(self, widths: np.ndarray) -> np.ndarray:
@@ -35,13 +35,14 @@ class Polynomial:
         return product
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
+        """The value at these widths."""
         return self._factors @ self.products(widths)
 
 
 class Sum:
     """Terms of owners, which are operations or layers: those of equal axes are taken together."""
 
-    def __init__(self, terms: Iterable[tuple[int, Term]], owners: int, groups: Mapping[str, int]):
+    def __init__(self, terms: Iterable[tuple[int, Term]], owners: int, groups: Mapping[str, int]) -> None:
         rows: dict[tuple, int] = {((), 1): 0}  # the number 1, where a term has fewer axes than others
         products: dict[tuple[int, ...], int] = {}
         entries = []
@@ -85,7 +86,7 @@ class Costs:
         blocks: Iterable[Block],
         groups: Mapping[str, int],
         output: str,
-    ):
+    ) -> None:
         self._inputs = {op.name: op.inputs for op in ops.values()}
         self._output = output
         self._compile(list(ops.values()), list(layers.values()), list(blocks), groups)
@@ -114,7 +115,7 @@ class Costs:
         replaceable = {block.node for block in blocks}
         self._behind: dict[str, list[str]] = {}
         self._row: dict[str, int] = {}
-        needed = []
+        needed: list[list[bool]] = []
         for start in dict.fromkeys([self._output, *replaceable, *(block.replacement for block in blocks)]):
             inside, edge, todo = {start}, dict[str, None](), [start]
             while todo:
@@ -129,7 +130,7 @@ class Costs:
             needed.append([op.name in inside for op in ops])
         present = np.zeros((len(ops), len(layer)))
         for i, op in enumerate(ops):
-            if op.layer in layer:
+            if op.layer is not None and op.layer in layer:
                 present[i, layer[op.layer]] = 1
         self._needed = np.array(needed)
         self._needed = np.concatenate([self._needed, (self._needed @ present) > 0], 1)
@@ -144,7 +145,7 @@ class Costs:
             if name not in seen:
                 seen.add(name)
                 todo += self._behind[name]
-        mask = self._needed[[self._row[name] for name in seen]].any(0)
+        mask = np.asarray(self._needed[[self._row[name] for name in seen]].any(0))
         return mask[: len(self.op)], mask[len(self.op) :]
 
     def peak(self, alive: np.ndarray, follow: Mapping[str, str], spread: Spread) -> Polynomial:

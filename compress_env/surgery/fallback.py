@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +12,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress_env.surgery.channel_ids import Ties
-from compress_env.surgery.rules.base import rule_of, types_of
 from compress_env.surgery.rules.dense import Dense
+from compress_env.surgery.rules.registry import rule_of, types_of
 
 Sides = dict[tuple[str, str], np.ndarray]
 
@@ -50,8 +52,8 @@ def inner_macs(model: nn.Module, examples: tuple[Tensor, ...], layers: set[str])
     macs = dict.fromkeys(layers, 0.0)
     hooks = []
 
-    def count(name: str):
-        def hook(module, args, result):
+    def count(name: str) -> Callable[[Any, Any, Tensor], None]:
+        def hook(module: Any, _: Any, result: Tensor) -> None:
             macs[name] += module.weight.numel() * result.numel() / result.shape[rule_of(module).channel_axis()]
 
         return hook
@@ -71,7 +73,9 @@ def _fresh(module: nn.Module, side: str, ties: Ties) -> np.ndarray:
     return ties.fresh(rule_of(module).features(module, side))
 
 
-def _pieces(group, dependencies, names) -> dict[tuple[str, str], tuple[list[int], list[int]]] | None:
+def _pieces(
+    group: Any, dependencies: tp.DependencyGraph, names: Mapping[nn.Module, str]
+) -> dict[tuple[str, str], tuple[list[int], list[int]]] | None:
     """For each side of a layer its positions and the channels they follow; None if the group holds what cannot be sliced."""
     pieces: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
     for item in group.items:

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
-from compress_env.surgery.ir import Channels, Layer, Ranking, Resize
+from compress_env.surgery.ir import Channels, Layer, Ranking, Resize, constant
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.structure import Structure
 from compress_env.surgery.view import PrunedView
@@ -48,13 +48,14 @@ class LayerGraph(Structure):
         for name, order in ranking.orders.items():
             if name not in groups or not np.array_equal(np.sort(order), np.arange(groups[name].size)):
                 raise InvalidPlan(f"the ranking {ranking.name!r} is not one of this network: see its group {name!r}")
-            groups[name] = replace(groups[name], importance=-np.argsort(order))
+            groups[name] = replace(groups[name], importance=constant(-np.argsort(order)))
         new = replace(self, groups=groups)
         new.__dict__["costs"] = self.costs  # which channels stay makes no difference to what they cost
         return new
 
     @property
     def student_name(self) -> str:
+        """The name of the class of its students."""
         return f"Student{self.teacher_name}"
 
     def holding(self, teacher: nn.Module) -> nn.Module:
@@ -68,10 +69,10 @@ class LayerGraph(Structure):
     @cached_property
     def features(self) -> dict[tuple[str, str], int]:
         """Features of each side of a layer, in the teacher."""
-        sizes = {}
+        sizes: dict[tuple[str, str], int] = {}
         for layer in self.layers.values():
             sizes[layer.name, "in"], sizes[layer.name, "out"] = layer.channels_in, layer.channels_out
-        return sizes | self.parameter_shapes
+        return {**sizes, **self.parameter_shapes}
 
     def layer_of(self, name: str) -> Layer:
         """The layer of this name, or the opaque one that it lies in."""
@@ -86,12 +87,12 @@ class LayerGraph(Structure):
     @cached_property
     def full(self) -> np.ndarray:
         """Widths of the teacher `(groups,)`."""
-        return np.array([g.size for g in self.groups.values()], int)
+        return constant([g.size for g in self.groups.values()], int)
 
     @cached_property
     def floor(self) -> np.ndarray:
         """Smallest widths `(groups,)`."""
-        return np.array([g.floor for g in self.groups.values()], int)
+        return constant([g.floor for g in self.groups.values()], int)
 
     def allowed(self, widths: np.ndarray) -> np.ndarray:
         """The largest widths `(groups,)` up to `widths` that the groups may have; at least their floors."""

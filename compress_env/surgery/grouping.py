@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.ir import Channels, Group, Member
+from compress_env.surgery.ir import Channels, Group, Member, constant
 from compress_env.surgery.ranking.magnitude import channel_scores
 from compress_env.surgery.rules import rule_of
 
@@ -20,7 +20,7 @@ class Grouping:
     over channels; two channels are of one group if they occur equally often on each side and axis.
     """
 
-    def __init__(self, flow: ChannelFlow, modules: dict[str, nn.Module], axes: list[np.ndarray]):
+    def __init__(self, flow: ChannelFlow, modules: dict[str, nn.Module], axes: list[np.ndarray]) -> None:
         self.ties = flow.ties
         self.sides = {key: numbers for key, numbers in flow.sides.items() if numbers is not None}
         for name, ids in flow.parameters.items():
@@ -30,7 +30,6 @@ class Grouping:
         self.of = np.full(len(self.ties.parent), -1)  # group of each number's root, -1 if it stays
         self.index = np.zeros(len(self.ties.parent), int)  # channel of its group
         self.sizes: dict[str, int] = {}
-        self.too_few: set[int] = set()
         self._find([*self.sides.values(), *axes])
         self.names = list(self.sizes)
 
@@ -54,16 +53,15 @@ class Grouping:
                         key = int(signature[root])
                         owner.setdefault(key, layer)
                         seen.setdefault(key, []).append(root)
-        for key, roots in seen.items():
-            if len(roots) == 1:
-                self.too_few.update(roots)
+        for key, own in seen.items():
+            if len(own) == 1:
                 continue
             name, n = owner[key], 2
             while name in self.sizes:
                 name, n = f"{owner[key]}#{n}", n + 1
-            self.of[roots] = len(self.sizes)
-            self.index[roots] = np.arange(len(roots))
-            self.sizes[name] = len(roots)
+            self.of[own] = len(self.sizes)
+            self.index[own] = np.arange(len(own))
+            self.sizes[name] = len(own)
 
     def positions(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each number its group, -1 if its channel stays, and its channel within the group."""
@@ -101,7 +99,7 @@ class Grouping:
             produced = next(m for m in own if m.layer == name.partition("#")[0] and m.side in rule_of(self.modules[m.layer]).produces)
             step = multiple // math.gcd(multiple, len(produced.position) // size)
             floor = min(size, math.ceil(max(1, round(min_width * size)) / step) * step)
-            importance = channel_scores(self.modules, own, size)
+            importance = constant(channel_scores(self.modules, own, size))
             result[name] = Group(name, size, tuple(own), importance, floor, step)
         return {name: result[name] for name in self.names}
 

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FLOAT_BYTES = 4
+
+
+def constant(values: ArrayLike, dtype: type | None = None) -> np.ndarray:
+    """An array that cannot be written to."""
+    array = np.array(values, dtype)
+    array.setflags(write=False)
+    return array
 
 
 @dataclass(frozen=True)

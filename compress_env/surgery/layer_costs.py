@@ -12,9 +12,8 @@ from torch import Tensor, fx, nn
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Channels, Layer, Op, Term
+from compress_env.surgery.measure import Usage
 from compress_env.surgery.rules import Geometry, rule_of
-
-Usage = Mapping[str, tuple[float, int, tuple[int, ...] | None]]
 
 
 def describe(
@@ -26,9 +25,9 @@ def describe(
     usage: Usage,
     within: Mapping[str, float],
 ) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
-    """Layers and operations in the order of computation, and the
-    length of further axes that may shrink: those of bare parameters and of layers inside opaque ones.
+    """Layers and operations in the order of computation, and the length of further axes that may shrink.
 
+    The latter are those of bare parameters and of layers inside opaque ones.
     usage: what `measure` found. within: MACs of layers inside opaque ones.
     """
     return _Describer(modules, grouping, axes, flow, usage, within).run(nodes)
@@ -43,7 +42,7 @@ class _Describer:
         flow: ChannelFlow,
         usage: Usage,
         within: Mapping[str, float],
-    ):
+    ) -> None:
         self.modules, self.grouping, self.all_axes = modules, grouping, axes
         self.flow, self.usage, self.within = flow, usage, within
         self.layers: dict[str, Layer] = {}
@@ -59,9 +58,10 @@ class _Describer:
 
     def _op(self, node: fx.Node, inputs: tuple[str, ...]) -> Op:
         macs, elements, lone = self.usage[node.name]
-        shape = node.meta["shape"] or lone
-        module = self.modules.get(node.target) if node.op == "call_module" else None
-        layer, terms = None, ()
+        shape = node.meta["shape"] or (lone if self.all_axes.get(node) else None)
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        layer: Layer | None = None
+        terms: tuple[Term, ...] = ()
         if module is not None and _has_state(module):
             layer, terms = self._layer(node, module, macs)
         elif node.op == "get_attr":
@@ -71,7 +71,7 @@ class _Describer:
             terms = (self._term(macs, self._axes(node, self.flow.products.get(node, []))),)
             for i in node.all_input_nodes:  # weights of a function, a layer in all but name
                 if i.op == "get_attr":
-                    self.layers[i.target] = replace(self.layers[i.target], kind="other")
+                    self.layers[str(i.target)] = replace(self.layers[str(i.target)], kind="other")
         if node.meta["view"]:
             elements = 0
         own = self._channels_of(node)
@@ -88,7 +88,7 @@ class _Describer:
             own, size = [Channels((), shape[1])], shape[1]
         what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Op(
-            node.name, inputs, layer and layer.name, own[0], elements // size, node.meta["view"],
+            node.name, inputs, layer.name if layer else None, own[0], elements // size, node.meta["view"],
             what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms,
         )  # fmt: skip
 
@@ -120,12 +120,14 @@ class _Describer:
 
     def _layer(self, node: fx.Node, module: nn.Module, macs: float) -> tuple[Layer, tuple[Term, ...]]:
         name, rule = str(node.target), rule_of(module)
-        shape = node.meta["shape"] or self.usage[node.name][2]
+        shape = node.meta["shape"]
         shape_in = node.all_input_nodes[0].meta["shape"] if node.all_input_nodes else None
         numbers = self.flow.sides.get((name, "out"))
         size = shape[1] if shape is not None and len(shape) > 1 else 1
         known = rule.geometry(module, len(numbers) if numbers is not None else size)
         g = known or Geometry("other", size, size)
+        if shape is None and known is not None:  # it gives more than one tensor; the first is like what it reads
+            shape = shape_in
         outputs = self._side(name, "out", g.channels_out)
         inputs = self._side(name, "in", g.channels_in) if "in" in rule.sides else outputs
         if known is None:
@@ -187,7 +189,7 @@ class _Describer:
         return parameters, bytes_, [*products, *([Term(rest)] if rest else [])]
 
     def _parameter(self, node: fx.Node) -> Layer | None:
-        name = node.target
+        name = str(node.target)
         owner, _, attribute = name.rpartition(".")
         value = getattr(self.modules[owner], attribute)
         if not hasattr(value, "numel"):

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+M = TypeVar("M", bound=nn.Module)
+Usage = dict[str, tuple[float, int, tuple[int, ...] | None]]
 
-def measure(
-    traced: fx.GraphModule, examples: tuple[Tensor, ...]
-) -> dict[str, tuple[float, int, tuple[int, ...] | None]]:
+
+def measure(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> Usage:
     """For each node its MACs, the elements of its result and the shape of its only tensor, None if there is not one.
 
     On the meta device, where nothing is computed, if the network can run there: on CPUs, PyTorch's counter misses fused attention.
     """
     single = tuple(x[:1] for x in examples)
     try:
-        return _Usage.of(meta_copy(traced), tuple(x.to("meta") for x in single))
+        return _Usage(meta_copy(traced)).measured(tuple(x.to("meta") for x in single))
     except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
-        return _Usage.of(traced, single)
+        return _Usage(traced).measured(single)
 
 
-def meta_copy(module: nn.Module) -> nn.Module:
+def meta_copy(module: M) -> M:
     """A copy on the meta device, which computes shapes and nothing else; no weight is copied on the way."""
     held = [*module.parameters(), *module.buffers()]
     shadows = {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
@@ -31,23 +33,19 @@ def meta_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, shadows).to("meta")
 
 
-def shared_copy(module: nn.Module) -> nn.Module:
+def shared_copy(module: M) -> M:
     """A copy that shares its weights with the module."""
     return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
 
 
 class _Usage(fx.Interpreter):
-    @classmethod
-    def of(
-        cls, module: fx.GraphModule, inputs: tuple[Tensor, ...]
-    ) -> dict[str, tuple[float, int, tuple[int, ...] | None]]:
-        run = cls(module)
-        run.found = {}
-        with FlopCounterMode(display=False) as run.counter, torch.no_grad():
-            run.run(*inputs)
-        return run.found
+    def measured(self, inputs: tuple[Tensor, ...]) -> Usage:
+        self.found: Usage = {}
+        with FlopCounterMode(display=False) as self.counter, torch.no_grad():
+            self.run(*inputs)
+        return self.found
 
-    def run_node(self, node: fx.Node):
+    def run_node(self, node: fx.Node) -> Any:
         before = self.counter.get_total_flops()
         result = super().run_node(node)
         tensors = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]

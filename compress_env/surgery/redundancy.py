@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -33,7 +35,7 @@ def block_redundancy(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor)
         with torch.no_grad():
             rows = _Rows(teacher, graph, {node for pair in blocks.values() for node in pair})
             rows.run(inputs)
-            return {name: _explained(*(rows.found.get(node) for node in pair)) for name, pair in blocks.items()}
+            return {name: _share(*(rows.found.get(node) for node in pair)) for name, pair in blocks.items()}
 
     return {name: float(share) for name, share in cache.tensors("block_redundancy", key, compute).items()}
 
@@ -41,13 +43,13 @@ def block_redundancy(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor)
 class _Rows(fx.Interpreter):
     """Notes rows `(n, channels)` of tensors at the same positions, for those whose channels are known."""
 
-    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, wanted: set[str]):
+    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, wanted: set[str]) -> None:
         super().__init__(teacher)
         whole = graph.view(frozenset())
         self.channels = {name: whole.size(graph.ops[name].channels, graph.full) for name in wanted}
         self.found: dict[str, Tensor] = {}
 
-    def run_node(self, node: fx.Node):
+    def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         if node.name in self.channels and isinstance(result, Tensor):
             rows = _rows(result, self.channels[node.name])
@@ -65,7 +67,7 @@ def _rows(y: Tensor, channels: int) -> Tensor | None:
     return flat[:, chosen].flatten(0, 1)
 
 
-def _explained(y: Tensor | None, x: Tensor | None) -> Tensor:
+def _share(y: Tensor | None, x: Tensor | None) -> Tensor:
     """The share of the variance of the second half of `y` `(n, outputs)` that a regression on `x` `(n, inputs)` explains."""
     if x is None or y is None or len(x) != len(y):
         return torch.tensor(0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -30,14 +31,15 @@ class Refit:
 
     def __init__(
         self, teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor, ridge: float = 0.1, bfloat16: bool = False
-    ):
+    ) -> None:
         self.graph, self.inputs, self.ridge, self.bfloat16 = graph, inputs, ridge, bfloat16
         recorder = _Recorder(teacher)
         with torch.no_grad(), self.precision():
             recorder.run(inputs)
         self.targets, self.positions = recorder.targets, recorder.positions
 
-    def precision(self):
+    def precision(self) -> AbstractContextManager[Any]:
+        """The precision of activations."""
         return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     @torch.no_grad()
@@ -50,7 +52,7 @@ class Refit:
 class _Recorder(fx.Interpreter):
     """Notes the sampled outputs of every dense layer, and where they were taken."""
 
-    def __init__(self, module: fx.GraphModule):
+    def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.targets: dict[str, Tensor] = {}
         self.positions: dict[str, Positions] = {}
@@ -70,7 +72,7 @@ class _Recorder(fx.Interpreter):
 class _Refit(fx.Interpreter):
     """Runs the student once, refitting each layer before it computes; what lies before the first change is left as it is."""
 
-    def __init__(self, student: fx.GraphModule, reconstruction: Refit, plan: Plan):
+    def __init__(self, student: fx.GraphModule, reconstruction: Refit, plan: Plan) -> None:
         super().__init__(student)
         self.fit = reconstruction
         graph = reconstruction.graph
@@ -83,7 +85,7 @@ class _Refit(fx.Interpreter):
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}
         self.changed: set[fx.Node] = set()
 
-    def run_node(self, node: fx.Node):
+    def run_node(self, node: fx.Node) -> Any:
         inputs_differ = node.name in self.rewired or any(i in self.changed for i in node.all_input_nodes)
         if inputs_differ or node.target in self.altered:
             self.changed.add(node)
@@ -108,7 +110,7 @@ class _Refit(fx.Interpreter):
             solve(fitted, x, y, self.fit.ridge)
 
 
-def solve(module: nn.Module, x: Tensor, y: Tensor, ridge: float) -> None:
+def solve(module: Any, x: Tensor, y: Tensor, ridge: float) -> None:
     """Set the weights (and bias) of a dense layer so that it maps rows of `x` `(n, inputs)` to `y` `(n, outputs)` in least squares.
 
     Without a bias, both are centred: a normalisation behind the layer takes the mean out. The penalty `ridge` times the mean

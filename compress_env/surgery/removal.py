@@ -34,7 +34,7 @@ class Finder:
         modules: dict[str, nn.Module],
         grouping: Grouping,
         axes: dict[fx.Node, dict[int, np.ndarray]],
-    ):
+    ) -> None:
         self.nodes, self.output, self.layers, self.modules = nodes, output, layers, modules
         self.grouping, self.axes = grouping, axes
         self.left_alone: dict[str, str] = {}
@@ -59,14 +59,14 @@ class Finder:
             blocks.append(region)
             inside.update(region.layers)
         for node in self.nodes:
-            layer = self.layers.get(node.target) if node.op == "call_module" else None
+            layer = self.layers.get(str(node.target)) if node.op == "call_module" else None
             if layer is None or layer.kind not in ("conv", "linear") or layer.name in inside:
                 continue
-            block, reason = self._chain(node, layer)
-            if block:
-                blocks.append(block)
+            found = self._chain(node, layer)
+            if isinstance(found, Block):
+                blocks.append(found)
             else:
-                self.left_alone.setdefault(layer.name, reason)
+                self.left_alone.setdefault(layer.name, found)
         for name in inside | {layer for u in blocks for layer in u.layers}:
             self.left_alone.pop(name, None)
         order = {u.name: min(self.position[n.name] for n in self.nodes if n.target in u.layers) for u in blocks}
@@ -147,31 +147,31 @@ class Finder:
                 sources[name] = source
         return tuple(sources.items()), None
 
-    def _chain(self, node: fx.Node, layer: Layer) -> tuple[Block | None, str | None]:
+    def _chain(self, node: fx.Node, layer: Layer) -> Block | str:
         """The block of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
         source, modules = node.all_input_nodes[0], self.modules
         last, vanished = node, [layer.name]
         while len(last.users) == 1:
             user = next(iter(last.users))
-            module = modules.get(user.target) if user.op == "call_module" else None
+            module = modules.get(str(user.target)) if user.op == "call_module" else None
             if rule_of(module).vanishes:
-                vanished.append(user.target)
+                vanished.append(str(user.target))
             elif not rule_of(module).elementwise and user.target not in RECTIFIERS:
                 break
             last = user
         if not layer.outputs.parts:
-            return None, "its output channels are fixed"
+            return "its output channels are fixed"
         if len(layer.outputs.parts) > 1 or layer.outputs.fixed:
-            return None, "its output channels are of several kinds"
+            return "its output channels are of several kinds"
         name = layer.outputs.parts[0][0]
         if self.producers[self.grouping.names.index(name)] - set(vanished):
-            return None, "its output is tied to other layers"
+            return "its output is tied to other layers"
         axis = rule_of(modules[layer.name]).channel_axis()
         if _places(source, axis) != _places(last, axis):
-            return None, "it changes the resolution"
+            return "it changes the resolution"
         before = layer.inputs
         if not _plain(before) or set(self.axes[source]) - {axis % _rank(source)}:
-            return None, "its input joins several groups of channels"
+            return "its input joins several groups of channels"
         sides = [
             key
             for key, numbers in self.grouping.sides.items()
@@ -179,11 +179,11 @@ class Finder:
         ]
         consumers = {key[0] for key in sides}
         if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
-            return None, "the layers behind it cannot be repaired to take its input"
+            return "the layers behind it cannot be repaired to take its input"
         if not _reaches_only(last, consumers, modules):
-            return None, "what is computed behind it needs its number of channels"
+            return "what is computed behind it needs its number of channels"
         sources = ((name, Source(before)),)
-        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name), None
+        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
 
     def _name(self, vanished: tuple[str, ...], taken: list[Block]) -> str:
         """The module that holds all that is heavy in it, or the first such layer if another block has that name."""
@@ -222,7 +222,7 @@ def ancestors(output: fx.Node, instead: dict[fx.Node, fx.Node] | None = None) ->
     return seen
 
 
-def _branch(node: fx.Node, output: fx.Node, layers) -> tuple[fx.Node, tuple[str, ...]] | None:
+def _branch(node: fx.Node, output: fx.Node, layers: dict[str, Layer]) -> tuple[fx.Node, tuple[str, ...]] | None:
     """For an addition of two tensors of one shape: the operand that stays, and the layers that vanish with the other."""
     if node.op not in ("call_function", "call_method") or node.target not in ADDITIONS:
         return None
@@ -250,12 +250,12 @@ def _places(node: fx.Node, axis: int) -> tuple[int, ...]:
     return tuple(n for d, n in enumerate(shape) if d not in (0, axis % len(shape)))
 
 
-def _reaches_only(node: fx.Node, consumers: set[str], modules) -> bool:
+def _reaches_only(node: fx.Node, consumers: set[str], modules: dict[str, nn.Module]) -> bool:
     """Whether every path from `node` meets one of `consumers` before anything that mixes tensors or looks at channels."""
     for user in node.users:
         if user.op == "call_module" and user.target in consumers:
             continue
-        module = modules.get(user.target) if user.op == "call_module" else None
+        module = modules.get(str(user.target)) if user.op == "call_module" else None
         if not (rule_of(module).passes or user.target in PASSING):
             return False
         if not _reaches_only(user, consumers, modules):

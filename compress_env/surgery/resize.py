@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: 
 
 def find_resizes(
     flow: ChannelFlow, nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray]]
-) -> dict[str, tuple[str, dict[int, list[np.ndarray | int]]]]:
+) -> dict[str, tuple[str, Mapping[int, Sequence[np.ndarray | int]]]]:
     """By node, the kind of its numbers and for each axis concerned what they depend on: channel numbers, or a size that stays."""
-    found: dict[str, tuple[str, dict[int, list[np.ndarray | int]]]] = {}
+    found: dict[str, tuple[str, Mapping[int, Sequence[np.ndarray | int]]]] = {}
     ties = flow.ties
     widths = _widths(nodes, axes)
     for node in nodes:
@@ -40,9 +41,10 @@ def find_resizes(
             dim, ids, sizes = flow.splits[node]
             for each in ids:
                 if dim in ties.varying(each):
-                    found[node.name] = ("split", {dim: np.split(ties.vector(each, dim), np.cumsum(sizes)[:-1])})
+                    cut: Sequence[np.ndarray] = np.split(ties.vector(each, dim), np.cumsum(sizes)[:-1])
+                    found[node.name] = ("split", {dim: cut})
         elif node in flow.slices:
-            parts = {}
+            parts: dict[int, list[np.ndarray | int]] = {}
             for axis, ids, start, stop in flow.slices[node]:
                 for each in ids:
                     if axis in ties.varying(each):
@@ -67,14 +69,14 @@ def _widths(nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray
     widths: set[fx.Node] = set()
     for node in nodes:
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        first = node.args[0] if node.args else None
+        first: Any = node.args[0] if node.args else None
         rank = len(first.meta["shape"]) if isinstance(first, fx.Node) and first.meta.get("shape") else 0
         if (name == "getattr" and node.args[1] == "shape") or (
             name == "size" and len(node.args) + len(node.kwargs) == 1
         ):
             shapes[node] = first
         elif name == "size":
-            axis = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+            axis: Any = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
             if rank and axis % rank in axes.get(first, {}):
                 widths.add(node)
         elif name == "getitem" and first in shapes:
@@ -86,13 +88,14 @@ def _widths(nodes: list[fx.Node], axes: Mapping[fx.Node, Mapping[int, np.ndarray
     return widths
 
 
-def _arguments(node: fx.Node) -> tuple[int, int, list, bool]:
+def _arguments(node: fx.Node) -> tuple[int, int, list[Any], bool]:
     """Where the sizes are in the arguments, the axis of the first of them, the sizes, and whether they are in a tuple."""
-    first, start = (2, node.args[1]) if node.target in ("unflatten", torch.unflatten) else (1, 0)
-    if len(node.args) <= first:
+    args: tuple[Any, ...] = node.args
+    first, start = (2, args[1]) if node.target in ("unflatten", torch.unflatten) else (1, 0)
+    if len(args) <= first:
         return first, start, [], False
-    packed = isinstance(node.args[first], (tuple, list))
-    return first, start, list(node.args[first] if packed else node.args[first:]), packed
+    packed = isinstance(args[first], (tuple, list))
+    return first, start, list(args[first] if packed else args[first:]), packed
 
 
 def _sizes(node: fx.Node, now: dict[int, list[int]]) -> None:

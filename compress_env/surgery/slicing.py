@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from compress_env.surgery.rules.base import Masks, rule_of, shallow
+from compress_env.surgery.rules.cutting import Masks, shallow
+from compress_env.surgery.rules.registry import rule_of
 
 
 def sliced(module: nn.Module, masks: Mapping[str, Masks], name: str) -> nn.Module:

@@ -44,7 +44,7 @@ def trace(
     model = shared_copy(teacher).eval()
     for module in model.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.__dict__["inplace"] = False
     examples = _examples(model, example_input)
     traced, output, opaque = trace_modules(model, examples)
     flow = follow_channels(traced, examples)

@@ -20,7 +20,7 @@ class NotTraced(UserWarning):
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, opaque: set[str]):
+    def __init__(self, opaque: set[str]) -> None:
         super().__init__()
         self.opaque = opaque
         self.path: list[str] = []
@@ -41,7 +41,8 @@ class _Tracer(fx.Tracer):
 def trace_modules(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.GraphModule, fx.Node, set[str]]:
     """The traced network, the node of its logits, and the names of the layers that could not be followed.
 
-    Raises UserError if it does not run or returns no single tensor."""
+    Raises UserError if it does not run or returns no single tensor.
+    """
     try:
         with torch.no_grad():
             result = model(*examples)

@@ -26,9 +26,10 @@ def verified(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> La
     without: dict[str, str] = {}
     while True:
         graph = build(frozen, without)
-        plan, reason = _failing(model, graph, examples)
-        if plan is None:
+        failing = _failing(model, graph, examples)
+        if failing is None:
             break
+        plan, reason = failing
         removed, shrunk = _culprit(model, graph, plan, examples)
         for name in removed:
             without[name] = reason
@@ -40,7 +41,7 @@ def verified(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> La
     return build(frozen, {**without, **dear}) if dear else graph
 
 
-def _failing(model, graph: LayerGraph, examples) -> tuple[Plan | None, str | None]:
+def _failing(model: nn.Module, graph: LayerGraph, examples: tuple[Tensor, ...]) -> tuple[Plan, str] | None:
     rng = np.random.default_rng(0)
     blocks = list(graph.blocks)
 
@@ -55,10 +56,12 @@ def _failing(model, graph: LayerGraph, examples) -> tuple[Plan | None, str | Non
         reason = trial(model, graph, plan, examples)
         if reason:
             return plan, reason
-    return None, None
+    return None
 
 
-def _culprit(model, graph: LayerGraph, plan: Plan, examples) -> tuple[Sequence[str], Sequence[str]]:
+def _culprit(
+    model: nn.Module, graph: LayerGraph, plan: Plan, examples: tuple[Tensor, ...]
+) -> tuple[Sequence[str], Sequence[str]]:
     """The smallest part found of a failing plan that still fails: blocks and groups."""
 
     def fails(parts: list[tuple[str, str]]) -> bool:
@@ -99,7 +102,7 @@ def trial(model: nn.Module, graph: LayerGraph, plan: Plan, examples: tuple[Tenso
         return f"the output would have shape {shape} instead of {expected}"
     counted = sum(p.numel() for p in student.parameters())
     predicted = graph.view(frozenset(plan.removed)).parameters(graph.widths(plan))
-    if counted != round(predicted):
+    if counted != round(float(predicted)):
         return f"{predicted:.0f} parameters expected, {counted} built"
     return None
 

@@ -23,7 +23,7 @@ class PrunedView:
     `(groups, n)`, and give `(n,)`. All but the masks of what is alive is computed when it is first asked for.
     """
 
-    def __init__(self, graph: Structure, removed: frozenset[str]):
+    def __init__(self, graph: Structure, removed: frozenset[str]) -> None:
         self.graph, self.removed = graph, removed
         blocks = [graph.blocks[u] for u in removed]
         self._follow = {block.node: block.replacement for block in blocks}

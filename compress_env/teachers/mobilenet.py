@@ -37,6 +37,7 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
+        """Of images `(n, channels, height, width)`."""
         y = self.layers(x)
         return x + y if self.residual else y
 

@@ -25,6 +25,7 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Of images `(n, channels, height, width)`."""
         y = self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x)))))
         return self.relu2(y + self.shortcut(x))
 
@@ -50,6 +51,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(before, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits `(n, outputs)` of images `(n, channels, height, width)`."""
         x = self.relu(self.bn1(self.conv1(x)))
         return self.fc(self.flatten(self.pool(self.stages(x))))
 

@@ -1,0 +1,1 @@
+"""A walk over the decisions of a problem: state, clamp and observation."""

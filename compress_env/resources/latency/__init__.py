@@ -1,0 +1,1 @@
+"""Latency: measured, predicted from a table and repaired."""

@@ -219,8 +219,11 @@ def _session(module: nn.Module, inputs: Tensor, runtime: RuntimeConfig, profile:
 
 
 def _onnx(module: nn.Module, inputs: Tensor) -> bytes:
-    """The module as ONNX for this batch size. ONNX Runtime makes the same of the quick converter's file and of the exported one
-    (`compress_env.export`), which takes ten times as long to write and is the way out for what the quick one cannot express."""
+    """The module as ONNX for this batch size.
+
+    ONNX Runtime makes the same of the quick converter's file and of the exported one (`compress_env.export`), which takes ten times as
+    long to write and is the way out for what the quick one cannot express.
+    """
     module = module if all(p.device.type == "cpu" for p in module.parameters()) else copy.deepcopy(module).cpu()
     with quiet("torch.onnx", "onnxscript", "onnx_ir"):
         try:

@@ -75,7 +75,7 @@ def _orders(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[
 class _Sampler(fx.Interpreter):
     """Notes for each group the second moments of its channels' contributions to each of its consumers."""
 
-    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph):
+    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph) -> None:
         super().__init__(teacher)
         self.moments: dict[str, list[np.ndarray]] = {}
         self.readers: dict[tuple[str, str], list[tuple[Group, np.ndarray, np.ndarray]]] = {}
@@ -140,7 +140,7 @@ def selection_order(moments: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 class _Fit:
     """A regression of the sum of all contributions on those taken, as a Cholesky decomposition that grows by a row each time."""
 
-    def __init__(self, moments: np.ndarray):
+    def __init__(self, moments: np.ndarray) -> None:
         self.moments = moments
         ridge = RIDGE * np.diag(moments).mean()
         self.variance = np.diag(moments) + ridge  # of what is not explained yet

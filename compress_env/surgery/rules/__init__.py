@@ -14,8 +14,9 @@ from compress_env.surgery.rules import (
     recurrent,
     window_attention,
 )
-from compress_env.surgery.rules.base import Geometry, Rule, register_function, register_rule, rule_of
+from compress_env.surgery.rules.base import Geometry, Rule
 from compress_env.surgery.rules.dense import Dense
+from compress_env.surgery.rules.registry import register_function, register_rule, rule_of
 
 __all__ = [
     "Dense",

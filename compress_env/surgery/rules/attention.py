@@ -6,25 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
+from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import spread
-from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import (
-    Geometry,
-    Masks,
-    Positions,
-    Rule,
-    Shape,
-    first,
-    register_rule,
-    rule_of,
-    taken,
-)
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Geometry, Positions, Rule, Shape, first
+from compress_env.surgery.rules.cutting import Masks, taken
+from compress_env.surgery.rules.head_attention import SEPARATE, HeadAttention, mix, projections
+from compress_env.surgery.rules.registry import register_rule, rule_of
 
-SEPARATE = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 TENSORS = ("query", "key", "value")
 OPTIONS: Mapping[str, Any] = {
     "key_padding_mask": None, "need_weights": True, "attn_mask": None, "average_attn_weights": True, "is_causal": False,
@@ -99,80 +90,6 @@ class Attention(Rule):
     def heads_left(self, module: nn.Module, masks: Masks) -> int:
         """Number of heads that stay."""
         return int(masks["heads"].sum()) if "heads" in masks else self.heads(module)[0]
-
-
-class HeadAttention(nn.Module):
-    """`nn.MultiheadAttention` with any number of heads of any size, called in the same way. A student's layer.
-
-    Its parameters have the same names; `mix` is everything before the last projection.
-    """
-
-    num_heads: int
-    dropout: float
-    batch_first: bool
-    in_proj_bias: Tensor | None
-    out_proj: nn.Linear
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the heads give, projected, and the mean of their attention weights, if needed."""
-        mixed, weights = mix(self, query, key, value, key_padding_mask, need_weights, attn_mask)
-        return self.out_proj(mixed), weights
-
-
-def mix(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """What the heads of an `nn.MultiheadAttention` or a `HeadAttention` give, laid out like `query`, and their mean weights."""
-    heads, flip = module.num_heads, query.dim() == 3 and not module.batch_first
-    bias = module.in_proj_bias
-    weights = _projections(module)
-    biases = (None,) * 3 if bias is None else bias.chunk(3)
-    q, k, v = (
-        F.linear(x.transpose(0, 1) if flip else x, w, b).unflatten(-1, (heads, -1)).transpose(-3, -2)
-        for x, w, b in zip((query, key, value), weights, biases)
-    )
-    mask = None if attn_mask is None else _additive(attn_mask, q.dtype)
-    if mask is not None and mask.dim() == 3:
-        mask = mask.unflatten(0, (-1, heads))
-    if key_padding_mask is not None:
-        padding = _additive(key_padding_mask, q.dtype)[..., None, None, :]
-        mask = padding if mask is None else mask + padding
-    dropout = module.dropout if module.training else 0.0
-    attention = None
-    if need_weights:
-        attention = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        attention = F.dropout((attention if mask is None else attention + mask).softmax(-1), dropout)
-        mixed, attention = attention @ v, attention.mean(-3)
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
-    mixed = mixed.transpose(-3, -2).flatten(-2)
-    return mixed.transpose(0, 1) if flip else mixed, attention
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
-
-
-def _projections(module: Any) -> Sequence[Tensor]:
-    """The weights of queries, keys and values."""
-    packed = module.in_proj_weight
-    return [getattr(module, name) for name in SEPARATE] if packed is None else packed.chunk(3)
 
 
 @register_rule(nn.MultiheadAttention, HeadAttention)
@@ -251,7 +168,7 @@ class MultiheadAttention(Attention):
             kept = once if name in SEPARATE else thrice
             cut = None if p is None else nn.Parameter(taken(p.detach(), self.axes(m, name, p), kept), p.requires_grad)
             new.register_parameter(name, cut)
-        new.out_proj = rule_of(m.out_proj).sliced(m.out_proj, _around(masks))
+        new.out_proj = rule_of(m.out_proj).sliced(m.out_proj, around(masks))
         return new
 
     def scores(self, module: nn.Module, side: str) -> np.ndarray | None:
@@ -261,7 +178,7 @@ class MultiheadAttention(Attention):
             return super().scores(module, side)
         if side != "values":
             return None
-        own = sum(w.detach().square().double().sum(1) for w in _projections(m))
+        own = sum(w.detach().square().double().sum(1) for w in projections(m))
         return (own + m.out_proj.weight.detach().square().double().sum(0)).cpu().numpy()
 
     def fitted(self, module: nn.Module) -> nn.Module | None:
@@ -285,7 +202,7 @@ class MultiheadAttention(Attention):
         return output[0].reshape(-1, output[0].shape[-1]).float().clone()
 
 
-def _around(masks: Masks) -> dict[str, np.ndarray]:
+def around(masks: Masks) -> dict[str, np.ndarray]:
     """The masks of the projection behind the heads."""
     names = {"in": "values", "out": "out"}
     return {side: masks[own] for side, own in names.items() if own in masks}

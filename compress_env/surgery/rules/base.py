@@ -1,26 +1,21 @@
-"""`Rule`: everything that surgery knows of a family of layers; and the table from types of layers and functions to rules."""
+"""`Rule`: everything that surgery knows of a family of layers."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from compress_env.surgery.flow import Call, ChannelFlow
+from compress_env.surgery.call import Call
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.cutting import Masks, cut
 
-Masks = Mapping[str, np.ndarray]
-"""For sides of a layer, which of their features stay."""
 Shape = tuple[int, ...]
 Positions = list[tuple[int, int]] | None
 """Places in the output of a layer, or None for all of them."""
-R = TypeVar("R", bound="type[Rule]")
-FunctionRule = Callable[[ChannelFlow, Call], Any]
-"""Follows a function: gives the channel ids of its result."""
 
 
 @dataclass(frozen=True)
@@ -189,102 +184,6 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} keeps no statistics")
 
 
-_RULES: dict[type | str, Rule] = {}
-_FUNCTIONS: dict[object, FunctionRule] = {}
-_FOUND: dict[type, Rule] = {}
-_UNKNOWN = Rule()
-_UNKNOWN.leaf = False
-
-
-def register_rule(*layers: type | str) -> Callable[[R], R]:
-    """A decorator that makes a `Rule` subclass the rule of these types of layers and of types derived from them.
-
-    Args:
-        layers: Types, or where a type is not to be imported, its module and name: `"torchvision.ops.misc.Permute"`. The nearest
-            of a layer's base classes decides.
-    """
-
-    def enter(rule: R) -> R:
-        _RULES.update(dict.fromkeys(layers, rule()))
-        _FOUND.clear()
-        return rule
-
-    return enter
-
-
-def register_function(*functions: object) -> Callable[[FunctionRule], FunctionRule]:
-    """A decorator that makes a function the rule of functions and methods, given by name or as they are."""
-
-    def enter(rule: FunctionRule) -> FunctionRule:
-        _FUNCTIONS.update(dict.fromkeys(functions, rule))
-        return rule
-
-    return enter
-
-
-def rule_of(module: nn.Module | None) -> Rule:
-    """The rule of a layer; that of an unknown one if its type has none, or for None."""
-    kind = type(module)
-    if kind not in _FOUND:
-        names = (key for t in kind.__mro__ for key in (t, f"{t.__module__}.{t.__qualname__}"))
-        _FOUND[kind] = next((_RULES[key] for key in names if key in _RULES), _UNKNOWN)
-    return _FOUND[kind]
-
-
-def types_of(family: type[Rule]) -> list[type]:
-    """The types of layers whose rule is of this family."""
-    return [key for key, rule in _RULES.items() if isinstance(key, type) and isinstance(rule, family)]
-
-
-def known_layers() -> list[str]:
-    """Names of the types of layers that have a rule, sorted."""
-    return sorted({key.__name__ if isinstance(key, type) else key.rpartition(".")[2] for key in _RULES})
-
-
-def function_rule(call: Call) -> FunctionRule:
-    """The rule of the function or method that is called."""
-    target = call.node.target
-    return _FUNCTIONS.get(target) or _FUNCTIONS.get(call.name) or ChannelFlow.opaque
-
-
 def first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The first argument of a call."""
     return args[0] if args else next(iter(kwargs.values()))
-
-
-def shallow(module: nn.Module) -> nn.Module:
-    """A copy with tables of its own, for attributes, parameters, buffers, modules and hooks, but the same things in them."""
-    new = object.__new__(type(module))
-    new.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in module.__dict__.items()}
-    return new
-
-
-def cut(
-    module: nn.Module,
-    axes: Callable[[str, Tensor], Sequence[str | None]],
-    masks: Masks,
-    sizes: Mapping[str, Any],
-) -> nn.Module:
-    """A copy of a layer with the features of its own parameters and buffers that `masks` keep, and attributes set to `sizes`."""
-    new = shallow(module)
-    for name, p in module._parameters.items():
-        if p is not None:
-            new._parameters[name] = nn.Parameter(taken(p.detach(), axes(name, p), masks), p.requires_grad)
-    for name, b in module._buffers.items():
-        if b is not None:
-            new._buffers[name] = taken(b, axes(name, b), masks)
-    for name, child in module._modules.items():
-        new._modules[name] = copy.deepcopy(child)
-    for name, size in sizes.items():
-        if name in new.__dict__:  # some networks compute them from the weights
-            new.__dict__[name] = size
-    return new
-
-
-def taken(value: Tensor, axes: Sequence[str | None], masks: Masks) -> Tensor:
-    """A copy of a tensor with the features that stay along each of its axes that runs over those of a side."""
-    new = value
-    for axis, side in enumerate(axes):
-        if side in masks:
-            new = new.index_select(axis, torch.from_numpy(np.flatnonzero(masks[side])).to(value.device))
-    return new.clone() if new is value else new

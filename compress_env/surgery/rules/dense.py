@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread, spread
-from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import Geometry, Masks, Positions, Rule, cut, first, register_rule
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Geometry, Positions, Rule, first
+from compress_env.surgery.rules.cutting import Masks, cut
+from compress_env.surgery.rules.registry import register_rule
 from compress_env.surgery.samples import places
 
 
@@ -183,7 +186,7 @@ class Convolution(Dense):
 
     def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:
         """Random places of the output."""
-        return places(name, *output.shape[2:], count)
+        return places(name, output.shape[2], output.shape[3], count)
 
     def read(
         self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions

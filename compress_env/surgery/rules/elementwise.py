@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress_env.surgery.flow import Call, ChannelFlow, Ids, axes_of
-from compress_env.surgery.rules.base import Rule, register_function, register_rule
+from compress_env.surgery.call import Call, Ids, axes_of
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Rule
+from compress_env.surgery.rules.registry import register_function, register_rule
 
 OTHER = ("MultiheadAttention", "PReLU", "GLU")
 """Modules that PyTorch files under activations and that are none."""

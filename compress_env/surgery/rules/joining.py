@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread, spread
-from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import register_function
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.registry import register_function
 
 
 @register_function("cat", "concat", "concatenate", "stack")

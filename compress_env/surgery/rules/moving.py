@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress_env.surgery.flow import Call, ChannelFlow, Ids, axes_of
-from compress_env.surgery.rules.base import Rule, register_function, register_rule
+from compress_env.surgery.call import Call, Ids, axes_of
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Rule
+from compress_env.surgery.rules.registry import register_function, register_rule
 
 ROLLS = ("roll", torch.roll, "flip", torch.flip)
 NARROWS = ("narrow", torch.narrow)

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress_env.surgery.call import Call
 from compress_env.surgery.channel_ids import respread
-from compress_env.surgery.flow import Call, ChannelFlow
-from compress_env.surgery.rules.base import Geometry, Rule, register_rule
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Geometry, Rule
+from compress_env.surgery.rules.registry import register_rule
 
 
 class PerChannel(Rule):
@@ -145,7 +147,7 @@ class PReLU(PerChannel):
 
     def follow(self, flow: ChannelFlow, call: Call, module: nn.Module) -> Any:
         """With a single slope it is an activation like others."""
-        if module.num_parameters > 1:
+        if self.features(module, "out") > 1:
             return super().follow(flow, call, module)
         if not isinstance(call.result, torch.Tensor):
             return flow.opaque(call)
@@ -154,4 +156,4 @@ class PReLU(PerChannel):
 
     def geometry(self, module: nn.Module, channels: int) -> Geometry | None:
         """With a single slope there are no sides."""
-        return super().geometry(module, channels) if module.num_parameters > 1 else None
+        return super().geometry(module, channels) if self.features(module, "out") > 1 else None

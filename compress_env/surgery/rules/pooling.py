@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread
-from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import Rule, register_function, register_rule
+from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import Rule
+from compress_env.surgery.rules.registry import register_function, register_rule
 
 
 @register_rule(nn.Upsample, *(getattr(nn, n) for n in nn.modules.padding.__all__))

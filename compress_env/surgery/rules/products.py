@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread
-from compress_env.surgery.flow import Call, ChannelFlow, Ids
-from compress_env.surgery.rules.base import register_function
+from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.rules.joining import flattened
+from compress_env.surgery.rules.registry import register_function
 
 
 @register_function("matmul", "bmm")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from compress_env.surgery.rules.base import Rule, register_rule
+from compress_env.surgery.rules.base import Rule
+from compress_env.surgery.rules.registry import register_rule
 
 
 @register_rule(nn.RNNBase)

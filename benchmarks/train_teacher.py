@@ -1,6 +1,6 @@
-"""Train a shipped teacher again: `python -m compress_env.teachers.train resnet20-cifar10 --data imagefolder:DIR --out FILE`.
+"""Train a shipped teacher again: `python -m benchmarks.train_teacher resnet20-cifar10 --data imagefolder:DIR --out FILE`.
 
-On several cores: `torchrun --nproc-per-node=2 -m compress_env.teachers.train ...`; the cores share every batch.
+On several cores: `torchrun --nproc-per-node=2 -m benchmarks.train_teacher ...`; the cores share every batch.
 The search's validation split is held out from the training. A run that is interrupted goes on from its checkpoint.
 """
 

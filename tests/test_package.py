@@ -1,0 +1,93 @@
+"""The package says of itself: what it depends on, which folders are part of it, and that it has types."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PRODUCT = ("compress_env", "agents")
+OWN = {"compress_env", "agents", "benchmarks", *(p.stem for p in ROOT.glob("*/*.py") if p.parent.name in ("tests", "examples"))}
+NOT_IMPORTED = {
+    "cmaes": "Optuna's CMA-ES sampler imports it",
+    "onnxscript": "PyTorch's ONNX exporter imports it",
+    "import-linter": "a command, run by tests/test_architecture.py",
+    "mypy": "a command, run by .ci/types",
+    "pytest-xdist": "pytest -n",
+    "ruff": "a command, run by tests/test_architecture.py",
+}
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """The contents of pyproject.toml."""
+    return pytest.importorskip("tomllib").loads((ROOT / "pyproject.toml").read_text())
+
+
+def sources(*folders: str) -> list[Path]:
+    """Python files of these folders of the repository, each once."""
+    return sorted({path.resolve() for folder in folders for path in (ROOT / folder).rglob("*.py")})
+
+
+def imported(*folders: str) -> set[str]:
+    """Distributions, by their normalised names, whose modules are imported in these folders."""
+    modules = set()
+    for path in sources(*folders):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            modules |= {name.partition(".")[0] for name in names}
+    known = packages_distributions()
+    return {known.get(name, [name])[0].lower().replace("_", "-") for name in modules - OWN - sys.stdlib_module_names}
+
+
+def declared(requirements: list[str]) -> set[str]:
+    """Normalised names of requirements such as `numpy>=2.0`."""
+    return {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in requirements}
+
+
+def test_everything_that_is_imported_is_declared_and_the_other_way_round(settings):
+    product = declared(settings["project"]["dependencies"])
+    tests = product | declared(settings["project"]["optional-dependencies"]["test"])
+    assert {"torch", "pillow", "scikit-learn"} <= imported(*PRODUCT)
+    assert imported(*PRODUCT) - product == set()
+    assert imported("benchmarks", "examples") - product == set()
+    assert imported("tests") - tests == set()
+    assert product - imported(*PRODUCT) - NOT_IMPORTED.keys() == set()
+    assert tests - product - imported("tests") - NOT_IMPORTED.keys() == set()
+    assert NOT_IMPORTED.keys() <= tests - imported(*PRODUCT, "tests")
+
+
+def test_every_folder_of_the_product_is_installed(settings):
+    folders = {path.parent.relative_to(ROOT) for path in sources(*PRODUCT)}
+    names = {".".join(folder.parts) for folder in folders}
+    assert {re.sub("^agents", "compress_env.agents", name) for name in names} == set(settings["tool"]["setuptools"]["packages"])
+    assert settings["tool"]["setuptools"]["package-dir"] == {"compress_env.agents": "agents"} | {
+        f"compress_env.{name}": name.replace(".", "/") for name in names if name.startswith("agents.")
+    }
+
+
+def test_files_that_are_no_code_are_installed(settings):
+    patterns = settings["tool"]["setuptools"]["package-data"]
+    given = {path.resolve() for name, own in patterns.items() for pattern in own
+             for path in (ROOT / re.sub(r"^compress_env\.agents", "agents", name).replace(".", "/")).glob(pattern)}  # fmt: skip
+    others = {path.resolve() for folder in PRODUCT for path in (ROOT / folder).rglob("*") if path.is_file()}
+    assert {path for path in others if path.suffix not in (".py", ".pyc")} == given
+
+
+def test_types_are_right():
+    done = subprocess.run([ROOT / ".ci/types"], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_modules_that_mypy_does_not_check_are_as_few_as_listed(settings):
+    ignored = [name for own in settings["tool"]["mypy"].get("overrides", []) for name in own["module"]]
+    assert ignored == []
