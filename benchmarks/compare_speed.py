@@ -51,6 +51,7 @@ class Side:
 
 def before(teacher: str, data: Any) -> Side:
     """The functions of the earlier commit."""
+    env: Any
     from compress_env.envs.episode import Episode
 
     from compress_env.envs.layer_removal import LayerRemovalEnv

@@ -149,7 +149,10 @@ class Problem:
     def data(self) -> Data:
         """The teacher's data; loaded when it is first asked for. Raises UserError if there is none."""
         if self._data is None:
-            self._data = _load(self.spec, self.teacher, self._progress)
+            data = _load(self.spec, self.teacher, self._progress)
+            with torch.no_grad():
+                self.task.check(self.whole(data.calibration(2).to(self.device)), data, self.teacher.name)
+            self._data = data
         return self._data
 
     def example(self, count: int) -> Tensor:
@@ -180,7 +183,7 @@ class Problem:
         has an `id` of its own.
         """
         validation = self.data.validation
-        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, self.spec.task]
+        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, type(self.task).__qualname__]
         return cache.content_key(*parts, validation.inputs, validation.labels, self.data.normalization)[:16]
 
     def student(self, plan: Plan) -> fx.GraphModule:

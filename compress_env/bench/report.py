@@ -18,7 +18,7 @@ from compress_env.bench.retrained import Retrained, of_agent, records
 from compress_env.bench.run import Run, Table, load
 from compress_env.bench.scenarios import SCENARIOS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, percent, profile
-from compress_env.files import write_text
+from compress_env.files import atomic, write_text
 
 REFERENCE = "random"
 """What every agent has to beat."""
@@ -155,6 +155,7 @@ def write(results: Path, out: Path, command: str) -> str:
     distilled = records(results).read()
     out.mkdir(parents=True, exist_ok=True)
     parts: list[dict[str, Any]] = []
+    head: Sequence[str]
     if len(table) > 1:
         head = (
             "agent",
@@ -168,14 +169,15 @@ def write(results: Path, out: Path, command: str) -> str:
         runs = next(iter(agents.values()))
         title = f"{scenario}: {SCENARIOS.get(scenario).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
         image = picture(agents, scenario)
-        (out / f"{scenario}.png").write_bytes(image)
+        with atomic(out / f"{scenario}.png") as file:
+            file.write_bytes(image)
         found = {(r.scenario, r.plan, r.seed): r for r in distilled if r.scenario == scenario}
-        last = [f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)"] if found else []
-        own = {"title": title, "head": [*HEAD, *last], "rows": rows(agents, found)}
+        head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD
+        own = {"title": title, "head": head, "rows": rows(agents, found)}
         parts.append(own | {"picture": base64.b64encode(image).decode()})
         if len(agents) > 2:
-            names, lines = duels(agents)
-            parts.append({"title": f"{scenario}: who beats whom", "head": names, "rows": lines, "picture": None})
+            head, lines = duels(agents)
+            parts.append({"title": f"{scenario}: who beats whom", "head": head, "rows": lines, "picture": None})
     note = (
         "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
         "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and metric."
