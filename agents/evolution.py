@@ -48,8 +48,8 @@ class Evolution(Agent):
         return proposals
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Each takes the place of the one that was told first."""
-        self._alive += [(trial.reward, self._asked[trial.index]) for trial in trials]
+        """Each takes the place of the one that was told first; of several that are told at once, that was asked for first."""
+        self._alive += [(t.reward, self._asked[t.index]) for t in sorted(trials, key=lambda t: t.index)]
 
     def _child(self) -> np.ndarray:
         drawn = self._rng.choice(len(self._alive), self.tournament, replace=False)

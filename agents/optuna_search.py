@@ -36,5 +36,5 @@ class OptunaSearch(Agent):
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """The sampler knows of their rewards from now on."""
-        for trial in trials:
+        for trial in sorted(trials, key=lambda t: t.index):
             self._study.tell(trial.index, trial.reward)

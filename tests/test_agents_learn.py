@@ -1,0 +1,94 @@
+"""Every agent learns: on a planted environment, its last students are better than random search's, by a threshold with margin."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from compress_env.envs.planted import LayerRemovalPlantedEnv
+from compress_env.objective import Objective
+from compress_env.search import search
+from compress_env.search.run import AGENTS
+from compress_env.spec import EnvironmentSpec
+from compress_env.walk.observation import entries
+
+REAL: dict[str, Any] = {"model_episodes": 0}
+"""Every episode is evaluated, so that it is the algorithm that learns, and not the model with its mutants (test_dyna.py)."""
+CASES: dict[str, tuple[dict[str, Any], int, tuple[int, ...], float]] = {
+    "greedy": ({}, 60, (0, 1, 2), 0.82),
+    "evolution": ({}, 60, (0, 1, 2), 0.80),
+    "cma-es": ({}, 60, (0, 1, 2), 0.78),
+    "tpe": ({}, 60, (0, 1, 2), 0.82),
+    "n2n": ({"lr": 1e-2}, 240, (0,), 0.72),
+    "ppo": ({}, 300, (0,), 0.75),
+    "a2c": ({}, 300, (0,), 0.72),
+    "ars": ({}, 300, (0,), 0.74),
+    "ddpg": (REAL | {"actor_delay": 4}, 200, (0,), 0.78),
+    "td3": (REAL | {"actor_delay": 4}, 200, (0,), 0.78),
+    "sac": (REAL, 80, (0, 1), 0.77),
+    "tqc": (REAL, 80, (1,), 0.77),
+    "crossq": (REAL, 80, (0,), 0.73),
+}
+"""Settings, evaluations, seeds, and the reward that the mean of the last fifth of them has to pass."""
+FRUITLESS = {"random", "uniform", "policy"}
+
+
+def last_fifth(agent: str, settings: dict[str, Any], evaluations: int, seeds: tuple[int, ...]) -> float:
+    means = []
+    for seed in seeds:
+        objective = LayerRemovalPlantedEnv.make_objective(False)
+        trials = search(objective, agent, evaluations, seed, progress=False, settings=settings).trials
+        means.append(np.mean([t.reward for t in trials[-(evaluations // 5) :]]))
+    return float(np.mean(means))
+
+
+@cache
+def random_search(evaluations: int, seeds: tuple[int, ...]) -> float:
+    return last_fifth("random", {}, evaluations, seeds)
+
+
+def test_no_agent_is_left_out():
+    assert set(CASES) | FRUITLESS == set(AGENTS)
+
+
+@pytest.mark.parametrize("agent", CASES)
+def test_an_agent_learns_what_random_search_does_not(agent):
+    settings, evaluations, seeds, threshold = CASES[agent]
+    assert random_search(evaluations, seeds) < threshold - 0.03
+    assert last_fifth(agent, settings, evaluations, seeds) > threshold
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Names of the entries, and all observations `(n, entries)` of random walks over four teachers within random budgets."""
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 10)).eval()
+    rng, found = np.random.default_rng(0), []
+    budget = {name: ["30%", "90%"] for name in ("macs", "memory", "params")}
+    for teacher in ("resnet8-digits", "mobilenetv2-digits", "vgg7-digits", linear):
+        data = "digits" if teacher is linear else None
+        objective = Objective(EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget))
+        for _ in range(5):
+            walk = objective.begin(objective.draw_limits(rng))
+            while not walk.done:
+                found.append(objective.observe(walk))
+                walk.step(*rng.uniform(-1, 1, 2))
+    return objective.embedding.names, np.array(found)
+
+
+def test_every_entry_of_the_observation_varies_but_for_resources_without_a_limit(seen):
+    names, values = seen
+    constant = {name for name, column in zip(names, values.T) if np.ptp(column) < 0.01}
+    assert constant == {"budget latency", "spent latency"}
+    assert names == tuple(name for name, _, _ in entries())
+
+
+def test_no_two_entries_of_the_observation_are_the_same(seen):
+    names, values = seen
+    known = [i for i, name in enumerate(names) if "latency" not in name]
+    correlation = np.abs(np.corrcoef(values[:, known].T)) - np.eye(len(known))
+    i, j = np.unravel_index(correlation.argmax(), correlation.shape)
+    assert correlation.max() < 0.999, (names[known[i]], names[known[j]])
