@@ -64,7 +64,7 @@ class ModelEpisode(NamedTuple):
 
 
 class Dyna(gym.Wrapper):
-    """After a few evaluated episodes, an agent plays against a model: decisions and limits are the environment's, the reward is a prediction.
+    """After a few evaluated episodes, an agent plays against a model: limits are the environment's, the reward is a prediction.
 
     A round is `model_episodes` episodes of the agent and `mutations` mutants of the best students so far, in generations. The one
     with the highest acquisition is then played on the environment, and the model learns from it.

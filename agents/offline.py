@@ -15,7 +15,7 @@ from compress_env.agents.surrogate import Surrogate, features, lower_bound
 from compress_env.contexts import one_thread, own_random_state
 from compress_env.errors import UserError
 from compress_env.objective import Objective
-from compress_env.search.agent import Policy
+from compress_env.search.agent import DrivingAgent, Policy
 from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial
 
@@ -193,11 +193,13 @@ def learn(
         one_thread(),
     ):
         player = factory(objective, episodes, seed, **(settings or {}))
-        if not hasattr(player, "save_policy"):
+        if not isinstance(player, DrivingAgent) or not hasattr(player, "save_policy"):
             raise UserError(f"the agent {agent!r} leaves no policy; take one of Stable-Baselines3's, such as ddpg")
         try:
             player.drive(SurrogateEnv(objective, bar), None)
         except KeyboardInterrupt:
             bar.write(f"interrupted after {objective.played:,} episodes; what was learned so far is kept")
         player.save_policy(path)
-        return objective.gains(objective.plans_of(player.policy()))
+        policy = player.policy()
+        assert policy is not None
+        return objective.gains(objective.plans_of(policy))

@@ -40,6 +40,7 @@ def built(name: str, env: gym.Env, evaluations: int) -> StableBaselinesAgent:
     """
     objective: Objective = env.get_wrapper_attr("objective")
     agent = find_agent(name)(objective, evaluations, 0, **({"model_episodes": 0} if name in OFF_POLICY else {}))
+    assert isinstance(agent, StableBaselinesAgent)
     agent.build(env)
     return agent
 
@@ -54,8 +55,8 @@ def settings(name: str, env: gym.Env, evaluations: int) -> dict[str, Any]:
         middle = noise.start * noise.decay ** ((evaluations - noise.warmup) / 2)
         found |= {"noise_type": "normal", "noise_std": round(middle, 6)}
     delay = inspect.signature(type(agent.model)).parameters.get("policy_delay")  # set after the algorithm was made
-    if delay and agent.model.policy_delay != delay.default:
-        found["policy_delay"] = agent.model.policy_delay
+    if delay and (used := getattr(agent.model, delay.name)) != delay.default:
+        found[delay.name] = used
     return found
 
 

@@ -51,6 +51,7 @@ class Side:
 
 def before(teacher: str, data: Any) -> Side:
     """The functions of the earlier commit."""
+    env: Any
     from compress_env.envs.episode import Episode
 
     from compress_env.envs.layer_removal import LayerRemovalEnv
@@ -59,7 +60,7 @@ def before(teacher: str, data: Any) -> Side:
     return Side(
         env, env.graph, env.meter.teacher["macs"], lambda macs: Episode(env.problem, {"macs": macs}, hard=True),
         env.student, env.meter.count,
-        lambda student, plan, usage: env.evaluator(student, plan),
+        lambda student, plan, _: env.evaluator(student, plan),
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def make_room(where: Path, limit: int) -> None:
 
 
 def _bytes(value: Tensor) -> memoryview:
-    return memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _write_tensors(file: Path, found: dict[str, Tensor]) -> None:

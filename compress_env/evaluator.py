@@ -78,7 +78,7 @@ class Evaluator(Memory):
         loss = self.task.losses.get(settings.loss or self.task.loss)
         self.validation = data.validation_subset(settings.validation_images)
         teacher, device = problem.whole, problem.device
-        self.bfloat16 = devices.bfloat16_pays(problem.graph.view(frozenset()).macs(problem.graph.full), device)
+        self.bfloat16 = devices.bfloat16_pays(float(problem.graph.view(frozenset()).macs(problem.graph.full)), device)
         with one_thread(), channels_last(teacher):
             key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
             self.teacher_outputs = cache.tensors(

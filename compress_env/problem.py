@@ -106,12 +106,12 @@ class Problem:
         with one_thread():
             graph = _traced(spec, teacher, task, data, example, progress)
             if spec.device == "auto":
-                self.device = devices.fastest_for(graph.view(frozenset()).macs(graph.full))
+                self.device = devices.fastest_for(float(graph.view(frozenset()).macs(graph.full)))
             self.whole = build_student(teacher.module, graph, Plan()).to(self.device)
             self.ranking = measured.ranking if measured else rank_channels(spec.ranking, self.whole, graph, self._images)
             self.graph: LayerGraph = graph.ranked(self.ranking)
             self.cost_model = CostModel(teacher.module, self.graph, example, spec.resources, runtime, progress)
-        self._redundancy = measured and measured.redundancy
+        self._redundancy = measured.redundancy if measured else None
         self.decisions: tuple[Decision, ...] = decisions(self.graph, spec.schedule)
         self.removable = frozenset(d.target for d in self.decisions if not d.shrinks)
         shrinks = [d.target if d.shrinks else None for d in self.decisions]
@@ -149,7 +149,10 @@ class Problem:
     def data(self) -> Data:
         """The teacher's data; loaded when it is first asked for. Raises UserError if there is none."""
         if self._data is None:
-            self._data = _load(self.spec, self.teacher, self._progress)
+            data = _load(self.spec, self.teacher, self._progress)
+            with torch.no_grad():
+                self.task.check(self.whole(data.calibration(2).to(self.device)), data, self.teacher.name)
+            self._data = data
         return self._data
 
     def example(self, count: int) -> Tensor:
@@ -176,11 +179,11 @@ class Problem:
     def id(self) -> str:
         """Differs where a plan means another student, or a student is judged on other data: 16 hexadecimal digits.
 
-        It is made of the teacher's weights and graph, the scope and schedule, and the validation images, but not of the ranking, which has
-        an `id` of its own.
+        It is made of the teacher's weights and graph, the scope and schedule, and the validation images, but not of the ranking, which
+        has an `id` of its own.
         """
         validation = self.data.validation
-        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, self.spec.task]
+        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, type(self.task).__qualname__]
         return cache.content_key(*parts, validation.inputs, validation.labels, self.data.normalization)[:16]
 
     def student(self, plan: Plan) -> fx.GraphModule:
@@ -274,7 +277,9 @@ def _input_shape_of(spec: ProblemSpec, teacher: Teacher) -> tuple[int, ...] | No
 
 
 def _input_shape(spec: ProblemSpec, teacher: Teacher, data: Data | None) -> tuple[int, ...]:
-    return tuple(data.input_shape) if data else _input_shape_of(spec, teacher)
+    known = tuple(data.input_shape) if data else _input_shape_of(spec, teacher)
+    assert known is not None  # data is loaded where it is not known
+    return known
 
 
 def _traced(

@@ -1,6 +1,7 @@
-"""Rewards: pure functions of an `Evaluation` and its limits, one a formula. A new one is a function with a decorator, or `module:attribute`.
+"""Rewards: pure functions of an `Evaluation` and its limits, one a formula.
 
-A reward is a number, or a dict of named terms that add up to it. Plain Python only: neither torch nor numpy.
+A new one is a function with a decorator, or `module:attribute`. A reward is a number, or a dict of named terms that add up to it.
+Plain Python only: neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def evaluate(reward: Reward, evaluation: Evaluation, limits: Limits) -> tuple[fl
 
 @REWARDS.register("relative")
 def relative(evaluation: Evaluation, limits: Limits) -> dict[str, float]:
-    """How close the student will come to the teacher (`Evaluation.proxy_score`), less the relative excess over each limit; the default.
+    """How close the student will come to the teacher (`Evaluation.proxy_score`), less the relative excess over limits; the default.
 
     With hard limits the second term is 0. With soft limits it is -sum(max(0, usage / limit - 1)): twice the budget costs as
     much as the whole accuracy (a hinge as in MnasNet's hard-constraint reward, Tan et al. 2019, but additive, so that it stays

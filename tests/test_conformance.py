@@ -188,7 +188,9 @@ def test_a_ranking_that_breaks_a_promise_is_refused():
     def twice(ranking, teacher):
         return dataclasses.replace(ranking, orders={name: order // 2 for name, order in ranking.orders.items()})
 
-    def drawn(ranking, teacher, rng=np.random.default_rng(0)):
+    rng = np.random.default_rng(0)
+
+    def drawn(ranking, teacher):
         return dataclasses.replace(ranking, orders={name: rng.permutation(order) for name, order in ranking.orders.items()})
 
     def destructive(ranking, teacher):

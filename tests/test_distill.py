@@ -28,7 +28,7 @@ from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit, solve
-from compress_env.surgery.rules.base import rule_of
+from compress_env.surgery.rules.registry import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.tasks import load_task
 from compress_env.teachers import load_teacher

@@ -354,7 +354,7 @@ def test_a_report_measures_latency_where_no_budget_did(monkeypatch):
 def test_inspect_says_what_was_measured(quick):
     command = ["inspect", "--latency", "--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
     printed = CliRunner().invoke(main, command, catch_exceptions=False).output
-    assert "latency: batch 2, PyTorch eager, 1 thread" in printed
+    assert re.search(r"latency +ms .*\nmeasured with: batch 2, PyTorch eager, 1 thread", printed)
 
 
 def test_the_benchmark_says_what_was_measured_and_repeats_nothing(quick, monkeypatch, tmp_path):
@@ -382,7 +382,7 @@ def test_the_benchmark_says_what_was_measured_and_repeats_nothing(quick, monkeyp
 def test_a_run_records_what_latency_was_measured_with(quick, tmp_path):
     spec = EnvironmentSpec.of_keywords(budget={"latency": 0.9}, latency_batch=2)
     run_search(spec, SearchSpec("uniform", evaluations=1), tmp_path, progress=False)
-    recorded = json.loads((tmp_path / "run.json").read_text())["problem"]
+    recorded = json.loads((tmp_path / "run.json").read_text())["environment"]["problem"]
     assert (recorded["runtime"], recorded["latency_batch"], recorded["latency_threads"]) == ("eager", 2, 1)
     other = EnvironmentSpec.of_keywords(budget={"latency": 0.9}, latency_batch=4)
     with pytest.raises(UserError, match="latency_batch"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from networks import NETWORKS
 
+from compress_env.cli.main import main
 from compress_env.errors import UnknownName, UserError
 from compress_env.objective import Objective
 from compress_env.problem import Problem
@@ -132,6 +136,28 @@ def test_a_users_resource_is_in_budget_observation_and_usage_and_its_limit_holds
             _, _, done, _, info = env.step(rng.uniform(-1, 1, 2).astype(np.float32))
         assert info["is_success"] and info["budget"]["energy"] == 0.5
         assert info["usage"]["energy"] == 3e-6 * info["usage"]["macs"] + 1e-3 <= 0.5
+
+
+def test_a_users_resource_goes_from_the_command_line_into_result_report_and_validation(energy, tmp_path):
+    out = str(tmp_path / "run")
+
+    def call(*words: str) -> str:
+        done = CliRunner().invoke(main, [*words, "--out", out])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    call("search", "--agent", "uniform", "--evaluations", "1", "--finetune-epochs", "1", "--budget", f"{energy}=60%")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    usage = result["student"]["usage"]
+    assert usage["energy"] == 3e-6 * usage["macs"] + 1e-3 <= result["budget"]["energy"]
+    assert result["resources"]["energy"]["unit"] == "mJ"
+    RESOURCES._loaded.clear()  # as in another process
+    call("report")
+    assert "mJ" in (tmp_path / "run/report.html").read_text()
+    call("validate")
+    path = tmp_path / "run/trials.jsonl"
+    path.write_text(path.read_text().replace(f'"energy": {usage["energy"]}', f'"energy": {usage["energy"] / 2}'))
+    assert "energy was" in CliRunner().invoke(main, ["validate", "--out", out]).output  # forged
 
 
 def test_a_resource_that_is_registered_but_not_in_the_budget_changes_nothing(depth, energy):

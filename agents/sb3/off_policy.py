@@ -32,7 +32,7 @@ class OffPolicyAgent(StableBaselinesAgent):
 
     After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
     over the whole episode (`n_steps`), since only its end is rewarded. With a model, the policy that is left is the one that it
-    rates highest of those on the way (`PolicySelection`). Where all episodes are against a model (`SurrogateObjective`), none is added.
+    rates highest of those on the way (`PolicySelection`). Where all episodes are against one (`SurrogateObjective`), none is added.
 
     Args:
         algorithm: A class, or its name.
@@ -103,7 +103,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         self.model: OffPolicyAlgorithm
         scorer = self.objective if self.offline else self.dyna
         self.selection = PolicySelection(scorer) if scorer else None  # type: ignore[arg-type]
-        self.noise: DecayingNoise | None = self.model.action_noise  # type: ignore[assignment]
+        self.noise: DecayingNoise | None = self.model.action_noise
         if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
             self.model.policy_delay = self.actor_delay
             start_at_zero(self.model)
@@ -129,7 +129,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             if checkpoint:
                 checkpoints.save(self, checkpoint)
         if self.selection:
-            self.selection.load_best(self.model.actor)  # type: ignore[attr-defined]
+            self.selection.load_best(self.model.actor)
 
     def _play_start(self) -> None:
         """The student of the policy that the search goes on from; the agent learns from it like from an episode of its own."""
@@ -153,6 +153,7 @@ class _BetweenEpisodes(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         if self.agent.dyna:
+            assert self.agent.model.replay_buffer is not None
             scaled = self.agent.relative.scaled
             for before, after, action, reward, done in self.agent.dyna.transitions():
                 given = np.array([scaled(reward) if done else 0.0])
@@ -161,7 +162,7 @@ class _BetweenEpisodes(BaseCallback):
     def _on_rollout_start(self) -> None:
         selection = self.agent.selection
         if selection and selection.scorer.due:
-            selection.look(self.agent.model.actor, self.agent.policy())  # type: ignore[attr-defined]
+            selection.look(self.agent.model.actor, self.agent.policy())
         if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
             checkpoints.save(self.agent, self.path)
             self.saved = time.monotonic()

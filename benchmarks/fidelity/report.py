@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -45,7 +46,7 @@ def agreement(scores: Sequence[float], truths: Sequence[float], seed: int = 0) -
     if len(x) != len(y) or len(x) < 3:
         raise ValueError(f"{len(x)} scores and {len(y)} truths: at least three pairs are needed")
     picks = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
-    found = {}
+    found: dict[str, Any] = {}
     for name, statistic in (("spearman", spearman), ("kendall", kendall), ("pearson", pearson)):
         found[name] = float(statistic(x[None], y[None])[0])
         low, high = np.percentile(statistic(x[picks], y[picks]), [2.5, 97.5])

@@ -184,7 +184,8 @@ def training_free(
         ("refit", problem, EvaluatorSettings()), ("magnitude", by_weights(problem), EvaluatorSettings(refit=False))
     ):  # fmt: skip
         evaluator = Evaluator(judged, settings)
-        plan = max(tqdm(plans, desc=name, leave=False), key=lambda p, judge=evaluator: judge(p).metric)
+        values = [evaluator(plan).metric for plan in tqdm(plans, desc=name, leave=False)]
+        plan = plans[values.index(max(values))]
         found[name] = _metrics(problem, evaluator.prepared(plan))
     return found
 

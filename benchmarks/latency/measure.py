@@ -66,7 +66,7 @@ def run(
         total=len(teachers) * len(runtimes) * len(asked), desc="latency", unit="student", disable=not progress
     ) as bar, one_thread():
         for name, runtime in ((t, r) for t in teachers for r in runtimes):
-            shape = load_teacher(name).input_shape or spec.input_shape
+            shape = load_teacher(name).input_shape or spec.input_shape or ()
             own = replace(spec, teacher=name, runtime=runtime, input_shape=shape)
             problem = None
             for resource, share, policy in asked:

@@ -21,8 +21,9 @@ from compress_env.evaluator import Evaluator
 from compress_env.files import JsonLines
 from compress_env.problem import Problem
 from compress_env.registry import unknown
-from compress_env.resources import RESOURCES
 from compress_env.resources.budget import parse_limit
+from compress_env.resources.macs import Macs
+from compress_env.resources.params import Params
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import best_trial
 from compress_env.spec import EvaluatorSettings
@@ -119,7 +120,7 @@ def limit_of(budget: Mapping[str, Any], teacher: float) -> float:
     """MACs from `{"macs": limit}`. Raises UserError for other resources."""
     if set(budget) != {"macs"}:
         raise UserError("students are compared at equal MACs; give one --budget macs=LIMIT, for example macs=0.5")
-    return parse_limit(budget["macs"], RESOURCES.get("macs")).absolute(teacher)
+    return parse_limit(budget["macs"], Macs()).absolute(teacher)
 
 
 def contestants(problem: Problem, limit: float, methods: Sequence[str], runs: Sequence[Path]) -> list[Contestant]:
@@ -190,18 +191,17 @@ def _results(
             raise
         yield PeerResult(contestant.name, seeds[0], _reason(error))
         return
-    example = problem.data.calibration(1).to(next(whole.parameters()).device)
-    teacher = problem.cost_model.teacher
-    shares = [RESOURCES.get(name).count(whole, example) / teacher[name] for name in ("macs", "params")]
+    example, teacher = problem.data.calibration(1).to(next(whole.parameters()).device), problem.cost_model.teacher
+    macs, params = Macs().count(whole, example) / teacher["macs"], Params().count(whole, example) / teacher["params"]
     for seed in seeds:
         checkpoint = out / f"{contestant.name.replace(' ', '-')}-{seed}.checkpoint"
         try:
             result = train(problem, copy.deepcopy(whole), recipe, seed, checkpoint, progress)
         except Diverged as error:
             checkpoint.unlink(missing_ok=True)
-            yield PeerResult(contestant.name, seed, _reason(error), how, *shares)
+            yield PeerResult(contestant.name, seed, _reason(error), how, macs, params)
             return
-        yield PeerResult(contestant.name, seed, "", how, *shares, **asdict(result))
+        yield PeerResult(contestant.name, seed, "", how, macs, params, **asdict(result))
 
 
 def _reason(error: Exception) -> str:

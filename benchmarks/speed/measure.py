@@ -208,7 +208,7 @@ def peers(evaluator: Evaluator, seconds: float, rng: np.random.Generator, progre
     """
     problem = evaluator.problem
     plans = width_plans(problem, rng, 5)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for way, make in (
         ("build", problem.student),
         ("build and refit", evaluator.prepared),
@@ -280,8 +280,9 @@ def trained_anew(evaluator: Evaluator, plan: Plan, seconds: float, progress: boo
         with torch.random.fork_rng():
             torch.manual_seed(0)
             for module in student.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
         began = thread_time()
         fit(
             student, data, finetuning_recipe(len(data.train), epochs, next(student.parameters()).device),

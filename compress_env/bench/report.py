@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +18,7 @@ from compress_env.bench.retrained import Retrained, of_agent, records
 from compress_env.bench.run import Run, Table, load
 from compress_env.bench.scenarios import SCENARIOS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, percent, profile
-from compress_env.files import write_text
+from compress_env.files import atomic, write_text
 
 REFERENCE = "random"
 """What every agent has to beat."""
@@ -153,7 +154,8 @@ def write(results: Path, out: Path, command: str) -> str:
     table = load(results)
     distilled = records(results).read()
     out.mkdir(parents=True, exist_ok=True)
-    parts = []
+    parts: list[dict[str, Any]] = []
+    head: Sequence[str]
     if len(table) > 1:
         head = (
             "agent",
@@ -167,7 +169,8 @@ def write(results: Path, out: Path, command: str) -> str:
         runs = next(iter(agents.values()))
         title = f"{scenario}: {SCENARIOS.get(scenario).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
         image = picture(agents, scenario)
-        (out / f"{scenario}.png").write_bytes(image)
+        with atomic(out / f"{scenario}.png") as file:
+            file.write_bytes(image)
         found = {(r.scenario, r.plan, r.seed): r for r in distilled if r.scenario == scenario}
         head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD
         own = {"title": title, "head": head, "rows": rows(agents, found)}

@@ -1,5 +1,6 @@
-"""Scenarios that agents are compared in: an environment each, from seconds to minutes a search. A new one is a line here, or
-`module:attribute`.
+"""Scenarios that agents are compared in: an environment each, from seconds to minutes a search.
+
+A new one is a line here, or `module:attribute`.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return (np.ravel(scores)[:, None] > thresholds).mean(0)
 
 
-def hypervolume(points: list[tuple[float, float]]) -> float:
+def hypervolume(points: Sequence[tuple[float, float]]) -> float:
     """Area, in the unit square of (cost share, metric), that some point dominates: no dearer than it, and no worse."""
     area, best = 0.0, 0.0
     points = sorted((min(cost, 1.0), metric) for cost, metric in points)

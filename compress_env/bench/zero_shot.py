@@ -88,6 +88,8 @@ def compare(
                 objective = Objective(EnvironmentSpec(spec, {"macs": budget}), problem=problem)
             where = folder and folder / f"{budget:g}"
             best = search(objective, name, episodes, seed, where, progress=False, settings=own).best
+            if best is None:
+                raise UserError(f"no student for {budget:.0%} of the MACs could be evaluated ({which or kind})")
             judged = best.evaluation
             rows.append(ProposedStudent(budget, kind, which, judged.metric, best.reward, judged.teacher_metric))
             results.append(rows[-1])

@@ -114,9 +114,10 @@ def _option(field: Field, hint: Any, default: Any) -> Callable[[Decorated], Deco
     """The option of one field."""
     meta = field.metadata
     flag = meta.get("option", f"--{field.name.replace('_', '-')}")
-    metavar = meta.get("metavar") or ("PATH" if meta.get("path") else None)
+    metavar: str | None = meta.get("metavar") or ("PATH" if meta.get("path") else None)
     if "choices" in meta:  # the dataclass refuses others, with the nearest one
         metavar = f"[{'|'.join(meta['choices'])}]"
+    form = metavar or "NAME=VALUE"
     kind, _ = _without_none(hint)
     if kind is bool:
         return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=default, show_default=True, help=meta["help"])
@@ -125,11 +126,11 @@ def _option(field: Field, hint: Any, default: Any) -> Callable[[Decorated], Deco
         hints = get_type_hints(kind)
         kinds = {f.name: _kind(hints[f.name], f.metadata, none=True) for f in fields(kind)}  # type: ignore[arg-type]
         known = ", ".join(f"{f.name}={_text(_default(f))}" for f in fields(kind))  # type: ignore[arg-type]
-        arguments |= {"help": f"{meta['help']} Settings and their defaults: {known}.", "type": NameValue(metavar, kinds), **_MANY}
+        arguments |= {"help": f"{meta['help']} Settings and their defaults: {known}.", "type": NameValue(form, kinds), **_MANY}
     elif get_origin(kind) is Mapping or kind is Mapping:
         shown = [f"{n}={_text(v)}" for n, v in default.items()]
         example = f", for example {shown[0]}" if shown else ""
-        arguments |= {"type": NameValue(metavar, None, example), **_MANY, "default": shown or None, "show_default": bool(shown)}
+        arguments |= {"type": NameValue(form, None, example), **_MANY, "default": shown or None, "show_default": bool(shown)}
     elif get_origin(kind) is tuple and get_args(kind)[0] is str:
         arguments |= {"type": str, "multiple": True, "show_default": bool(default)}
     else:

@@ -18,7 +18,7 @@ from compress_env.walk.walk import Walk
 
 
 class PlantedEvaluator(Memory):
-    """The metric is 1 for one planted plan, and falls with the distance of a plan from it: the best plan is known, and judging is free.
+    """The metric is 1 for one planted plan and falls with the distance of a plan from it: the best plan is known, judging is free.
 
     1 - sum of w_b over blocks decided differently - sum of w_g |share - planted share| over groups, the weights drawn once and
     adding up to 1. Differences count on what the planted plan keeps.

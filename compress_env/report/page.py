@@ -88,7 +88,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         "go_on": "" if result else f"compress-env finetune --out {shlex.quote(str(folder))}",
         "comparison": comparison(result) if result else [],
         "figures": [(title, note, Markup(svg)) for title, note, svg in figures if svg],
-        "found": found(best, result and result.final_policy, names),
+        "found": found(best, result.final_policy if result else None, names),
         "best_head": ["Trial", "Reward", _capital(score), *(f"{names[n].label} / teacher" for n in budgeted), *BEST_HEAD_END],
         "best_rows": [trial_row(t, budgeted) for t in ranked(trials)[:BEST]],
         "settings": settings(run, result),

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,6 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from compress_env.report.colours import BLUE, GREEN, GREY, GRID, INK, ORANGE, PALE_RED, RED
 from compress_env.report.formats import fit_name
 from compress_env.search.trial import Trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH = 5.0  # inches; narrow, so that the text is still legible when a phone scales the figure down
 WINDOW = 20  # trials in the running mean
@@ -159,8 +163,9 @@ def _layer(axes: Axes, y: int, status: str, before: float, after: float, form: s
 
 def _dots(axes: Axes, xs: Sequence[float], ys: Sequence[float], fits: list[bool], inside: str, outside: str) -> None:
     """Dots in two groups, so that the legend names what is over the budget only if something is."""
-    hollow = {"color": "none", "markeredgecolor": GREY}
-    for fit, label, look in ((True, inside, {"color": GREEN}), (False, outside, hollow)):
+    solid: dict[str, Any] = {"color": GREEN}
+    hollow: dict[str, Any] = {"color": "none", "markeredgecolor": GREY}
+    for fit, label, look in ((True, inside, solid), (False, outside, hollow)):
         own = [i for i, f in enumerate(fits) if f == fit]
         if own:
             x, y = [xs[i] for i in own], [ys[i] for i in own]

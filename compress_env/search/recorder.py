@@ -64,6 +64,7 @@ class Recorder:
         self._start = now
         if self.played < len(self.trials):
             before = self.trials[self.played]
+            assert self._folder is not None  # which they were read from
             if before.plan != trial.plan:
                 raise UserError(
                     f"trial {self.played} of {self._folder.path} cannot be reproduced: it was {before.plan.to_json()}, now "

@@ -120,8 +120,7 @@ def search(
     if evaluations < 1:
         raise UserError(f"evaluations must be at least 1, got {evaluations}")
     env = objective if isinstance(objective, gym.Env) else None
-    if isinstance(objective, gym.Env):
-        objective = objective.get_wrapper_attr("objective")
+    judge: Objective = objective.get_wrapper_attr("objective") if isinstance(objective, gym.Env) else objective
     factory = find_agent(agent, settings)
     folder = out if isinstance(out, RunFolder) or out is None else RunFolder(out)
     if folder:
@@ -134,13 +133,13 @@ def search(
     ):
         if folder:
             folder.repair()
-        recorder = Recorder(objective, evaluations, seed, folder, bar)
+        recorder = Recorder(judge, evaluations, seed, folder, bar)
         with own_random_state(), one_thread():
             try:
-                player = factory(objective, evaluations, seed, **(settings or {}))
+                player = factory(judge, evaluations, seed, **(settings or {}))
                 _play(player, recorder, env, folder)
                 if (policy := player.policy()) is not None:
-                    final = trial_of_policy(policy, objective, seed)
+                    final = trial_of_policy(policy, judge, seed)
                 if folder and hasattr(player, "save_policy"):
                     player.save_policy(folder.path / POLICY)
             except KeyboardInterrupt:
@@ -159,7 +158,7 @@ def _play(player: AnyAgent, recorder: Recorder, env: gym.Env | None, folder: Run
     try:
         player.drive(recording, folder.path / "agent.checkpoint" if folder else None)
     finally:
-        recording.unwrapped.on_judged = None
+        recording.unwrapped.on_judged = None  # type: ignore[attr-defined]
 
 
 def find_agent(agent: str | Factory, settings: Mapping[str, Any] | None = None) -> Factory:

@@ -35,6 +35,7 @@ class Polynomial:
         return product
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
+        """The value at these widths."""
         return self._factors @ self.products(widths)
 
 

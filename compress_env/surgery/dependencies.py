@@ -50,13 +50,13 @@ class _Dependencies(fx.Interpreter):
             return None
         call = Call(node, result, self.env, flow.ids)
         if node.op == "call_module":
-            layer = self.module.get_submodule(call.name)  # type: ignore[union-attr]
+            layer = self.module.get_submodule(call.name)
             return rule_of(layer).follow(flow, call, layer)
         if not tensors(result):
             return None
         first: Any = node.args[0] if node.args else None
         if call.name == "getitem" and isinstance(self.env.get(first), (tuple, list)):
-            return flow.ids[first][node.args[1]]  # type: ignore[index]
+            return flow.ids[first][node.args[1]]
         if not any(flow.ids.get(i) for i in node.all_input_nodes):
             return nothing(result)
         return function_rule(call)(flow, call)

@@ -53,7 +53,7 @@ def inner_macs(model: nn.Module, examples: tuple[Tensor, ...], layers: set[str])
     hooks = []
 
     def count(name: str) -> Callable[[Any, Any, Tensor], None]:
-        def hook(module: Any, args: Any, result: Tensor) -> None:
+        def hook(module: Any, _: Any, result: Tensor) -> None:
             macs[name] += module.weight.numel() * result.numel() / result.shape[rule_of(module).channel_axis()]
 
         return hook

@@ -55,6 +55,7 @@ class LayerGraph(Structure):
 
     @property
     def student_name(self) -> str:
+        """The name of the class of its students."""
         return f"Student{self.teacher_name}"
 
     def holding(self, teacher: nn.Module) -> nn.Module:

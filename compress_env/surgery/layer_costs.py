@@ -25,9 +25,9 @@ def describe(
     usage: Usage,
     within: Mapping[str, float],
 ) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
-    """Layers and operations in the order of computation, and the
-    length of further axes that may shrink: those of bare parameters and of layers inside opaque ones.
+    """Layers and operations in the order of computation, and the length of further axes that may shrink.
 
+    The latter are those of bare parameters and of layers inside opaque ones.
     usage: what `measure` found. within: MACs of layers inside opaque ones.
     """
     return _Describer(modules, grouping, axes, flow, usage, within).run(nodes)

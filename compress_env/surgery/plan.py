@@ -21,6 +21,7 @@ class Plan:
 
     @classmethod
     def of(cls, removed: Iterable[str] = (), widths: Mapping[str, int] | None = None) -> Plan:
+        """The plan without these blocks, whose groups keep this many channels."""
         return cls(tuple(sorted(removed)), tuple(sorted((g, int(n)) for g, n in (widths or {}).items())))
 
     def to_json(self) -> str:
@@ -29,6 +30,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
+        """The plan of `to_json`."""
         data = json.loads(text)
         return cls.of(data["removed"], data["widths"])
 

@@ -38,7 +38,7 @@ class Task(Protocol):
             labels: The data's labels `(n, ...)` of the same examples.
 
         Returns:
-            Metrics by name, the main one first; higher is better.
+            Metrics by name, the main one first; higher is better, and 1 is perfect: rewards and reports take it for a share.
         """
         ...
 

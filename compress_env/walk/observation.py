@@ -20,7 +20,7 @@ LAYER: tuple[tuple[str, float, str], ...] = (
     ("depthwise", 0, "share that are depthwise or grouped convolutions"),
     ("linear", 0, "share that are linear layers"),
     ("branch", 0, "1 if the target is a residual branch, or lies within one; 0 if all that comes after depends on it"),
-    ("redundancy", 0, "the share of a block's output that is known without it; of a group, the share that half of its channels explain"),
+    ("redundancy", 0, "the share of a block's output that is known without it; of a group, the share that half its channels explain"),
     ("index", 0, "position of the target's first layer in the network"),
     ("channels in", 0, "log2(1 + channels into the first layer) / 12"),
     ("channels out", 0, "log2(1 + channels out of the last layer) / 12"),

@@ -16,8 +16,8 @@ _ROUNDING = 1e-9
 class Walk:
     """The state of one walk.
 
-    The clamp is AMC's algorithm 1 (He et al., ECCV 2018), generalised: for all that is still undecided the choices of a completion that
-    is known to fit are assumed, and an action stands only if the whole then fits, whatever the resource. So at each step at least
+    The clamp is AMC's algorithm 1 (He et al., ECCV 2018), generalised: for all that is still undecided the choices of a completion
+    that is known to fit are assumed, and an action stands only if the whole then fits, whatever the resource. So at each step at least
     one choice fits.
 
     Args:
