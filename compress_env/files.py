@@ -45,6 +45,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
             part.unlink()
 
 
+def remove(path: Path) -> None:
+    """Delete a file, if it is there, and unfinished ones that processes left which were killed while they wrote it."""
+    for file in (path, *path.parent.glob(f".{path.stem}.*.part{path.suffix}")):
+        file.unlink(missing_ok=True)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all. Raises UserError as `atomic`."""
     with atomic(path) as part:
