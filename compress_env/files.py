@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -47,7 +48,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def remove(path: Path) -> None:
     """Delete a file, if it is there, and unfinished ones that processes left which were killed while they wrote it."""
-    for file in (path, *path.parent.glob(f".{path.stem}.*.part{path.suffix}")):
+    for file in (path, *path.parent.glob(f".{escape(path.stem)}.*.part{path.suffix}")):
         file.unlink(missing_ok=True)
 
 
