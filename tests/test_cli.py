@@ -114,7 +114,7 @@ def test_the_table_shows_both_networks_the_budget_and_where_the_report_is(run):
 
 
 def test_its_trials_reproduce(run):
-    assert works("validate", "--out", run[0], "--count", 2).strip() == "2 of 2 trials reproduce"
+    assert works("validate", "--out", run[0], "--count", 2).strip() == "2 of 2 plans reproduce"
 
 
 @pytest.mark.parametrize("forge, told", [
@@ -132,7 +132,7 @@ def test_a_trial_that_was_tampered_with_does_not_reproduce(run, tmp_path, forge,
     (tmp_path / "trials.jsonl").write_text("".join(json.dumps(t) + "\n" for t in trials))
     result = call("validate", "--out", tmp_path, "--count", 1)
     assert result.exit_code == 1
-    assert re.search(rf"trial {best['index']}: {told}\n0 of 1 trials reproduce", result.output), result.output
+    assert re.search(rf"trial {best['index']}: {told}\n1 plans judged again, 1 trials differ", result.output), result.output
 
 
 def test_the_student_can_be_exported_again_elsewhere(run, tmp_path):
@@ -371,7 +371,7 @@ def test_a_resource_a_reward_and_a_ranking_of_ones_own_are_given_by_their_file(t
     trial = json.loads((tmp_path / "a" / "trials.jsonl").read_text())
     assert trial["evaluation"]["usage"]["energy"] == 2 * trial["evaluation"]["usage"]["params"] <= trial["limits"]["energy"] == 77_754
     assert trial["reward"] == trial["evaluation"]["metrics"]["accuracy"] / 2
-    assert works("validate", "--out", tmp_path / "a").strip() == "1 of 1 trials reproduce"
+    assert works("validate", "--out", tmp_path / "a").strip() == "1 of 1 plans reproduce"
 
 
 # Help
