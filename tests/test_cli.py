@@ -342,8 +342,8 @@ def test_without_options_a_search_has_the_defaults_of_the_settings():
 def test_options_become_settings():
     arguments = ["--budget", "macs=0.2..0.8", "--budget", "energy.py:Energy=50%", "--protect", "a*", "--protect", "b"]
     arguments += ["--mean", "0.5,1", "--std", "1,2", "--evaluator", "refit=no", "--evaluator", "validation_images=none"]
-    arguments += ["--agent-option", "start=a=b..c", "--agent-option", "tau=0.01"]
-    arguments += ["--min-width", "0.2", "--latency-threads", "2", "--constraint", "soft"]
+    arguments += ["--agent-option", "start=a=b..c", "--agent-option", "tau=0.01", "--min-width", "0.2"]
+    arguments += ["--latency-threads", "2", "--constraint", "soft"]
     with main.commands["search"].make_context("search", arguments) as context:
         given = {n: v for n, v in context.params.items() if n not in ("finetune_epochs", "out", "resume")}
     environment, search = options.specs(given)
