@@ -122,7 +122,7 @@ def one(scenario: str, agent: str, seed: int, evaluations: int, data: str | None
 
 
 def with_options(agent: str) -> tuple[str, dict[str, Any]]:
-    """`"ddpg imagined=0 tau=0.02"` as the agent and its settings. Raises UserError."""
+    """`"ddpg model_episodes=0 tau=0.02"` as the agent and its settings. Raises UserError."""
     name, *given = shlex.split(agent) or [""]
     return name, dict(map(parse_setting, given))
 
@@ -155,7 +155,7 @@ def run(
 
     Args:
         scenarios: Names, or `module:attribute`.
-        agents: Names, with settings of their own after them if need be (`"ddpg imagined=0"`).
+        agents: Names, with settings of their own after them if need be (`"ddpg model_episodes=0"`).
         seeds: Each gives a search.
         evaluations: Students a search.
         out: The folder.

@@ -38,7 +38,7 @@ def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: 
 )
 @click.option(
     "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, metavar="AGENT",
-    help='May be repeated; with settings of its own as in "ddpg imagined=0".',
+    help='May be repeated; with settings of its own as in "ddpg model_episodes=0".',
 )  # fmt: skip
 @options.of(SearchSpec, "evaluations", evaluations=200)
 @click.option(
@@ -57,7 +57,7 @@ def run(
     """Search with every agent in every scenario, once a seed, at an equal number of evaluations; what is finished is skipped.
 
     \b
-    compress-env bench run --scenario digits-25 --agent "ddpg imagined=0" --agent random --evaluations 100 --out runs/bench
+    compress-env bench run --scenario digits-25 --agent "ddpg model_episodes=0" --agent random --evaluations 100 --out runs/bench
     compress-env bench report --out runs/bench
     """
     from compress_env.bench.run import run as play
