@@ -13,10 +13,10 @@ test: install
 
 lint: install
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
+	.ci/in-tree $(CURDIR)/$(BIN)/lint-imports --no-cache
 
 types: install
-	PYTHON=$(CURDIR)/$(BIN)/python .ci/types
+	.ci/in-tree $(CURDIR)/$(BIN)/mypy --cache-dir ..
 
 wheel: install
 	.ci/wheel

@@ -3,8 +3,8 @@
     python benchmarks/golden.py record --out after.jsonl            # this checkout
     python benchmarks/golden.py compare --out golden                # both commits, then the comparison; exit code 1 if they differ
 
-The earlier commit is checked out into a temporary worktree. `BEFORE` reads what it calls by other names, and applies the changes
-that are meant, each listed with its reason, so that everything else has to be equal to the last bit.
+The earlier commit is checked out into a temporary worktree. `before` reads what it calls by other names, and applies the changes
+that are meant, each listed with its reason (`MEANT`), so that everything else has to be equal to the last bit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MEANT = {
     "kl": "The KL divergence is stored in nats, not as exp(-KL): the reward is computed from it without a detour, which "
     "changes its last digits.",
 }
-"""Changes that are meant. `BEFORE` applies them to the earlier commit."""
+"""Changes that are meant. `before` applies them to the earlier commit."""
 
 Case = tuple[str, dict, str, str, int]
 
@@ -50,7 +50,7 @@ def cases() -> Iterator[Case]:
 
 
 def before(case: Case) -> list[dict]:
-    """The trials of a search by the earlier commit, with the changes that are meant."""
+    """The trials of a search by the earlier commit, and last that of its final policy, with the changes that are meant."""
     from compress_env import rewards
     from compress_env.distill import evaluator
     from compress_env.envs.layer_removal import LayerRemovalEnv
@@ -65,27 +65,29 @@ def before(case: Case) -> list[dict]:
     rewards.prospect = lambda kl, size: size**rewards.CAPACITY / (size**rewards.CAPACITY + kl)
     teacher, budget, schedule, agent, seed = case
     env = LayerRemovalEnv(teacher=teacher, budget=budget, schedule=schedule)
-    trials = search(env, agent, EVALUATIONS, seed, progress=False).trials
+    found = search(env, agent, EVALUATIONS, seed, progress=False)
     return [
         {"plan": json.loads(t.plan.to_json()), "usage": dict(t.outcome.usage), "metric": t.outcome.accuracy,
          "kl": t.outcome.likeness, "reward": t.reward}
-        for t in trials
+        for t in (*found.trials, found.final_policy)
+        if t
     ]  # fmt: skip
 
 
 def after(case: Case) -> list[dict]:
-    """The trials of a search by this commit."""
+    """The trials of a search by this commit, and last that of its final policy."""
     from compress_env.objective import Objective
     from compress_env.search import search
     from compress_env.spec import EnvironmentSpec
 
     teacher, budget, schedule, agent, seed = case
     objective = Objective(EnvironmentSpec.of_keywords(teacher=teacher, budget=budget, schedule=schedule))
-    trials = search(objective, agent, EVALUATIONS, seed, progress=False).trials
+    found = search(objective, agent, EVALUATIONS, seed, progress=False)
     return [
         {"plan": json.loads(t.plan.to_json()), "usage": dict(t.evaluation.usage), "metric": t.evaluation.metric,
          "kl": t.evaluation.kl, "reward": t.reward}
-        for t in trials
+        for t in (*found.trials, found.final_policy)
+        if t
     ]  # fmt: skip
 
 

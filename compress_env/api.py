@@ -218,9 +218,19 @@ def objective_of(folder: RunFolder, progress: bool = True, budget: Mapping[str, 
     environment, _ = folder.spec()
     if budget:
         environment = replace(environment, budget=budget)
-    known = (folder.path / "problem.json").is_file()
-    measured = Measured.from_json(folder.read("problem.json")) if known else None
-    return Objective(environment, measured=measured, progress=progress)
+    return Objective(environment, measured=_measured(folder), progress=progress)
+
+
+def _measured(folder: RunFolder) -> Measured | None:
+    """The measurements that a run keeps, or None if it has none; they are made again then, which takes images."""
+    if not (folder.path / "problem.json").is_file():
+        return None
+    try:
+        return Measured.from_json(folder.read("problem.json"))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder.path / 'problem.json'} is damaged ({type(error).__name__}: {error}); delete it, and it is measured again"
+        ) from None
 
 
 def learn_policy(

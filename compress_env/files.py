@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -43,6 +44,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     finally:
         if os.path.lexists(part):
             part.unlink()
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there, and unfinished ones that processes left which were killed while they wrote it."""
+    for file in (path, *path.parent.glob(f".{escape(path.stem)}.*.part{path.suffix}")):
+        file.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

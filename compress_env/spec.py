@@ -127,6 +127,10 @@ class ProblemSpec(Settings):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UserError(f"{name} has to be a whole number of at least 1, got {value!r}")
+        if self.input_shape is not None and not all(isinstance(n, int) and n > 0 for n in self.input_shape or (0,)):
+            raise UserError(
+                f"input_shape {self.input_shape} is not a shape of one input without the batch, for example 3,224,224"
+            )
         if (self.mean is None) != (self.std is None):
             raise UserError("mean and std have to be given together, as numbers")
         if self.mean is not None and self.std is not None and (len(self.mean) != len(self.std) or min(self.std) <= 0):

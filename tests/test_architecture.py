@@ -1,7 +1,8 @@
-"""What may know what: imports point down, and importing the package is cheap."""
+"""What may know what: imports point down, importing the package is cheap, and what is private stays in its file."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -72,3 +73,71 @@ def test_rewards_are_plain_python():
 def test_public_names_exist():
     for name in compress_env.__all__:
         assert getattr(compress_env, name) is not None
+
+
+PRODUCT = [path for folder in ("compress_env", "agents") for path in sorted((ROOT / folder).rglob("*.py"))]
+ADAPTERS = ("compress_env/search/run.py", "agents/sb3/")
+"""Where environments are taken out of their wrappers: what drives an environment is brought in line with asking and telling there."""
+OF_LIBRARIES = {
+    "_replace": "a public method of named tuples",
+    "_exit": "os._exit ends a worker process that must not clean up its parent's files",
+    **dict.fromkeys(("_parameters", "_buffers", "_modules"), "the tables of an nn.Module, copied without what they hold"),
+    **dict.fromkeys(("_DropoutNd", "_InstanceNorm", "_BatchNorm"), "base classes of layers that PyTorch has no other name for"),
+    "_cdata": "the only name of a storage that meta tensors have, too",
+    "_is_avx512_bf16_supported": "PyTorch has no public question for it",
+    "_scaled_dot_product_flash_attention_for_cpu": "an operator that PyTorch's own table of formulas lacks",
+    "_validate_args": "checks that cannot be traced",
+    **dict.fromkeys(("_predict", "_np_random", "_last_obs"), "state of Stable-Baselines3 and Gymnasium that a checkpoint holds"),
+}
+"""Private attributes of other libraries that are used, and why."""
+
+
+def _code_lines(node: ast.AST, source: str) -> int:
+    """Lines of code from `node` on, without its docstrings, comments and blank lines."""
+    first, last = node.lineno, node.end_lineno
+    texts = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant) and isinstance(inner.value.value, str):
+            texts |= set(range(inner.lineno, inner.end_lineno + 1))
+    lines = enumerate(source.splitlines(), 1)
+    return sum(first <= i <= last and i not in texts and bool(re.match(r"\s*[^\s#]", line)) for i, line in lines)
+
+
+def _foreign(tree: ast.Module) -> set[str]:
+    """Private names of other files that a file uses: `x._name` for an x that is not its own, or `from y import _name`."""
+    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                own.add(node.attr)
+            elif ast.unparse(node.value) != "super()":
+                found.add(node.attr)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            own.add(node.target.id)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names if re.match("_[^_]", alias.name)}
+    return found - own
+
+
+def test_environments_have_at_most_120_lines_of_code():
+    sizes = {}
+    for path in (ROOT / "compress_env/envs").glob("*.py"):
+        source = path.read_text()
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Env"):
+                sizes[node.name] = _code_lines(node, source)
+    assert sizes.keys() == {"LayerRemovalEnv", "LayerRemovalPlantedEnv"}
+    assert 10 < min(sizes.values()) and max(sizes.values()) <= 120, sizes
+
+
+def test_environments_are_taken_out_of_their_wrappers_in_adapters_alone():
+    users = {str(p.relative_to(ROOT)) for p in PRODUCT if re.search(r"\.unwrapped\b", p.read_text())}
+    assert {user for user in users if not user.startswith(ADAPTERS)} == set()
+
+
+def test_private_names_are_used_in_their_own_file_alone():
+    assert _foreign(ast.parse("from a import _b\nc._d\nself._e\nx._e\nclass K:\n  def _f(self): K()._f()")) == {"_b", "_d"}
+    used = {path.relative_to(ROOT): _foreign(ast.parse(path.read_text())) for path in PRODUCT}
+    assert {str(path): names for path, own in used.items() if (names := own - OF_LIBRARIES.keys())} == {}
+    assert set().union(*used.values()) == OF_LIBRARIES.keys()

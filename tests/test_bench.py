@@ -95,7 +95,7 @@ def test_an_agent_may_have_settings(tmp_path):
     own = "evolution population=2"
     runs = bench.run(["planted"], ["evolution", own], [0], 12, tmp_path, jobs=1)
     assert [r.agent for r in runs] == ["evolution", own] and runs[0].best != runs[1].best
-    assert bench.with_options("ddpg imagined=0 'start=a b'") == ("ddpg", {"imagined": 0, "start": "a b"})
+    assert bench.with_options("ddpg model_episodes=0 'start=a b'") == ("ddpg", {"model_episodes": 0, "start": "a b"})
     with pytest.raises(UserError, match="no_such"):
         bench.run(["planted"], ["evolution no_such=1"], [0], 12, tmp_path, jobs=1)
 

@@ -114,7 +114,7 @@ def test_the_table_shows_both_networks_the_budget_and_where_the_report_is(run):
 
 
 def test_its_trials_reproduce(run):
-    assert works("validate", "--out", run[0], "--count", 2).strip() == "2 of 2 trials reproduce"
+    assert works("validate", "--out", run[0], "--count", 2).strip() == "2 of 2 plans reproduce"
 
 
 @pytest.mark.parametrize("forge, told", [
@@ -132,7 +132,7 @@ def test_a_trial_that_was_tampered_with_does_not_reproduce(run, tmp_path, forge,
     (tmp_path / "trials.jsonl").write_text("".join(json.dumps(t) + "\n" for t in trials))
     result = call("validate", "--out", tmp_path, "--count", 1)
     assert result.exit_code == 1
-    assert re.search(rf"trial {best['index']}: {told}\n0 of 1 trials reproduce", result.output), result.output
+    assert re.search(rf"trial {best['index']}: {told}\n1 plans judged again, 1 trials differ", result.output), result.output
 
 
 def test_the_student_can_be_exported_again_elsewhere(run, tmp_path):
@@ -341,8 +341,9 @@ def test_without_options_a_search_has_the_defaults_of_the_settings():
 
 def test_options_become_settings():
     arguments = ["--budget", "macs=0.2..0.8", "--budget", "energy.py:Energy=50%", "--protect", "a*", "--protect", "b"]
-    arguments += ["--mean", "0.5,1", "--std", "1,2", "--evaluator", "refit=no", "--evaluator", "validation_images=none", "--agent-option", "start=a=b..c"]
-    arguments += ["--agent-option", "tau=0.01", "--min-width", "0.2", "--latency-threads", "2", "--constraint", "soft"]
+    arguments += ["--mean", "0.5,1", "--std", "1,2", "--evaluator", "refit=no", "--evaluator", "validation_images=none"]
+    arguments += ["--agent-option", "start=a=b..c", "--agent-option", "tau=0.01", "--min-width", "0.2"]
+    arguments += ["--latency-threads", "2", "--constraint", "soft"]
     with main.commands["search"].make_context("search", arguments) as context:
         given = {n: v for n, v in context.params.items() if n not in ("finetune_epochs", "out", "resume")}
     environment, search = options.specs(given)
@@ -370,7 +371,7 @@ def test_a_resource_a_reward_and_a_ranking_of_ones_own_are_given_by_their_file(t
     trial = json.loads((tmp_path / "a" / "trials.jsonl").read_text())
     assert trial["evaluation"]["usage"]["energy"] == 2 * trial["evaluation"]["usage"]["params"] <= trial["limits"]["energy"] == 77_754
     assert trial["reward"] == trial["evaluation"]["metrics"]["accuracy"] / 2
-    assert works("validate", "--out", tmp_path / "a").strip() == "1 of 1 trials reproduce"
+    assert works("validate", "--out", tmp_path / "a").strip() == "1 of 1 plans reproduce"
 
 
 # Help

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 
 from compress_env import testing
 from compress_env.data import load_data
-from compress_env.registry import Registry
+from compress_env.registry import Registry, load_attribute
 from compress_env.resources import RESOURCES
 from compress_env.resources.base import MeasuredResource, Measurement, Resource
 from compress_env.resources.macs import Macs
@@ -50,6 +52,11 @@ LAYERS = {  # family: layers with their input
     "moving": [(nn.Flatten(), IMAGES), (nn.PixelShuffle(2), IMAGES)],
     "pooling": [(nn.MaxPool2d(2), IMAGES), (nn.ZeroPad2d(1), IMAGES), (nn.Upsample(scale_factor=2), IMAGES)],
 }
+
+
+def example(file: str, attribute: str) -> str:
+    """The place of a part in a file of examples/."""
+    return f"{Path(__file__).parent.parent}/examples/{file}.py:{attribute}"
 
 
 def refuses(sentence: str):
@@ -89,14 +96,40 @@ def test_registered_tasks_and_their_losses_conform(name):
     testing.check_task(name, *example_outputs())
 
 
-@pytest.mark.parametrize("layer, example", [pair for own in LAYERS.values() for pair in own], ids=str)
+def named(value) -> str:
+    """The id of a parameter: random numbers of a tensor are none."""
+    return str(tuple(value.shape)) if isinstance(value, torch.Tensor) else type(value).__name__
+
+
+@pytest.mark.parametrize("layer, example", [pair for own in LAYERS.values() for pair in own], ids=named)
 def test_rules_of_layers_conform(layer, example):
     testing.check_rule(layer.eval(), example)
 
 
-@pytest.mark.parametrize("layer", [nn.LayerNorm(8), nn.RMSNorm(8)], ids=str)
+@pytest.mark.parametrize("layer", [nn.LayerNorm(8), nn.RMSNorm(8)], ids=named)
 def test_rules_of_layers_that_normalise_over_channels_conform(layer):
     testing.check_rule(layer.eval(), TOKENS, axis=-1, zeros=False)
+
+
+def test_rules_of_attention_conform():
+    def attend(layer, x):
+        return layer(x, x, x, need_weights=False)[0]
+
+    testing.check_rule(nn.MultiheadAttention(8, 4, batch_first=True).eval(), TOKENS, call=attend, axis=-1)
+    windows = ShiftedWindowAttention(8, window_size=[2, 2], shift_size=[1, 1], num_heads=4).eval()
+    testing.check_rule(windows, torch.randn(2, 4, 4, 8), axis=-1)
+
+
+def test_parts_of_the_examples_conform():
+    testing.check_resource(example("my_resource", "Energy"))
+    testing.check_reward(example("my_reward", "mnasnet"))
+    testing.check_reward(example("my_reward", "itemised"))
+    testing.check_loss(load_attribute(example("my_loss", "reverse_kl"), "loss"))
+    testing.check_task(example("my_task", "Regression"), torch.randn(16, 2), torch.randn(16, 2))
+    testing.check_teacher(example("my_teacher", "SmallVGG"), torch.randn(2, 3, 8, 8))
+    layer, rule = (load_attribute(example("my_layer", name), "layer") for name in ("GatedLinear", "GatedLinearRule"))
+    register_rule(layer)(rule)
+    testing.check_rule(layer(8, 6).eval(), TOKENS)
 
 
 class Thrice(Macs):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
 import signal
-import time
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit, solve
-from compress_env.surgery.rules.base import rule_of
+from compress_env.surgery.rules.registry import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.tasks import load_task
 from compress_env.teachers import load_teacher
@@ -250,25 +250,35 @@ def test_a_finetuning_killed_at_any_write_ends_as_if_it_had_not_been(trained, tm
     assert not list(tmp_path.iterdir())
 
 
+DIES = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import torch
+from test_distill import _trained, finetuned
+from compress_env import files
+trained, left = _trained(), [{writes}]
+trained[0].load_state_dict(torch.load({teacher!r}))
+def dies(_):
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+files.os.fsync = dies
+finetuned(trained, Path({path!r}))
+"""
+
+
 def test_a_finetuning_whose_process_is_killed_goes_on(trained, tmp_path):
     expected, weights = finetuned(trained)
-    path = tmp_path / "f.checkpoint"
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            try:
-                finetuned(trained, path)
-            finally:
-                os._exit(0)
-        end = time.monotonic() + 60
-        before = path.stat().st_mtime_ns if path.exists() else 0
-        while not (path.exists() and path.stat().st_mtime_ns != before) and time.monotonic() < end:
-            time.sleep(0.001)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        assert path.exists()
-    done, found = finetuned(trained, path)
-    assert done == expected and all(torch.equal(v, found[k]) for k, v in weights.items())
+    path, teacher = tmp_path / "f.checkpoint", tmp_path / "teacher"
+    torch.save(trained[0].state_dict(), teacher)
+    code = DIES.format(tests=str(Path(__file__).parent), writes=2, teacher=str(teacher), path=str(path))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert path.exists() and len(list(tmp_path.glob(".f.*part*"))) == 1  # the second epoch's, not in place yet
+    result, found = finetuned(trained, path)
+    assert result == expected and all(torch.equal(v, found[k]) for k, v in weights.items())
+    assert list(tmp_path.iterdir()) == [teacher]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "other", "flipped"])

@@ -1,4 +1,4 @@
-"""Plans, usage and evaluations recorded at commit 12db54c, which hold on every machine; `benchmarks/golden.py` compares to the last bit."""
+"""Plans, usage and evaluations recorded at commit 12db54c hold on every machine; `benchmarks/golden.py` compares to the last bit."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ NOT_IMPORTED = {
     "cmaes": "Optuna's CMA-ES sampler imports it",
     "onnxscript": "PyTorch's ONNX exporter imports it",
     "import-linter": "a command, run by tests/test_architecture.py",
-    "mypy": "a command, run by .ci/types",
+    "mypy": "a command, run by test_types_are_right",
     "pytest-xdist": "pytest -n",
     "ruff": "a command, run by tests/test_architecture.py",
 }
@@ -70,9 +69,7 @@ def test_every_folder_of_the_product_is_installed(settings):
     folders = {path.parent.relative_to(ROOT) for path in sources(*PRODUCT)}
     names = {".".join(folder.parts) for folder in folders}
     assert {re.sub("^agents", "compress_env.agents", name) for name in names} == set(settings["tool"]["setuptools"]["packages"])
-    assert settings["tool"]["setuptools"]["package-dir"] == {"compress_env.agents": "agents"} | {
-        f"compress_env.{name}": name.replace(".", "/") for name in names if name.startswith("agents.")
-    }
+    assert settings["tool"]["setuptools"]["package-dir"] == {"compress_env.agents": "agents"}
 
 
 def test_files_that_are_no_code_are_installed(settings):
@@ -84,7 +81,8 @@ def test_files_that_are_no_code_are_installed(settings):
 
 
 def test_types_are_right():
-    done = subprocess.run([ROOT / ".ci/types"], env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
+    command = [ROOT / ".ci/in-tree", sys.executable, "-m", "mypy", "--cache-dir", ".."]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -217,6 +217,12 @@ def test_students_with_fewer_heads_cost_what_was_predicted_and_a_refit_brings_th
             refit(student, plan)
             nearer.append(float((student(x) - teacher(x)).norm() / before))
     assert max(nearer) < 0.8 and np.median(nearer) < 0.3
+    plan = Plan.of((), {name: 1 for name in _heads(graph)})
+    student = build_student(teacher, graph, plan)
+    with torch.no_grad():
+        before = (student(x) - teacher(x)).norm()
+        refit(student, plan)  # the projection behind the heads makes up for those that are gone
+        assert (student(x) - teacher(x)).norm() < 0.6 * before
 
 
 def test_heads_are_ranked_by_what_they_tell_the_projection_behind_them(case):
@@ -243,6 +249,23 @@ def test_fewer_heads_and_channels_are_the_same_in_onnx(tmp_path):
         plan = graph.canonical(frozenset(), graph.allowed(graph.full / 2))
         assert len(plan.widths) == len(graph.groups)
         assert export_onnx(build_student(teacher, graph, plan), x, tmp_path / "student.onnx") <= 1e-4
+
+
+def test_channels_stay_where_a_tuple_of_tensors_or_a_margin_holds_them():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.attention, self.head = nn.Linear(5, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+        def forward(self, x):
+            x = self.embed(x)
+            return self.head(self.attention(x, x, x)[0])
+
+    graph = trace(Bare().eval(), torch.randn(2, 7, 5))
+    assert {name: g.size for name, g in graph.groups.items()} == {"attention": 2}
+    assert graph.left_alone["embed"] == "attention gives its attention weights, too"
+    margins = trace(window_network().eval(), torch.randn(2, 3, 26, 30))
+    assert margins.left_alone["features.0.0"] == "_patch_merging_pad adds a margin"
 
 
 class Strange(nn.Module):

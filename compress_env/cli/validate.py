@@ -24,6 +24,6 @@ def validate(out: str, count: int) -> None:
     checked, wrong = differences(objective_of(folder), folder.trials(), count)
     for line in wrong:
         click.echo(line)
-    click.echo(f"{checked - len(wrong)} of {checked} trials reproduce")
+    click.echo(f"{checked} plans judged again, {len(wrong)} trials differ" if wrong else f"{checked} of {checked} plans reproduce")
     if wrong:
         raise click.exceptions.Exit(1)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compress_env.distill.recipes import Recipe
-from compress_env.files import atomic
+from compress_env.files import atomic, remove
 
 FORMAT = 2
 
@@ -65,7 +65,7 @@ class Checkpoint:
 
     def remove(self) -> None:
         """Delete the file: the training is over."""
-        self.path.unlink(missing_ok=True)
+        remove(self.path)
 
     def _load(self) -> dict[str, Any] | None:
         if not self.path.exists():

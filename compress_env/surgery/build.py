@@ -122,9 +122,9 @@ def repairs(graph: LayerGraph, reduced: PrunedView) -> list[tuple[str, str]]:
 
 @torch.no_grad()
 def _linear_part(teacher: nn.Module, graph: LayerGraph, block: str) -> torch.Tensor:
-    """What a removed block does to channels `(out, in)`: its filters summed over the kernel, times the normalisation's scale.
+    """The matrix `(out, in)` of a removed block: its filters summed over the kernel, times the normalisation's scale.
 
-    What the non-linearity behind them did is left to the least-squares refit and to distillation.
+    The effect of the non-linearity behind them is left to the least-squares refit and to distillation.
     """
     removed = teacher.get_submodule(graph.blocks[block].fold or "")
     linear = rule_of(removed).linear_part(removed)

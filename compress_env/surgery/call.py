@@ -19,7 +19,7 @@ class Call:
     Attributes:
         node: The node.
         result: Its result.
-        values: What earlier nodes gave.
+        values: The results of earlier nodes.
         ids: Channel ids of the tensors among them; a tuple of ids for a tuple of tensors.
     """
 

@@ -15,7 +15,7 @@ import numpy as np
 from compress_env.surgery.ir import Block, Layer, Op, Term
 
 Spread = tuple[np.ndarray, np.ndarray] | None
-"""What the groups' widths have become with blocks removed, as `matrix @ widths + constant`; None if all are their own."""
+"""The widths of groups with blocks removed, as `matrix @ widths + constant`; None if all are their own."""
 
 
 class Polynomial:
@@ -74,7 +74,7 @@ class Costs:
     Args:
         ops: The operations by name, in the order of computation.
         layers: The layers by name.
-        blocks: What can be removed.
+        blocks: The blocks that can be removed.
         groups: For each group its place in vectors of widths.
         output: Name of the operation that gives the logits.
     """

@@ -22,13 +22,13 @@ LARGEST_PARAMETER = 200_000
 
 
 class ChannelFlow:
-    """What is known of the channels of a network; rules note in it what they find.
+    """The channels of a network, as far as they are known; rules note in it what they find.
 
     Attributes:
         ties: Which channels stay or go together.
         sides: `(layer, side) -> ids (features,)`, None for a side of fixed size. Bare parameters have a side for each of their
             axes, named "0", "1" and so on.
-        along: What else a linear layer's cost grows with (channels in place of tokens).
+        along: Other channels that a linear layer's cost grows with (in place of tokens).
         products: The channel axes of matrix products without weights.
         parameters: The ids of bare parameters.
         splits, slices: Nodes that cut tensors along an axis that runs over channels, with the places where they do.

@@ -1,4 +1,4 @@
-"""What a `LayerGraph` is made of."""
+"""The parts of a `LayerGraph`, as frozen values."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Source:
-    """What the channels of a group become when a block goes: those of `channels`; `index[i]` is the one that channel i becomes.
+    """The channels that replace a group's when a block goes: those of `channels`; `index[i]` is the one that channel i becomes.
 
     index is None where sizes differ, and the layers behind are repaired; or where all of them stay.
     """

@@ -1,4 +1,4 @@
-"""What every node of a traced network computes and keeps in memory, for one example."""
+"""The multiply-accumulates and the memory of every node of a traced network, for one example."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ ROWS = 16
 
 
 class Refit:
-    """What the teacher answers on calibration images, computed once; calling it refits a student in a single forward pass.
+    """The teacher's answers on calibration images, computed once; calling it refits a student in a single forward pass.
 
     In the order of computation, each convolution or linear layer whose input differs from the teacher's gets the weights that best
     reproduce the teacher's outputs from the inputs that the student really sees (He et al., ICCV 2017, in closed form; Ridge

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 import os.path
 
 import networkx as nx
 import numpy as np
-import torch
 from torch import fx, nn
 
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Block, Channels, Layer, Source
+from compress_env.surgery.paths import LIGHT, branch_of, is_plain, places, rank, reaches_only, shape_of, vanished_layers
 from compress_env.surgery.rules import rule_of
-from compress_env.surgery.rules.elementwise import PASSING, RECTIFIERS
-
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-LIGHT = ("norm", "parameter")
-"""Kinds of layers that are no reason to remove anything."""
+from compress_env.surgery.rules.elementwise import RECTIFIERS
 
 
 class Finder:
@@ -50,7 +45,7 @@ class Finder:
         blocks: list[Block] = []
         inside: set[str] = set()
         for node in self.nodes:
-            branch = _branch(node, self.output, self.layers)
+            branch = branch_of(node, self.output, self.layers)
             if branch and not any(set(branch[1]) == set(u.layers) for u in blocks):
                 shortcut, vanished = branch
                 blocks.append(Block(self._name(vanished, blocks), "branch", node.name, shortcut.name, vanished))
@@ -88,13 +83,13 @@ class Finder:
         by_name = {n.name: n for n in self.nodes}
         found: dict[frozenset[str], tuple[fx.Node, fx.Node, tuple[str, ...]]] = {}
         for node in self.nodes:
-            if node.op not in ("call_function", "call_method", "call_module") or _shape(node) is None:
+            if node.op not in ("call_function", "call_method", "call_module") or shape_of(node) is None:
                 continue
             before = above.get(node.name)
             while before and before in by_name:
                 u = by_name[before]
-                if _shape(u) == _shape(node) and u is not node:
-                    vanished = _vanished(node, u, self.output, self.layers)
+                if shape_of(u) == shape_of(node) and u is not node:
+                    vanished = vanished_layers(node, u, self.output, self.layers)
                     heavy = frozenset(name for name in vanished if self.layers[name].kind not in LIGHT)
                     if heavy:
                         if not heavy & inside:
@@ -113,7 +108,7 @@ class Finder:
         return blocks
 
     def _sources(self, u: fx.Node, v: fx.Node, vanished: set[str]) -> tuple[tuple[tuple[str, Source], ...], str | None]:
-        """What becomes of the groups of `v` when its users take `u` instead; or why they cannot."""
+        """The sources of the groups of `v` when its users take `u` instead; or why they cannot."""
         sources: dict[str, Source] = {}
         before, behind = self.axes[u], self.axes[v]
         for axis in set(before) | set(behind):
@@ -167,10 +162,10 @@ class Finder:
         if self.producers[self.grouping.names.index(name)] - set(vanished):
             return "its output is tied to other layers"
         axis = rule_of(modules[layer.name]).channel_axis()
-        if _places(source, axis) != _places(last, axis):
+        if places(source, axis) != places(last, axis):
             return "it changes the resolution"
         before = layer.inputs
-        if not _plain(before) or set(self.axes[source]) - {axis % _rank(source)}:
+        if not is_plain(before) or set(self.axes[source]) - {axis % rank(source)}:
             return "its input joins several groups of channels"
         sides = [
             key
@@ -180,7 +175,7 @@ class Finder:
         consumers = {key[0] for key in sides}
         if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
             return "the layers behind it cannot be repaired to take its input"
-        if not _reaches_only(last, consumers, modules):
+        if not reaches_only(last, consumers, modules):
             return "what is computed behind it needs its number of channels"
         sources = ((name, Source(before)),)
         return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
@@ -195,73 +190,3 @@ class Finder:
     def _names(self, numbers: np.ndarray) -> set[str]:
         groups = self.grouping.positions(numbers)[0]
         return {self.grouping.names[g] for g in np.unique(groups[groups >= 0]).tolist()}
-
-
-def _vanished(node: fx.Node, kept: fx.Node, output: fx.Node, layers: dict[str, Layer]) -> tuple[str, ...]:
-    """The layers that nothing needs any more once users of `node` take `kept` instead."""
-    after = {n.target for n in ancestors(output, {node: kept}) if n.op in ("call_module", "get_attr")}
-    return tuple(name for name in layers if name not in after)
-
-
-def _rank(node: fx.Node) -> int:
-    return len(_shape(node))
-
-
-def ancestors(output: fx.Node, instead: dict[fx.Node, fx.Node] | None = None) -> set[fx.Node]:
-    """Nodes that `output` needs, when users of a key of `instead` take its value in place of it."""
-    instead = instead or {}
-    seen: set[fx.Node] = set()
-    todo = [output]
-    while todo:
-        node = todo.pop()
-        while node in instead:
-            node = instead[node]
-        if node not in seen:
-            seen.add(node)
-            todo.extend(node.all_input_nodes)
-    return seen
-
-
-def _branch(node: fx.Node, output: fx.Node, layers: dict[str, Layer]) -> tuple[fx.Node, tuple[str, ...]] | None:
-    """For an addition of two tensors of one shape: the operand that stays, and the layers that vanish with the other."""
-    if node.op not in ("call_function", "call_method") or node.target not in ADDITIONS:
-        return None
-    operands = [a for a in node.args if isinstance(a, fx.Node)]
-    if len(operands) != 2 or any(_shape(a) != _shape(node) for a in operands):
-        return None
-    best = None
-    for kept in operands:
-        if not any(n.op == "placeholder" for n in ancestors(kept)):
-            continue  # the rest would not depend on the input any more
-        vanished = _vanished(node, kept, output, layers)
-        weight = sum(layers[name].kind not in LIGHT for name in vanished)
-        if weight and (best is None or weight > best[0]):
-            best = (weight, kept, vanished)
-    return best and best[1:]
-
-
-def _plain(channels: Channels) -> bool:
-    return (len(channels.parts) == 1 and not channels.fixed and channels.parts[0][1] == 1) or not channels.parts
-
-
-def _places(node: fx.Node, axis: int) -> tuple[int, ...]:
-    """The lengths of the axes that run over places in an example."""
-    shape = _shape(node)
-    return tuple(n for d, n in enumerate(shape) if d not in (0, axis % len(shape)))
-
-
-def _reaches_only(node: fx.Node, consumers: set[str], modules: dict[str, nn.Module]) -> bool:
-    """Whether every path from `node` meets one of `consumers` before anything that mixes tensors or looks at channels."""
-    for user in node.users:
-        if user.op == "call_module" and user.target in consumers:
-            continue
-        module = modules.get(str(user.target)) if user.op == "call_module" else None
-        if not (rule_of(module).passes or user.target in PASSING):
-            return False
-        if not _reaches_only(user, consumers, modules):
-            return False
-    return bool(node.users)
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    return node.meta["shape"]

@@ -12,14 +12,14 @@ from compress_env.surgery.ir import Block, Group, Layer, Op
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """What a network consists of, each part by name and in the order of computation.
+    """The parts of a network, each by name and in the order of computation.
 
     Attributes:
         ops: The operations.
         output: Name of the operation that gives the logits.
         layers: The layers with weights.
-        blocks: What can be removed.
-        groups: What can be shrunk.
+        blocks: The blocks that can be removed.
+        groups: The groups that can be shrunk.
     """
 
     ops: Mapping[str, Op]

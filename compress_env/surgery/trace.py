@@ -16,7 +16,8 @@ from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Resize
 from compress_env.surgery.layer_costs import describe
 from compress_env.surgery.measure import measure, shared_copy
-from compress_env.surgery.removal import Finder, ancestors
+from compress_env.surgery.paths import ancestors
+from compress_env.surgery.removal import Finder
 from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.tracer import trace_modules
@@ -33,7 +34,7 @@ def trace(
     channel_multiple: int = 1,
     min_width: float = 0.1,
 ) -> LayerGraph:
-    """What can be removed from `teacher`, what can be shrunk, and what everything costs.
+    """Find the blocks of `teacher` that can be removed, the groups that can be shrunk, and the cost of everything.
 
     example_input: `(batch, ...)`, or a tuple of them for a network of several inputs. protect: patterns of layer names
     (`"layer1.*"`) that stay as they are; removable, shrinkable: patterns of those that may be removed or shrunk.

@@ -69,7 +69,7 @@ class PrunedView:
         return [x for x, left in zip(every.values(), alive.tolist()) if left]
 
     def channels(self, channels: Channels) -> Channels:
-        """What `channels` of the teacher have become: those of vanished groups are replaced by their source's."""
+        """The channels that `channels` of the teacher have become: those of vanished groups are replaced by their source's."""
         if not any(name in self.sources for name, _ in channels.parts):
             return channels
         parts: dict[str, int] = {}

@@ -31,7 +31,7 @@ def check_reward(
 
     Args:
         reward: A name, `module:attribute` or `path/to/file.py:attribute`, or a function of an evaluation and its limits.
-        resources: The resources whose usage it may read.
+        resources: The resources whose usages and limits it may read.
         metric: The name of the task's main metric.
 
     Raises:
@@ -42,8 +42,8 @@ def check_reward(
         function = REWARDS.get(reward) if isinstance(reward, str) else reward
     require(callable(function), f"{what} is {function!r}, which cannot be called")
     teacher_usage = dict.fromkeys(resources, 1e6)
-    for share, measured, tight in itertools.product(SHARES, (True, False), (None, 0.4, 1.0)):
-        limits = {} if tight is None else dict.fromkeys(resources, tight * 1e6)
+    for share, measured, tight in itertools.product(SHARES, (True, False), (0.4, 1.0)):
+        limits = dict.fromkeys(resources, tight * 1e6)
         usage = {name: share * 1e6 for name in resources}
 
         def of(value: float, usage: dict[str, float] = usage, measured: bool = measured) -> Evaluation:

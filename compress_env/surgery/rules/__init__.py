@@ -1,4 +1,4 @@
-"""What is known of layers and functions: one file a family, each with its `Rule`; a user's own are registered in the same way."""
+"""The knowledge of layers and functions: one file a family, each with its `Rule`; a user's own are registered in the same way."""
 
 from __future__ import annotations
 

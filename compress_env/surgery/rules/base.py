@@ -32,7 +32,7 @@ class Geometry:
 
 
 class Rule:
-    """What is known of a family of layers; a subclass says how its own differ from a layer of which nothing is known.
+    """The knowledge of a family of layers; a subclass says how its own differ from a layer of which nothing is known.
 
     A layer has *sides*, whose features are channels: "in", "out", and others that its rule may name. The least that a rule for a
     layer with weights needs is `sides`, `produces`, `follow`, `geometry`, `axes` and `sizes`.

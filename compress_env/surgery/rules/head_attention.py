@@ -35,7 +35,7 @@ class HeadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """What the heads give, projected, and the mean of their attention weights, if needed."""
+        """The numbers that the heads give, projected, and the mean of their attention weights, if needed."""
         mixed, weights = mix(self, query, key, value, key_padding_mask, need_weights, attn_mask)
         return self.out_proj(mixed), weights
 
@@ -49,7 +49,7 @@ def mix(
     need_weights: bool = True,
     attn_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """What the heads of an `nn.MultiheadAttention` or a `HeadAttention` give, laid out like `query`, and their mean weights."""
+    """The numbers that the heads of either kind of attention give, laid out like `query`, and their mean weights."""
     heads, flip = module.num_heads, query.dim() == 3 and not module.batch_first
     bias = module.in_proj_bias
     weights = projections(module)

@@ -66,7 +66,7 @@ class InstanceNorm(PerChannel):
         return True
 
     def scale(self, module: nn.Module) -> Tensor | None:
-        """What it scales by once it is trained."""
+        """Its weights over the deviations that it was trained with."""
         m: Any = module
         if not (m.affine and m.track_running_stats):
             return None

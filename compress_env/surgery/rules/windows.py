@@ -53,7 +53,7 @@ class Windows:
         return x[:, : self.shape[1], : self.shape[2]].contiguous()
 
     def mixed(self) -> Tensor:
-        """What the heads give, `(n * windows, tokens, values)`."""
+        """The numbers that the heads give, `(n * windows, tokens, values)`."""
         m, heads = self.module, self.module.num_heads
         bias, cosine = m.qkv.bias, hasattr(m, "logit_scale")
         if cosine and bias is not None:
