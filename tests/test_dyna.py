@@ -1,22 +1,32 @@
-"""Imagined episodes: a model in place of the evaluation, everything else as in the environment."""
+"""Episodes against a surrogate model of the reward: everything but the reward is as in the environment."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
-import compress_env  # noqa: F401
 from compress_env.agents.dyna import Dyna
 from compress_env.agents.policy_selection import PolicySelection
 from compress_env.agents.surrogate import Surrogate, features
-from compress_env.search.run import Recorder, search
+from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.envs.planted import LayerRemovalPlantedEnv
+from compress_env.objective import Objective
+from compress_env.search import search
+from compress_env.search.recorder import Recorder
+from compress_env.search.run import RecordingEnv
 
 
-def make(**arguments) -> gym.Env:
-    return gym.make("LayerRemovalPlanted-v0", **arguments)
+def make(**arguments: Any) -> Objective:
+    return LayerRemovalPlantedEnv.make_objective(False, **arguments)
+
+
+def recording(objective: Objective) -> RecordingEnv:
+    return RecordingEnv(LayerRemovalEnv.of(objective), Recorder(objective, 20, 0, None, tqdm(disable=True)))
 
 
 def test_the_model_predicts_what_it_has_not_seen_and_knows_where_it_does_not_know():
@@ -47,9 +57,10 @@ class Sum:
 
 
 @pytest.mark.parametrize("budget", [{"macs": 0.4}, {"macs": (0.3, 0.8)}])
-def test_only_the_most_promising_of_a_round_is_played_within_the_limits_that_were_imagined(budget):
-    recorder = Recorder(make(budget=budget), 20, 0, None, tqdm(disable=True))
-    env = Dyna(recorder, real=3, imagined=4, varied=10, seed=0)
+def test_only_the_best_of_a_round_is_evaluated_within_the_limits_that_the_model_was_asked_for(budget):
+    objective = make(budget=budget)
+    recorded = recording(objective)
+    env = Dyna(recorded, evaluated=3, model_episodes=4, mutations=10, seed=0)
     env.model = Sum()
     rng = np.random.default_rng(0)
 
@@ -62,56 +73,55 @@ def test_only_the_most_promising_of_a_round_is_played_within_the_limits_that_wer
         return reward, info
 
     for i in range(3):
-        assert play()[1] and recorder.played == i + 1
-    imagined = [play() for _ in range(3)]
-    assert all(info == {} for _, info in imagined) and recorder.played == 3
+        assert play()[1] and recorded.played == i + 1
+    episodes = [play() for _ in range(3)]
+    assert all(info == {} for _, info in episodes) and recorded.played == 3
     limits = env.limits
     low, high = np.broadcast_to(budget["macs"], 2)
-    assert low <= limits["macs"] / env.unwrapped.cost_model.teacher["macs"] <= high
-    imagined.append(play())
-    assert recorder.played == 4 and env.limits is None and not env.round
-    real = recorder.trials[-1]
-    assert real.outcome.feasible and real.outcome.budget["macs"] == pytest.approx(limits["macs"])
-    assert real.plan.key not in {t.plan.key for t in recorder.trials[:-1]}
-    assert len(env.lessons) == env.lessons_a_round == 5 and env.lessons[-1].reward == real.reward
-    graph = env.problem.graph
-    kept = features(graph, frozenset(real.plan.removed), graph.widths(real.plan)).sum()
-    assert kept == max(*(reward for reward, _ in imagined), *(lesson.reward for lesson in env.lessons[:-1]))
-    steps = list(env.transitions())
-    assert len(steps) == 5 * env.unwrapped.steps and not env.lessons
-    assert [done for *_, done in steps] == ([False] * (env.unwrapped.steps - 1) + [True]) * 5
-    assert all(np.array_equal(a[1], b[0]) for a, b in zip(steps, steps[1:]) if not a[4])
+    assert low <= limits["macs"] / objective.problem.cost_model.teacher["macs"] <= high
+    episodes.append(play())
+    assert recorded.played == 4 and env.limits is None and not env.round
+    trial = recorded.last
+    assert trial.feasible and trial.limits["macs"] == pytest.approx(limits["macs"])
+    assert trial.plan not in {t.plan for t in recorded.trials[:-1]}
+    assert len(env.demonstrations) == env.demonstrations_a_round == 5 and env.demonstrations[-1].reward == trial.reward
+    graph, steps = objective.problem.graph, objective.steps
+    kept = features(graph, frozenset(trial.plan.removed), graph.widths(trial.plan)).sum()
+    assert kept == max(*(reward for reward, _ in episodes), *(shown.reward for shown in env.demonstrations[:-1]))
+    transitions = list(env.transitions())
+    assert len(transitions) == 5 * steps and not env.demonstrations
+    assert [done for *_, done in transitions] == ([False] * (steps - 1) + [True]) * 5
+    assert all(np.array_equal(a[1], b[0]) for a, b in zip(transitions, transitions[1:]) if not a[4])
 
 
-def test_learning_in_imagination_finds_more_than_playing_real_episodes_only_and_its_time_counts():
+def test_learning_against_a_model_finds_more_than_evaluating_every_episode_and_its_time_counts():
     best = {}
-    for name, settings in (("imagined", {}), ("real", {"imagined": 0})):
+    for name, settings in (("model", {}), ("every", {"model_episodes": 0})):
         found = search(make(), "ddpg", 50, seed=0, progress=False, settings=settings)
         assert len(found.trials) == 50
         best[name] = max(t.reward for t in found.trials)
         assert sum(t.seconds for t in found.trials) > 0.7 * found.seconds
-    assert best["imagined"] > 0.98 > best["real"]
+    assert best["model"] > 0.98 > best["every"]
 
 
-def test_variations_climb_the_model_from_the_uniform_student_and_flip_its_units():
-    env = Dyna(
-        Recorder(make(budget={"macs": 0.4}), 20, 0, None, tqdm(disable=True)), real=1, imagined=1, varied=90, seed=0
-    )
+def test_mutants_climb_the_model_from_the_uniform_student_and_flip_its_blocks():
+    objective = make(budget={"macs": 0.4})
+    env = Dyna(recording(objective), evaluated=1, model_episodes=1, mutations=90, seed=0)
     env.model = Sum()
     env.reset(seed=0)
-    for _ in range(env.unwrapped.steps):
+    for _ in range(objective.steps):
         env.step(np.zeros(2, np.float32))
-    env.limits = dict(env.students[0].limits)
-    found = env._variations()
-    first, second, third = (np.mean([i.reward for i in found[k : k + 30]]) for k in (0, 30, 60))
+    found = env.mutants(dict(env.students[0].limits))
+    first, second, third = (np.mean([m.reward for m in found[k : k + 30]]) for k in (0, 30, 60))
     assert len(found) == 90 and first < second < third
-    blocks = len(env.problem.graph.blocks)
-    assert {bool((i.actions[:blocks, 0] < 0).any()) for i in found[:30]} == {True, False}
+    blocks = len(objective.problem.graph.blocks)
+    assert {bool((m.actions[:blocks, 0] < 0).any()) for m in found[:30]} == {True, False}
 
 
-def test_of_the_policies_on_the_way_the_one_that_the_model_trusts_most_is_left():
-    env = Dyna(Recorder(make(budget={"macs": (0.3, 0.8)}), 20, 0, None, tqdm(disable=True)), 1, 1, 0, 0)
-    env.model, trusted, actor = Sum(), PolicySelection(env), torch.nn.Linear(1, 1)
+def test_of_the_policies_on_the_way_the_one_that_the_model_rates_highest_is_left():
+    objective = make(budget={"macs": (0.3, 0.8)})
+    env = Dyna(recording(objective), 1, 1, 0, 0)
+    env.model, selection, actor = Sum(), PolicySelection(env), torch.nn.Linear(1, 1)
     sums = {}
     for weight in (3, 1, 6, 5, 4, 2, 7, 0, 6):
         sparsity = min(1.0, abs(weight - 5) / 4)
@@ -120,17 +130,15 @@ def test_of_the_policies_on_the_way_the_one_that_the_model_trusts_most_is_left()
             return np.array([1.0, sparsity], np.float32)
 
         torch.nn.init.constant_(actor.weight, weight)
-        trusted.look(actor, policy)
+        selection.look(actor, policy)
         sums[weight] = env.plans_of(policy).sum(1).mean()
-    assert len(trusted.actors) == 5
-    assert [a.weights["weight"].item() for a in trusted.actors][0] == max(sums, key=sums.get)
-    trusted.give(actor)
+    assert len(selection.candidates) == 5
+    assert [c.weights["weight"].item() for c in selection.candidates][0] == max(sums, key=sums.get)
+    selection.load_best(actor)
     assert actor.weight.item() == max(sums, key=sums.get)
-    limits = [b["macs"] / env.unwrapped.cost_model.teacher["macs"] for b in env.unwrapped.budgets(5)]
-    np.testing.assert_allclose(limits, np.linspace(0.3, 0.8, 5))
-    assert len(make(budget={"macs": 0.5}).unwrapped.budgets(5)) == 1
 
 
-def test_what_a_search_leaves_is_no_worse_than_the_uniform_student():
-    found = [search(make(budget={"macs": 0.3}), "ddpg", 25, seed, progress=False) for seed in range(3)]
+def test_a_search_leaves_a_policy_that_is_no_worse_than_the_uniform_student():
+    env = gym.make("LayerRemovalPlanted-v0", budget={"macs": 0.3})
+    found = [search(env, "ddpg", 25, seed, progress=False) for seed in range(3)]
     assert all(f.final_policy.reward >= f.trials[0].reward for f in found)

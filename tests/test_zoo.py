@@ -30,8 +30,8 @@ def test_a_preset_says_what_the_agent_really_uses(digits_env):
     found = yaml.safe_load((PRESETS / "td3.yml").read_text())
     assert set(found) == set(zoo.IDS) and all(i in gym.registry for i in found)
     own = found[zoo.IDS[0]]
-    agent = zoo.find_agent("td3")(digits_env, zoo.EPISODES, 0, imagined=0)
-    assert own == found[zoo.IDS[1]] and own["n_timesteps"] == zoo.EPISODES * digits_env.steps
+    agent = zoo.built("td3", digits_env, zoo.EPISODES)
+    assert own == found[zoo.IDS[1]] and own["n_timesteps"] == zoo.EPISODES * digits_env.objective.steps
     assert isinstance(agent.model, stable_baselines3.TD3) and agent.model.policy_delay == own["policy_delay"]
     assert own["noise_std"] == pytest.approx((0.4 * 0.1) ** 0.5)
     assert agent.model.lr_schedule(1.0) == own["learning_rate"] and agent.model.tau == own["tau"]
@@ -51,9 +51,9 @@ def test_rl_zoo3_makes_the_same_algorithm_of_a_preset(digits_env, tmp_path, name
         Namespace(), name, zoo.IDS[0], str(tmp_path), config=str(PRESETS / f"{name}.yml"), eval_freq=-1, verbose=0, device="cpu"
     )  # fmt: skip
     model, _ = made.setup_experiment()
-    own = zoo.find_agent(name)(digits_env, zoo.EPISODES, 0, **zoo.only_real(name))
+    own = zoo.built(name, digits_env, zoo.EPISODES)
     assert type(model) is type(own.model) and made.n_timesteps == zoo.EPISODES * own.steps
     for attribute in COMPARED:
         assert getattr(model, attribute, None) == getattr(own.model, attribute, None), attribute
     assert model.lr_schedule(0.5) == FloatSchedule(own.model.learning_rate)(0.5)
-    assert model.env.envs[0].get_wrapper_attr("scale") == own.relative.scale
+    assert model.env.envs[0].get_wrapper_attr("scale") == own.reward_scale

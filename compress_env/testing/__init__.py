@@ -10,6 +10,7 @@ A suite is a function that returns nothing, or raises an AssertionError whose se
 
 from __future__ import annotations
 
+from compress_env.testing.agent import check_agent
 from compress_env.testing.loss import check_loss
 from compress_env.testing.ranking import check_ranking
 from compress_env.testing.resource import check_resource
@@ -19,6 +20,7 @@ from compress_env.testing.task import check_task
 from compress_env.testing.teacher import check_teacher
 
 __all__ = [
+    "check_agent",
     "check_loss",
     "check_ranking",
     "check_resource",

@@ -18,6 +18,7 @@ from compress_env.search.recorder import Recorder
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial
+from compress_env.testing.require import named, require
 
 TOGETHER = 3
 """How many students are asked for at once."""
@@ -34,10 +35,10 @@ def check_agent(
 ) -> None:  # fmt: skip
     """Check that an agent can be searched with.
 
-    The same seed gives the same trials, as many as there are to be or fewer; a search that goes on after some recorded trials comes
-    to those of an uninterrupted one; a learned policy answers the same observation with the same action. An agent that is asked and
-    told gives at most as many proposals as it is asked for, with an action in [-1, 1] for each step, also when it is told of several at
-    once, in whatever order.
+    The same seed gives the same trials, as many as there are to be or fewer. A search that goes on after some recorded trials comes
+    to those of an uninterrupted one. A learned policy answers the same observation with the same action. An agent that is asked and
+    told gives at most as many proposals as it is asked for, each with an action in [-1, 1] for every step, and does not mind in which
+    order it is told of several at once.
 
     Args:
         agent: A name, `module:factory`, or a factory.
@@ -48,7 +49,7 @@ def check_agent(
     Raises:
         AssertionError: Naming the agent and the fault.
     """
-    name = agent if isinstance(agent, str) else getattr(agent, "__name__", repr(agent))
+    name = named("agent", agent)
     factory, made = find_agent(agent, settings), []
 
     def keeping(*arguments: Any, **options: Any) -> Any:
@@ -61,19 +62,19 @@ def check_agent(
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder) / "whole", Path(folder) / "part"
         first = searched(whole)
-        _require(0 < len(first) <= evaluations, f"the agent {name} gave {len(first)} students instead of 1 to {evaluations}")
-        _require(_same(first, searched()), f"the agent {name} comes to other trials with the same seed")
+        require(0 < len(first) <= evaluations, f"the {name} gave {len(first)} students instead of 1 to {evaluations}")
+        require(_same(first, searched()), f"the {name} comes to other trials with the same seed")
         part.mkdir()
         for trial in first[: len(first) // 2]:
             RunFolder(part).append(trial)
-        _require(_same(first, searched(part)), f"the agent {name} comes to other trials after an interruption")
+        require(_same(first, searched(part)), f"the {name} comes to other trials after an interruption")
     if (policy := made[0].policy()) is not None:
         _check_policy(name, policy, objective())
     if isinstance(made[0], Agent):
         batches = [_batches(name, factory, settings, evaluations, objective(), order) for order in (1, -1)]
-        _require(
+        require(
             len(batches[0]) == len(batches[1]) and all(map(np.array_equal, *batches)),
-            f"the agent {name} proposes something else if it is told of the same trials in another order",
+            f"the {name} proposes something else if it is told of the same trials in another order",
         )
 
 
@@ -88,7 +89,7 @@ def _batches(
         while recorder.left:
             n = min(TOGETHER, recorder.left)
             proposals = player.ask(n)
-            _require(len(proposals) <= n, f"the agent {name} was asked for {n} students and proposed {len(proposals)}")
+            require(len(proposals) <= n, f"the {name} was asked for {n} students and proposed {len(proposals)}")
             if not proposals:
                 break
             for proposal in proposals:
@@ -100,12 +101,12 @@ def _batches(
 
 def _check_proposal(name: str, proposal: Proposal, objective: Objective) -> None:
     actions, expected = np.asarray(proposal.actions), (objective.steps, 2)
-    _require(actions.shape == expected, f"the agent {name} proposed actions of shape {actions.shape} instead of {expected}")
-    _require(bool((np.abs(actions) <= 1).all()), f"the agent {name} proposed actions outside [-1, 1]")
+    require(actions.shape == expected, f"the {name} proposed actions of shape {actions.shape} instead of {expected}")
+    require(bool((np.abs(actions) <= 1).all()), f"the {name} proposed actions outside [-1, 1]")
     if proposal.limits is not None:
         known = set(objective.problem.cost_model.teacher)
         wrong = sorted(n for n, limit in proposal.limits.items() if n not in known or not limit > 0)
-        _require(not wrong, f"the agent {name} proposed limits on {', '.join(wrong)} that are no positive amounts of a resource")
+        require(not wrong, f"the {name} proposed limits on {', '.join(wrong)} that are no positive amounts of a resource")
 
 
 def _check_policy(name: str, policy: Policy, objective: Objective) -> None:
@@ -113,18 +114,14 @@ def _check_policy(name: str, policy: Policy, objective: Objective) -> None:
     while not walk.done:
         observation = objective.observe(walk)
         action = np.array(policy(observation))
-        _require(action.shape == (2,), f"the policy of {name} gave an action of shape {action.shape} instead of (2,)")
-        _require(bool(np.isfinite(action).all()), f"the policy of {name} gave an action that is not finite")
+        require(action.shape == (2,), f"the policy of the {name} gave an action of shape {action.shape} instead of (2,)")
+        require(bool(np.isfinite(action).all()), f"the policy of the {name} gave an action that is not finite")
         seen.append((observation, action))
         walk.step(*np.clip(action, -1, 1).tolist())
     again = [np.array_equal(policy(observation), action) for observation, action in reversed(seen)]
-    _require(all(again), f"the policy of {name} answers the same observation with another action")
+    require(all(again), f"the policy of the {name} answers the same observation with another action")
 
 
 def _same(a: list[Trial], b: list[Trial]) -> bool:
     return len(a) == len(b) and all(x.same(y) for x, y in zip(a, b))
 
-
-def _require(fact: bool, otherwise: str) -> None:
-    if not fact:
-        raise AssertionError(otherwise)
