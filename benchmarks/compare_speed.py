@@ -53,7 +53,6 @@ def before(teacher: str, data: Any) -> Side:
     """The functions of the earlier commit."""
     env: Any
     from compress_env.envs.episode import Episode
-
     from compress_env.envs.layer_removal import LayerRemovalEnv
 
     env = LayerRemovalEnv(teacher=teacher, data=data, device="cpu")
