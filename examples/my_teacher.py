@@ -1,8 +1,7 @@
 """A network of one's own: a class in one's own file, a checkpoint, a folder of images; compressed and exported.
 
-You will see the teacher beside the student, found and distilled within 40 % of its parameters and half its MACs, and files that
-need no code of ours. `compress-env search --teacher my_teacher.py:SmallVGG --weights teacher.pt --data imagefolder:photos
---budget params=40% --budget macs=0.5` does the same. CPU, about 20 seconds.
+You will see teacher and student, within 40 % of its parameters and half its MACs, and files that need no code of ours. `compress-env
+search --teacher my_teacher.py:SmallVGG --weights teacher.pt --data imagefolder:photos --budget params=40%` does the same. CPU, 20 s.
 """
 
 import tempfile
@@ -44,10 +43,9 @@ def main(folder: Path):
     photos, teacher = f"imagefolder:{folder / 'photos'}", SmallVGG()
     fit(teacher, load_data(photos), recipe, lambda logits, labels, *_: nn.functional.cross_entropy(logits, labels), generator)
     torch.save(teacher.state_dict(), folder / "teacher.pt")
-    found = compress_env.compress(
-        f"{__file__}:SmallVGG", photos, {"params": "40%", "macs": 0.5}, "random", evaluations=20, out=folder / "run",
-        weights=folder / "teacher.pt", evaluator={"calibration_images": 128}, finetune_epochs=8, progress=False,
-    )  # fmt: skip
+    settings = {"weights": folder / "teacher.pt", "evaluator": {"calibration_images": 128}, "finetune_epochs": 8}
+    budget, out = {"params": "40%", "macs": 0.5}, folder / "run"
+    found = compress_env.compress(f"{__file__}:SmallVGG", photos, budget, "random", 20, out=out, progress=False, **settings)
     teacher, student = found.result.teacher, found.result.student
     for name, used in student.usage.items():
         print(f"{name:14} teacher {teacher.usage[name]:>12,.1f} student {used:>12,.1f}")

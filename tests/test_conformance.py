@@ -196,7 +196,7 @@ def test_a_resource_that_breaks_a_promise_is_refused():
 
 
 def test_a_reward_that_breaks_a_promise_is_refused():
-    with refuses("falls from .* when the accuracy rises from 0.0 to 0.1"):
+    with refuses("falls from .* when the metric rises from 0.0 to 0.1"):
         testing.check_reward(lambda evaluation, limits: -evaluation.metric)
     with refuses("rises from .* needs twice the MACs"):
         testing.check_reward(lambda evaluation, limits: evaluation.metric * evaluation.usage["macs"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -18,7 +17,7 @@ NOT_IMPORTED = {
     "cmaes": "Optuna's CMA-ES sampler imports it",
     "onnxscript": "PyTorch's ONNX exporter imports it",
     "import-linter": "a command, run by tests/test_architecture.py",
-    "mypy": "a command, run by test_types_are_right",
+    "mypy": "a command, run by `make types`",
     "pytest-xdist": "pytest -n",
     "ruff": "a command, run by tests/test_architecture.py",
 }
@@ -78,12 +77,6 @@ def test_files_that_are_no_code_are_installed(settings):
              for path in (ROOT / re.sub(r"^compress_env\.agents", "agents", name).replace(".", "/")).glob(pattern)}  # fmt: skip
     others = {path.resolve() for folder in PRODUCT for path in (ROOT / folder).rglob("*") if path.is_file()}
     assert {path for path in others if path.suffix not in (".py", ".pyc")} == given
-
-
-def test_types_are_right():
-    command = [ROOT / ".ci/in-tree", sys.executable, "-m", "mypy", "--cache-dir", ".."]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_modules_that_mypy_does_not_check_are_as_few_as_listed(settings):

@@ -23,7 +23,7 @@ def check_loss(
 
     Args:
         loss: The loss.
-        outputs: Outputs of a teacher `(n, ...)`; random logits of 16 examples in 5 classes if None.
+        outputs: Outputs of a teacher `(n, ...)`; random ones of 16 examples, 5 each, if None.
         labels: The labels of the same examples, `(n, ...)`.
         name: How messages call it; the name of the function if "".
 
@@ -54,12 +54,12 @@ def check_loss(
                 require(lower < value, f"{where} does not fall along its own gradient: {value:.6g}, then {lower:.6g}")
 
 
-def example_outputs(examples: int = 16, classes: int = 5) -> tuple[Tensor, Tensor]:
-    """Random logits `(examples, classes)`, and labels `(examples,)` that they mostly agree with."""
+def example_outputs(examples: int = 16, size: int = 5) -> tuple[Tensor, Tensor]:
+    """Random outputs `(examples, size)`, and labels `(examples,)` that they mostly agree with."""
     generator = torch.Generator().manual_seed(0)
-    outputs = 2 * torch.randn(examples, classes, generator=generator)
-    labels = outputs.argmax(1)
-    labels[: examples // 4] = torch.randint(classes, (examples // 4,), generator=generator)
+    outputs = 2 * torch.randn(examples, size, generator=generator)
+    labels = outputs.max(1).indices
+    labels[: examples // 4] = torch.randint(size, (examples // 4,), generator=generator)
     return outputs, labels
 
 

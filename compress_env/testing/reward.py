@@ -21,7 +21,7 @@ SHARES = (0.05, 0.3, 0.5, 1.0)
 
 
 def check_reward(
-    reward: Any, *, resources: Sequence[str] = ("macs", "memory", "params"), metric: str = "accuracy"
+    reward: Any, *, resources: Sequence[str] = ("macs", "memory", "params"), metric: str = "metric"
 ) -> None:
     """Check that a reward can be trusted with a search, on a grid of evaluations.
 
