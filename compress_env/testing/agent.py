@@ -79,7 +79,7 @@ def check_agent(
 
 
 def _batches(
-    name: str, factory: Callable[..., Agent], settings: Mapping[str, Any] | None, evaluations: int, objective: Objective, order: int
+    name: str, factory: Callable[..., Any], settings: Mapping[str, Any] | None, evaluations: int, objective: Objective, order: int
 ) -> list[np.ndarray]:  # fmt: skip
     """The actions that an agent proposes, several at a time, if each batch is told in an order: 1 as asked, -1 the other way round."""
     recorder = Recorder(objective, evaluations, 1, None, tqdm(disable=True))
