@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -25,11 +28,16 @@ by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 
 @cache
 def help_of(command: tuple[str, ...]) -> str:
-    """The help of a command, of which `command` is how it is called."""
-    done = subprocess.run([sys.executable, "-m", *command, "--help"], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise LookupError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
-    return done.stdout
+    """The help of a command, of which `command` is how it is called with `python -m`; it runs in this process, which is quicker."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(errors):
+        patch.setattr(sys, "argv", [*command, "--help"])
+        try:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        except (SystemExit, ImportError) as end:
+            if not isinstance(end, SystemExit) or end.code:
+                raise LookupError(f"{' '.join(command)}: {[*errors.getvalue().splitlines(), str(end)][-1]}") from None
+    return printed.getvalue()
 
 
 def call(line: str) -> tuple[tuple[str, ...], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,6 +35,12 @@ def sources(*folders: str) -> list[Path]:
     return sorted({path.resolve() for folder in folders for path in (ROOT / folder).rglob("*.py")})
 
 
+@cache
+def distributions() -> dict[str, list[str]]:
+    """For each module that is installed, the names of its distributions."""
+    return dict(packages_distributions())
+
+
 def imported(*folders: str) -> set[str]:
     """Distributions, by their normalised names, whose modules are imported in these folders."""
     modules = set()
@@ -43,7 +50,7 @@ def imported(*folders: str) -> set[str]:
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             modules |= {name.partition(".")[0] for name in names}
-    known = packages_distributions()
+    known = distributions()
     return {known.get(name, [name])[0].lower().replace("_", "-") for name in modules - OWN - sys.stdlib_module_names}
 
 
