@@ -36,7 +36,7 @@ def help_of(command: tuple[str, ...]) -> str:
             runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         except (SystemExit, ImportError) as end:
             if not isinstance(end, SystemExit) or end.code:
-                raise LookupError(f"{' '.join(command)}: {[*errors.getvalue().splitlines(), str(end)][-1]}") from None
+                raise LookupError(f"{' '.join(command)}: {[str(end), *errors.getvalue().splitlines()][-1]}") from None
     return printed.getvalue()
 
 
