@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -14,12 +17,14 @@ from gymnasium.utils.env_checker import check_env
 from test_cli import refused, works
 from tqdm.auto import tqdm
 
-from compress_env.agents.offline import SHIFTS, SurrogateEnv, SurrogateTeacher
+from compress_env.agents.offline import SHIFTS, SurrogateEnv, SurrogateObjective, SurrogateTeacher, learn
 from compress_env.agents.policy_selection import PolicySelection
 from compress_env.agents.saved import load_policy, save_policy
-from compress_env.api import environment_of, learn_policy
+from compress_env.agents.sb3.algorithm import Deterministic
+from compress_env.api import learn_policy, objective_of
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
+from compress_env.objective import Objective
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder
 from compress_env.walk.observation import entries
@@ -49,8 +54,9 @@ def test_a_saved_policy_acts_like_the_one_that_was_learned(algorithm, digits_env
     if algorithm is sb3_contrib.ARS:  # which starts with zeros
         for weight in model.policy.parameters():
             weight.data.normal_()
-    save_policy(model.policy, tmp_path / "policy.onnx")
-    policy = load_policy(tmp_path / "policy.onnx")
+    names = digits_env.objective.embedding.names
+    save_policy(Deterministic(model.policy), names, tmp_path / "policy.onnx")
+    policy = load_policy(tmp_path / "policy.onnx", names)
     for seed in range(20):
         digits_env.observation_space.seed(seed)
         observation = digits_env.observation_space.sample()
@@ -81,7 +87,7 @@ def test_files_that_are_no_policy_or_saw_something_else_are_refused(learned, tmp
     model.metadata_props[0].value = model.metadata_props[0].value.replace("budget latency", "budget patience")
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(UserError, match="budget latency, budget patience"):
-        load_policy(tmp_path / "other.onnx")
+        load_policy(tmp_path / "other.onnx", [name for name, _, _ in entries()])
     told = refused("policy", "apply", tmp_path / "none.onnx", "--out", tmp_path / "a")
     assert "there is no policy" in told and not (tmp_path / "a" / "trials.jsonl").exists()
 
@@ -96,12 +102,12 @@ def test_a_policy_decides_about_another_budget_and_a_teacher_that_it_has_never_s
     given = ("--teacher", f"{tmp_path / 'net.py'}:make", "--data", "digits", "--budget", "macs=0.4")
     works("policy", "apply", learned / "policy.onnx", *given, "--out", tmp_path / "a")
     (trial,) = RunFolder(tmp_path / "a").trials()
-    assert trial.outcome.feasible and set(trial.outcome.budget) == {"macs"}
+    assert trial.feasible and set(trial.limits) == {"macs"}
     env = LayerRemovalEnv(teacher=given[1], data="digits")
     assert trial.plan.to_json() == rollout(env, load_policy(learned / "policy.onnx"), 0.4)
 
 
-def test_variations_follow_the_policys_own_student_and_repeat_with_the_seed(learned):
+def test_noisy_students_follow_the_policys_own_student_and_repeat_with_the_seed(learned):
     settings = {"file": str(learned / "policy.onnx")}
 
     def play(seed):
@@ -110,7 +116,7 @@ def test_variations_follow_the_policys_own_student_and_repeat_with_the_seed(lear
     first = play(0)
     plans = [t.plan for t in first.trials]
     assert plans[0].to_json() == rollout(LayerRemovalEnv(), load_policy(settings["file"]), 0.5) and len(set(plans)) > 1
-    assert all(t.outcome.feasible for t in first.trials) and first.final_policy.plan == plans[0]
+    assert all(t.feasible for t in first.trials) and first.final_policy.plan == plans[0]
     assert [t.plan for t in play(0).trials] == plans != [t.plan for t in play(1).trials]
 
 
@@ -119,10 +125,10 @@ def test_a_search_that_goes_on_from_a_policy_begins_with_its_student(learned, tm
     expected = rollout(LayerRemovalEnv(), load_policy(file), 0.5)
     found = search(LayerRemovalEnv(), "ddpg", 8, 0, tmp_path / "a", progress=False, settings={"start": file})
     assert found.trials[1].plan.to_json() == expected and len(found.trials) == 8
-    with pytest.raises(UserError, match="variations are judged between imagined"):
-        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"varied": 10, "imagined": 0})
-    with pytest.raises(UserError, match="start needs imagined episodes"):
-        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"start": file, "imagined": 0})
+    with pytest.raises(UserError, match="mutants are judged between model episodes"):
+        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"mutations": 10, "model_episodes": 0})
+    with pytest.raises(UserError, match="start needs model episodes"):
+        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"start": file, "model_episodes": 0})
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +147,7 @@ def test_one_policy_is_learned_from_the_trials_of_several_searches_and_teachers(
     gains = {name: int(share) for name, share in re.findall(r"^(\S+): (-?\d+)% of what", said, re.M)}
     assert set(gains) == {"resnet8-digits", "vgg7-digits"} and sum(gains.values()) > 0
     works("policy", "apply", file, "--budget", "macs=0.3", "--out", tmp_path / "run")
-    assert RunFolder(tmp_path / "run").trials()[0].outcome.feasible
+    assert RunFolder(tmp_path / "run").trials()[0].feasible
 
 
 def test_the_same_seed_learns_the_same_policy(searched, tmp_path):
@@ -153,13 +159,18 @@ def test_the_same_seed_learns_the_same_policy(searched, tmp_path):
     assert learned["a"] == learned["b"] != learned["c"]
 
 
-def test_rehearsal_is_an_environment_whose_uniform_students_gain_nothing(searched):
-    teachers = [
-        SurrogateTeacher(environment_of(f, False, {"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
-        for f in map(RunFolder, searched[1:])
+def teachers_of(runs) -> list[SurrogateTeacher]:
+    return [
+        SurrogateTeacher(objective_of(f, False, {"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
+        for f in map(RunFolder, runs)
     ]
-    check_env(SurrogateEnv(teachers, 10, tqdm(disable=True)), skip_render_check=True)
-    env = SurrogateEnv(teachers, 10, tqdm(disable=True))
+
+
+def test_offline_learning_is_an_environment_whose_uniform_students_gain_nothing(searched):
+    teachers = teachers_of(searched[1:])
+    check_env(SurrogateEnv(SurrogateObjective(teachers, 10), tqdm(disable=True)), skip_render_check=True)
+    objective = SurrogateObjective(teachers, 10)
+    env = SurrogateEnv(objective, tqdm(disable=True))
     met = set()
     for _ in range(10):
         env.reset()
@@ -169,28 +180,55 @@ def test_rehearsal_is_an_environment_whose_uniform_students_gain_nothing(searche
             steps += 1
         assert gain == pytest.approx(0, abs=1e-6)
         met.add(steps)
-    assert met == {t.env.steps for t in teachers} and env.played == 10
-    first = {name: set() for name, _, _ in entries()}
+    assert met == {t.objective.steps for t in teachers} and env.played == 10
+    first = {name: set() for name in objective.embedding.names}
     for seed in range(20):
         for name, seen in zip(first, env.reset(seed=seed)[0]):
             first[name].add(float(seen))
     assert all(len(first[name]) > 10 for names in SHIFTS for name in names)
-    assert all(len(first[name]) <= 2 for name in ("kernel", "index", "share of MACs", "branch", "explained"))
-    assert env.trust(env.plans_of(lambda _: np.zeros(2))) == pytest.approx(0, abs=1e-6)
+    assert all(len(first[name]) <= 2 for name in ("kernel", "index", "share of MACs", "branch", "redundancy"))
+    assert objective.score(objective.plans_of(lambda _: np.zeros(2))) == pytest.approx(0, abs=1e-6)
 
 
-def test_an_off_policy_agent_that_rehearses_leaves_its_most_trusted_policy(searched, tmp_path, monkeypatch):
+def test_teachers_that_observe_other_resources_are_not_learned_from_together(searched):
+    (teacher,) = teachers_of(searched[:1])
+    other = copy(teacher)
+    names = (*teacher.objective.embedding.names, "budget energy")
+    other.objective = SimpleNamespace(embedding=SimpleNamespace(names=names))
+    with pytest.raises(UserError, match="needs the same resources for each; 'budget energy' is not"):
+        SurrogateObjective([teacher, other], 10)
+
+
+def test_nothing_is_evaluated_and_no_data_is_loaded(searched, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(searched[0], run)
+    settings = json.loads((run / "run.json").read_text())
+    settings["environment"]["problem"]["data"] = f"imagefolder:{tmp_path / 'gone'}"
+    (run / "run.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(Objective, "evaluator", property(lambda self: pytest.fail("something is evaluated")))
+    ((name, gain),) = learn_policy([run], tmp_path / "p.onnx", episodes=200, progress=False)
+    assert name == "resnet8-digits" and gain > 0
+    with pytest.raises(UserError, match="gone"):
+        objective_of(RunFolder(run), False).problem.data  # noqa: B018
+
+
+def test_an_off_policy_agent_that_learns_offline_leaves_its_best_policy(searched, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(PolicySelection, "give", lambda self, actor: kept.extend(self.actors))
+    monkeypatch.setattr(PolicySelection, "load_best", lambda self, actor: kept.extend(self.candidates))
     learn_policy(searched[:1], tmp_path / "p.onnx", agent="ddpg", episodes=60, progress=False)
-    assert 1 < len(kept) and all(len(a.plans) == 1 for a in kept)
+    assert 1 < len(kept) and all(len(c.plans) == 1 for c in kept)
+
+
+def test_agents_that_are_asked_learn_no_policy_offline(searched, tmp_path):
+    with pytest.raises(UserError, match="the agent 'n2n' leaves no policy"):
+        learn(teachers_of(searched[:1]), "n2n", 10, 0, tmp_path / "p.onnx", progress=False)
 
 
 def test_what_was_learned_until_ctrl_c_is_kept(searched, tmp_path, monkeypatch):
     step = SurrogateEnv.step
 
     def interrupted(self, action):
-        if self.played == 5:
+        if self.objective.played == 5:
             raise KeyboardInterrupt
         return step(self, action)
 
@@ -202,11 +240,12 @@ def test_what_was_learned_until_ctrl_c_is_kept(searched, tmp_path, monkeypatch):
 def test_what_no_policy_can_be_learned_from_is_refused_before_anything_is_loaded(searched, tmp_path):
     told = refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
     assert "no run.json" in told
-    settings = json.loads((searched[0] / "run.json").read_text()) | {"limits": "soft"}
+    settings = json.loads((searched[0] / "run.json").read_text())
+    settings["environment"]["constraint"] = "soft"
     (tmp_path / "run.json").write_text(json.dumps(settings))
     assert "soft limits" in refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
-    with pytest.raises(UserError, match="all episodes are imagined here"):
-        learn_policy(searched[:1], tmp_path / "p.onnx", agent="ddpg", agent_options={"varied": 9}, progress=False)
+    with pytest.raises(UserError, match="all episodes are against a model here"):
+        learn_policy(searched[:1], tmp_path / "p.onnx", agent="ddpg", agent_options={"mutations": 9}, progress=False)
     told = refused("policy", "learn", searched[0], "--agent", "random", "--out", tmp_path / "p.onnx")
     assert "leaves no policy" in told and not (tmp_path / "p.onnx").exists()
 
@@ -238,7 +277,7 @@ def test_a_policy_is_put_beside_the_uniform_student_and_a_search_at_each_budget(
         mine["search"]["reward"] == search(env, "ddpg", 5, 0, progress=False).best.reward >= mine["uniform"]["reward"]
     )
     zero_shot = search(env, "policy", 1, progress=False, settings={"file": str(learned / "policy.onnx")}).best
-    assert (mine["policy"]["accuracy"], mine["policy"]["reward"]) == (zero_shot.outcome.accuracy, zero_shot.reward)
+    assert (mine["policy"]["metric"], mine["policy"]["reward"]) == (zero_shot.evaluation.metric, zero_shot.reward)
     assert (tmp_path / "zero-shot.png").stat().st_size > 10_000
     shown = works("bench", "policy", "--show", tmp_path)
     assert shown.splitlines()[0] == "resnet8-digits" and set(lines) <= set(shown.splitlines())

@@ -79,14 +79,13 @@ def check_agent(
 
 
 def _batches(
-    name: str, factory: Callable[..., object], settings: Mapping[str, Any] | None, evaluations: int, objective: Objective, order: int
+    name: str, factory: Callable[..., Any], settings: Mapping[str, Any] | None, evaluations: int, objective: Objective, order: int
 ) -> list[np.ndarray]:  # fmt: skip
     """The actions that an agent proposes, several at a time, if each batch is told in an order: 1 as asked, -1 the other way round."""
     recorder = Recorder(objective, evaluations, 1, None, tqdm(disable=True))
     proposed: list[np.ndarray] = []
     with own_random_state(), one_thread():
         player = factory(objective, evaluations, 1, **(settings or {}))
-        assert isinstance(player, Agent)
         while recorder.left:
             n = min(TOGETHER, recorder.left)
             proposals = player.ask(n)
