@@ -102,7 +102,10 @@ class ProblemSpec(Settings):
     )
     min_width: float = setting(0.1, "Smallest share of a layer's channels.", low=0.0, high=1.0)
     ranking: str = setting("reconstruction", "Which channels of a group stay.")
-    resources: tuple[str, ...] = setting((), "Resources to count beside params, macs and memory.", hidden=True)
+    resources: tuple[str, ...] = setting(
+        (), "A resource to count beside params, macs and memory: latency, which is measured, or energy.py:Energy. May be repeated.",
+        hidden=True, option="--resource", metavar="NAME",
+    )  # fmt: skip
     device: str = setting(
         "auto", "Torch device of evaluations and fine-tuning; if given, of latency, too. auto: a GPU if there is one."
     )

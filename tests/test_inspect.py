@@ -129,7 +129,7 @@ def test_kept_layers_are_named_and_the_smallest_usage_rises():
 
 
 def test_latency_is_measured_if_asked_for():
-    inspection = inspect(latency=True)
+    inspection = inspect(resources=("latency",))
     assert inspection.usage["latency"] > 0 and inspection.smallest["latency"] > 0
     assert "latency" in inspection.rows[0].shares and "latency" not in inspect().usage
     assert str(inspection).endswith(f"measured with: {inspection.runtime}") and not inspect().runtime

@@ -352,7 +352,7 @@ def test_a_report_measures_latency_where_no_budget_did(monkeypatch):
 
 
 def test_inspect_says_what_was_measured(quick):
-    command = ["inspect", "--latency", "--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
+    command = ["inspect", "--resource", "latency", "--runtime", "eager", "--latency-batch", "2", "--latency-threads", "1"]
     printed = CliRunner().invoke(main, command, catch_exceptions=False).output
     assert re.search(r"latency +ms .*\nmeasured with: batch 2, PyTorch eager, 1 thread", printed)
 

@@ -12,15 +12,14 @@ from compress_env.spec import ProblemSpec
 
 FIELDS = (
     "teacher", "weights", "data", "image_size", "input_shape", "protect", "removable", "shrinkable", "channel_multiple", "min_width",
-    "runtime", "latency_batch", "latency_threads",
+    "resources", "runtime", "latency_batch", "latency_threads",
 )  # fmt: skip
 
 
 @click.command(short_help="What can be removed from a teacher or shrunk, and what that saves.")
 @options.of(ProblemSpec, *FIELDS)
-@click.option("--latency", is_flag=True, help="Measure latency on this machine too, which takes longer.")
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
-def inspect(latency: bool, picture: str | None, **settings: Any) -> None:
+def inspect(picture: str | None, **settings: Any) -> None:
     """Show a teacher as a tree of blocks, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
@@ -29,13 +28,14 @@ def inspect(latency: bool, picture: str | None, **settings: Any) -> None:
     \b
     compress-env inspect --teacher resnet20-cifar10
     compress-env inspect --teacher net.py:make --input-shape 3,224,224 --protect 'stem.*' --picture net.png
+    compress-env inspect --teacher net.py:make --input-shape 3,224,224 --resource latency --runtime onnxruntime
     """
     from compress_env.report.inspect import inspect, text
     from compress_env.report.tree import check_place, save_picture
 
     if picture:
         check_place(picture)
-    found = inspect(**settings, latency=latency, progress=True)
+    found = inspect(**settings, progress=True)
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:
         click.echo(f"\npicture: {save_picture(found, picture)}")

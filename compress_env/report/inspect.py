@@ -90,8 +90,6 @@ def inspect(
     teacher: Any = "resnet8-digits",
     input_shape: Sequence[int] | None = None,
     *,
-    latency: bool = False,
-    resources: Sequence[str] = (),
     progress: bool = False,
     **settings: Any,
 ) -> Inspection:
@@ -100,16 +98,14 @@ def inspect(
     Args:
         teacher: A module, a name, `module:factory` or `file.py:factory`.
         input_shape: Of one input, without the batch; either it or data tells it, shipped teachers know it.
-        latency: Whether to measure latency too, on this machine.
-        resources: Further resources to count, as `module:attribute`.
         progress: Whether to show on standard error how far it is.
-        settings: Further fields of `ProblemSpec`, such as `protect`. Of data, the shape of the inputs alone is used.
+        settings: Further fields of `ProblemSpec`, such as `protect`, or `resources=("latency",)` to measure it, too. Of data, the
+            shape of the inputs alone is used.
 
     Raises:
         UserError: If something cannot be used.
     """
-    further = (*resources, *(["latency"] if latency else []))
-    spec = ProblemSpec.of(teacher=teacher, input_shape=input_shape, resources=further, **settings)
+    spec = ProblemSpec.of(teacher=teacher, input_shape=input_shape, **settings)
     loaded = load_teacher(spec.teacher, spec.weights)
     runtime = RuntimeConfig(spec.runtime, spec.latency_batch, spec.latency_threads)
     shape = _shape(spec, loaded, progress)
