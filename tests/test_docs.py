@@ -32,6 +32,7 @@ def help_of(command: tuple[str, ...]) -> str:
     printed, errors = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed), redirect_stderr(errors):
         patch.setattr(sys, "argv", [*command, "--help"])
+        patch.delitem(sys.modules, command[0], raising=False)  # run anew, as a command is
         try:
             runpy.run_module(command[0], run_name="__main__", alter_sys=True)
         except (SystemExit, ImportError) as end:
