@@ -22,6 +22,7 @@ from compress_env.export import export_all, save_student, state_bytes
 from compress_env.objective import Objective
 from compress_env.problem import Measured
 from compress_env.progress import announced
+from compress_env.search.recorder import check_problem
 from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
@@ -126,7 +127,8 @@ def run_search(
     path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
     folder = RunFolder(path)
     folder.admit(environment, search_spec, resume)
-    objective = Objective(environment, progress=progress)
+    known = _measured(folder) if folder.trials() else None  # plans mean the same students, also on another machine
+    objective = Objective(environment, measured=known, progress=progress)
     folder.begin(environment, search_spec, command)
     folder.write("problem.json", objective.problem.measured.to_json())
     found = search(
@@ -159,6 +161,7 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
     if best is None:
         raise UserError(f"{folder.path} has no student that meets the budget yet; search further with --resume")
     objective = objective or objective_of(folder, progress)
+    check_problem(trials, objective.problem, folder)
     run = folder.read("run.json")
     problem, plan, data, teacher = objective.problem, best.plan, objective.problem.data, objective.problem.whole
     student = _evaluator(objective).prepared(plan)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from compress_env.agents.sb3 import OffPolicyAgent, off_policy
 from compress_env.agents.sb3.noise import DecayingNoise
+from compress_env.api import finish, run_search
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
@@ -34,6 +35,7 @@ from compress_env.search.trial import Trial, best_trial
 from compress_env.search.validate import differences
 from compress_env.spec import EnvironmentSpec, SearchSpec
 from compress_env.surgery.plan import Plan
+from compress_env.teachers import load_teacher
 from compress_env.testing.agent import check_agent, planted
 
 OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")
@@ -253,6 +255,25 @@ def test_a_killed_process_resumes_to_the_same_trials(make, tmp_path):
     subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
     killed, whole = RunFolder(file.parent).trials(), RunFolder(tmp_path / "whole").trials()
     assert len(whole) == 20 and same(killed, whole)
+
+
+def test_a_run_whose_teacher_has_changed_is_neither_resumed_nor_finished(tmp_path):
+    weights = tmp_path / "teacher.pt"
+    module = load_teacher("resnet8-digits").module
+    torch.save(module.state_dict(), weights)
+    spec = EnvironmentSpec.of_keywords(
+        teacher="compress_env.teachers.resnet:resnet8_digits", weights=weights, data="digits", **QUICK
+    )
+    folder, _ = run_search(spec, SearchSpec("random", {}, 2, 0), tmp_path / "run", progress=False)
+    again, objective = run_search(spec, SearchSpec("random", {}, 2, 0), tmp_path / "run", resume=True, progress=False)
+    assert len(again.trials()) == 2 and objective.problem.id == folder.trials()[0].problem
+    with torch.no_grad():
+        module.fc.weight.mul_(1.01)
+    torch.save(module.state_dict(), weights)
+    with pytest.raises(UserError, match="trial 0 of .*/run was recorded for another problem: the teacher's weights"):
+        run_search(spec, SearchSpec("random", {}, 2, 0), tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(UserError, match="recorded for another problem"):
+        finish(folder, 1, progress=False)
 
 
 def test_a_run_made_with_other_settings_is_not_resumed(tmp_path):

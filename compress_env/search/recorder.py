@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.errors import UserError
 from compress_env.objective import Judged, Objective
+from compress_env.problem import Problem
 from compress_env.search.agent import Policy, Proposal
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
@@ -33,6 +35,8 @@ class Recorder:
         self.objective, self.evaluations, self.seed = objective, evaluations, seed
         self._folder, self._bar = folder, bar
         self.trials: list[Trial] = folder.trials() if folder else []
+        if folder:
+            check_problem(self.trials, objective.problem, folder)
         self.played = 0
         self._rng = np.random.default_rng(seed)
         self._start = time.perf_counter()
@@ -82,6 +86,21 @@ class Recorder:
             name = self.objective.problem.task.metric
             self._bar.set_postfix_str(f"best {name} {best.evaluation.metric:.4f}")
         return trial
+
+
+def check_problem(trials: Sequence[Trial], problem: Problem, folder: RunFolder) -> None:
+    """Check that trials are of this problem and ranking.
+
+    Raises:
+        UserError: If they are not; the weights or the data have changed since, or another object was given.
+    """
+    ids = (problem.id, problem.ranking.id)
+    for trial in trials:
+        if (trial.problem, trial.ranking) != ids:
+            raise UserError(
+                f"trial {trial.index} of {folder.path} was recorded for another problem: the teacher's weights, its code, the data or "
+                "the ranking of channels have changed since; restore them, or search again in another folder"
+            )
 
 
 def make_trial(index: int, seed: int, judged: Judged, objective: Objective, seconds: float) -> Trial:
