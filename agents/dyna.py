@@ -27,7 +27,7 @@ GENERATIONS, SURVIVORS = 3, 10
 """So many mutants with the highest acquisition are mutated again, and so on, so many times in all."""
 BUDGETS = 5
 """At which a policy is looked at, if the objective's budget is a range."""
-STATE = ("model", "rng", "limits", "round", "students", "known", "demonstrations")
+STATE = ("model", "limits", "round", "students", "known", "demonstrations")
 """Attributes that change while it is played."""
 
 
@@ -239,8 +239,9 @@ class Dyna(gym.Wrapper):
 
     def state(self) -> dict[str, Any]:
         """What `load` needs to go on from here, between two episodes."""
-        return {name: getattr(self, name) for name in STATE}
+        return {name: getattr(self, name) for name in STATE} | {"rng": self.rng.bit_generator.state}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
-        self.__dict__.update(state)
+        self.rng.bit_generator.state = state["rng"]
+        self.__dict__.update({name: state[name] for name in STATE})

@@ -87,7 +87,7 @@ OF_LIBRARIES = {
     "_is_avx512_bf16_supported": "PyTorch has no public question for it",
     "_scaled_dot_product_flash_attention_for_cpu": "an operator that PyTorch's own table of formulas lacks",
     "_validate_args": "checks that cannot be traced",
-    **dict.fromkeys(("_predict", "_np_random", "_last_obs"), "state of Stable-Baselines3 and Gymnasium that a checkpoint holds"),
+    **dict.fromkeys(("_predict", "_last_obs"), "parts of Stable-Baselines3 that a checkpoint and a saved policy need"),
 }
 """Private attributes of other libraries that are used, and why."""
 

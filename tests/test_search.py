@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -227,6 +228,27 @@ def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
     assert objective.evaluator.ran <= 4 + (whole.final_policy is not None)  # what was recorded is not judged again
     if whole.final_policy:
         assert resumed.final_policy.same(whole.final_policy)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(Harmful()), b"damaged", "saved"], ids=["harmful", "damaged", "harmful, saved by torch"]
+)
+def test_a_checkpoint_runs_no_code_and_is_not_needed(content, make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = search(make(), "ddpg", 5, seed=1, out=tmp_path / "run", progress=False)
+    checkpoint = tmp_path / "run" / "agent.checkpoint"
+    if content == "saved":
+        torch.save({"episodes": Harmful()}, checkpoint)
+    else:
+        checkpoint.write_bytes(content)
+    again = search(make(), "ddpg", 6, seed=1, out=tmp_path / "run", progress=False)
+    assert same(again.trials[:5], before.trials) and len(again.trials) == 6
+    assert not (tmp_path / "harmed").exists()
 
 
 def test_a_killed_process_resumes_to_the_same_trials(make, tmp_path):

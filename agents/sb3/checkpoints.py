@@ -5,18 +5,33 @@ from __future__ import annotations
 import pickle
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from sklearn.gaussian_process import kernels
 
+from compress_env.agents.dyna import ModelEpisode, Student
+from compress_env.agents.policy_selection import Candidate
+from compress_env.agents.surrogate import Surrogate
+from compress_env.contexts import quiet
 from compress_env.files import atomic
+from compress_env.surgery.plan import Plan
 
 if TYPE_CHECKING:
     from compress_env.agents.sb3.off_policy import OffPolicyAgent
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_episode_num", "_n_updates")
 """Of a model of Stable-Baselines3."""
+SPACES = ("observation_space", "action_space")
+"""Of a replay buffer; they are the environment's."""
+PARTS: list[Any] = [
+    Surrogate, Student, ModelEpisode, Candidate, Plan,
+    kernels.Sum, kernels.Product, kernels.ConstantKernel, kernels.Matern, kernels.WhiteKernel,
+    np.ndarray, np.dtype, *(value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))),
+    *(type(np.dtype(kind)) for kind in ("bool", "float32", "float64", "int64", "uint32", "uint64")),
+]  # fmt: skip
+"""Everything but tensors and plain values that a checkpoint may consist of; `torch.load` runs and makes nothing else."""
 
 
 def save(agent: OffPolicyAgent, path: Path) -> None:
@@ -27,31 +42,36 @@ def save(agent: OffPolicyAgent, path: Path) -> None:
         "baseline": agent.relative.baseline,
         "parameters": model.get_parameters(),
         "counters": {name: getattr(model, name) for name in COUNTERS},
-        "buffer": model.replay_buffer,
+        "buffer": {name: value for name, value in vars(model.replay_buffer).items() if name not in SPACES},
         "noise_episode": agent.noise.episode if agent.noise else 0,
         "dyna": agent.dyna.state() if agent.dyna else None,
         "candidates": agent.selection.candidates if agent.selection else [],
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
-        "env": env.np_random,
-        "actions": model.action_space.np_random,
+        "env": env.np_random.bit_generator.state,
+        "actions": model.action_space.np_random.bit_generator.state,
     }
     with atomic(path) as part:
-        part.write_bytes(pickle.dumps(state))
+        torch.save(state, part)
 
 
 def restore(agent: OffPolicyAgent, path: Path) -> int:
-    """Take up the state of `save`. Pickled: only for files of one's own runs.
+    """Take up the state of `save`; no code of the file's is run.
 
     Args:
         agent: Has been built, and not played.
         path: The file.
 
     Returns:
-        The number of episodes done; 0 if the file is of another run, whose recorded trials are then played again.
+        The number of episodes done; 0 if the file is damaged, of another run, or has other parts. Recorded trials are then played
+        again.
     """
-    state = pickle.loads(path.read_bytes())
+    try:
+        with quiet(), torch.serialization.safe_globals(PARTS):
+            state = torch.load(path, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+        return 0
     model, env = agent.model, agent.env
     other = state["episodes"] > len(env.get_wrapper_attr("trials"))
     if other or bool(state.get("dyna")) != bool(agent.dyna):
@@ -60,7 +80,7 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
     model.set_parameters(state["parameters"], device="cpu")
     for name, value in state["counters"].items():
         setattr(model, name, value)
-    model.replay_buffer = state["buffer"]
+    vars(model.replay_buffer).update(state["buffer"])
     left = state["episodes"] < agent.evaluations
     if agent.noise:
         agent.noise.episode = state["noise_episode"] - left  # learn() begins with a reset
@@ -71,8 +91,8 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
         agent.selection.candidates = state["candidates"]
     if left and model.env:
         model._last_obs = model.env.reset()  # type: ignore[assignment]
-    env.np_random = state["env"]
-    model.action_space._np_random = state["actions"]
+    env.np_random.bit_generator.state = state["env"]
+    model.action_space.np_random.bit_generator.state = state["actions"]
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])
     torch.set_rng_state(state["torch"])
