@@ -101,11 +101,6 @@ class Dyna(gym.Wrapper):
         """Whether a round begins with the next episode."""
         return not self.round
 
-    @property
-    def demonstrations_a_round(self) -> int:
-        """As many mutants as the agent played episodes, and the evaluated one."""
-        return min(self.model_episodes, self.mutations) + 1
-
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode, on the model unless one is to be evaluated."""
         self._actions = []

@@ -230,11 +230,11 @@ def test_a_second_environment_measures_nothing(quick, monkeypatch, tmp_path):
 def test_other_teachers_runtimes_and_versions_have_their_own_files(monkeypatch):
     _, _, graph = network_of("resnet8-digits")
     _, _, other = network_of("resnet8-digits", channel_multiple=8)
-    paths = {latency_cache.LatencyCache(g, s).table_path for g in (graph, other) for s in (RuntimeConfig(), RuntimeConfig(batch=2))}
+    paths = {latency_cache.LatencyCache(g, s).plans_path for g in (graph, other) for s in (RuntimeConfig(), RuntimeConfig(batch=2))}
     assert len(paths) == 4
-    assert latency_cache.LatencyCache(network_of("resnet8-digits")[2], RuntimeConfig()).table_path in paths  # other weights
+    assert latency_cache.LatencyCache(network_of("resnet8-digits")[2], RuntimeConfig()).plans_path in paths  # other weights
     monkeypatch.setattr(latency_cache, "version", lambda name: "0")
-    assert latency_cache.LatencyCache(graph, RuntimeConfig()).table_path not in paths
+    assert latency_cache.LatencyCache(graph, RuntimeConfig()).plans_path not in paths
 
 
 @pytest.mark.parametrize("damage", ["", '{"table": {}}', '{"table": {"teacher_ms": 1, "weights": [1], "points": {}}}'])

@@ -112,15 +112,6 @@ class PrunedView:
         """Groups whose channels still exist."""
         return frozenset(self._left({g: g for g in self.graph.groups}, self.alive))
 
-    @cached_property
-    def op_channels(self) -> tuple[np.ndarray, np.ndarray]:
-        """Matrix and constant: `matrix @ widths + constant` are the channels of each op's tensor."""
-        matrix = np.zeros((len(self.ops), len(self.graph.groups)))
-        for i, op in enumerate(self.ops):
-            for name, repeats in op.channels.parts:
-                matrix[i, self.graph.group_index[name]] += repeats
-        return matrix, np.array([op.channels.fixed for op in self.ops], float)
-
     def layer_sides(self, widths: np.ndarray) -> dict[str, tuple[int, int]]:
         """Channels in and out of each layer that is left."""
         return {x.name: (self.size(x.inputs, widths), self.size(x.outputs, widths)) for x in self.layers}

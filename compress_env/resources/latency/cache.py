@@ -61,8 +61,7 @@ class LatencyCache:
             "versions": {name: version(name) for name in packages},
         }  # fmt: skip
         self._key = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:24]
-        where = cache.folder("latency")
-        self.table_path, self.plans_path = where / f"{self._key}.json", where / f"{self._key}.plans.jsonl"
+        self.plans_path = cache.folder("latency") / f"{self._key}.plans.jsonl"
 
     def table(self, graph: LayerGraph, measure: Callable[[], Mapping[str, Any]]) -> Table:
         """The stored table, or of the data that `measure` finds, which is stored."""
