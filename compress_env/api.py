@@ -127,7 +127,7 @@ def run_search(
     path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
     folder = RunFolder(path)
     folder.admit(environment, search_spec, resume)
-    known = _measured(folder) if folder.trials() else None  # plans mean the same students, also on another machine
+    known = _measured(folder) if resume and folder.trials() else None  # plans mean the same students, also on another machine
     objective = Objective(environment, measured=known, progress=progress)
     folder.begin(environment, search_spec, command)
     folder.write("problem.json", objective.problem.measured.to_json())
