@@ -142,6 +142,8 @@ class Problem:
         task, needs_images = load_task(spec.task), RANKINGS.get(spec.ranking).NEEDS_INPUTS
         teacher = load_teacher(spec.teacher, spec.weights)
         data = None
+        if needs_images and spec.input_shape is not None:
+            raise UserError(f"an input shape is for a problem without data, and the ranking {spec.ranking!r} looks at images")
         if measured is None and (needs_images or _input_shape_of(spec, teacher) is None):
             data = _load(spec, teacher, progress)
         return cls(spec, teacher, task, data, measured, progress)

@@ -64,6 +64,8 @@ def test_the_planted_optimum_has_reward_1_and_is_the_only_such_plan():
     assert planted(1).evaluator.planted != best
     greedy = search(planted(), "greedy", 100, progress=False)
     assert greedy.best.reward > greedy.trials[0].reward + 0.1  # the uniform student comes first
+    with pytest.raises(UserError, match="judges by a formula; leave evaluator out"):
+        LayerRemovalPlantedEnv.make_objective(False, evaluator={"kl_weight": 0.5})
 
 
 @pytest.fixture(scope="module")

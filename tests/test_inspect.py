@@ -216,3 +216,8 @@ def test_what_a_user_gets_wrong_is_told(own, options, told):
 def test_a_teacher_in_training_mode_is_refused():
     with pytest.raises(UserError, match="is in training mode; call .eval"):
         inspect(vgg().train(), (3, 8, 8))
+
+
+def test_a_setting_that_plays_no_part_is_refused():
+    with pytest.raises(UserError, match="no argument 'ranking'"):
+        inspect(vgg(), (3, 8, 8), ranking="magnitude")

@@ -156,6 +156,11 @@ def test_a_problem_needs_data_only_where_its_ranking_does(monkeypatch):
         Problem.build(ProblemSpec("resnet8-digits", ranking="magnitude", data="digits", input_shape=(1, 8, 8)))
 
 
+def test_an_input_shape_is_refused_where_the_ranking_looks_at_images():
+    with pytest.raises(UserError, match="the ranking 'reconstruction' looks at images"):
+        Problem.build(ProblemSpec("resnet8-digits", input_shape=(1, 8, 8)))
+
+
 def test_observations_grow_with_the_budgets_resources_only(problem):
     class Depth(Resource):
         unit = "layers"

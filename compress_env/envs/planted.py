@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from compress_env.envs.layer_removal import LayerRemovalEnv
+from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Memory
 from compress_env.objective import Objective
@@ -58,8 +59,8 @@ class LayerRemovalPlantedEnv(LayerRemovalEnv):
     reward 1, is known: see `PlantedEvaluator`. For tests of agents; nothing about networks can be learned from it.
 
     ## Arguments
-    Those of `LayerRemoval-v0`, and `planted_seed` (0), which plan is planted and which decisions matter. The planted plan meets the
-    lowest budget; its metric falls with every decision that differs from it.
+    Those of `LayerRemoval-v0` but `evaluator`, and `planted_seed` (0), which plan is planted and which decisions matter. The planted
+    plan meets the lowest budget; its metric falls with every decision that differs from it.
 
     ## Version History
     * v0: first version.
@@ -68,6 +69,8 @@ class LayerRemovalPlantedEnv(LayerRemovalEnv):
     @staticmethod
     def make_objective(progress: bool, planted_seed: int = 0, **settings: Any) -> Objective:
         """The objective of the environment's keywords, with the formula in place of the evaluator."""
+        if settings.get("evaluator"):
+            raise UserError("the planted environment judges by a formula; leave evaluator out")
         spec = EnvironmentSpec.of_keywords(**settings)
         objective = Objective(spec, progress=progress)
         rng = np.random.default_rng([planted_seed, 1])  # not the stream with which random search begins

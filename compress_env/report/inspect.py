@@ -15,6 +15,7 @@ from compress_env.contexts import one_thread
 from compress_env.data import load_data
 from compress_env.errors import UserError
 from compress_env.progress import announced
+from compress_env.registry import unknown
 from compress_env.report.formats import fit_name
 from compress_env.resources.base import amount
 from compress_env.resources.cost_model import CostModel
@@ -27,6 +28,9 @@ from compress_env.surgery.ir import Group
 from compress_env.surgery.trace import trace
 from compress_env.teachers import Teacher, load_teacher
 
+PARTS = ("weights", "data", "image_size", "resources", "protect", "removable", "shrinkable", "channel_multiple", "min_width")
+SETTINGS = (*PARTS, "runtime", "latency_batch", "latency_threads")
+"""Fields of `ProblemSpec` that tell parts and costs."""
 TIED = "it is tied to a layer that stays as it is"
 NOT_REMOVABLE = "not removable: "
 NOTE = (
@@ -99,12 +103,15 @@ def inspect(
         teacher: A module, a name, `module:factory` or `file.py:factory`.
         input_shape: Of one input, without the batch; either it or data tells it, shipped teachers know it.
         progress: Whether to show on standard error how far it is.
-        settings: Further fields of `ProblemSpec`, such as `protect`, or `resources=("latency",)` to measure it, too. Of data, the
-            shape of the inputs alone is used.
+        settings: Fields of `ProblemSpec` that tell parts and costs (`SETTINGS`), such as `protect`, or `resources=("latency",)` to
+            measure it, too. Of data, the shape of the inputs alone is used.
 
     Raises:
         UserError: If something cannot be used.
     """
+    for name in settings:
+        if name not in SETTINGS:
+            raise UserError(f"inspect: {unknown('argument', name, list(SETTINGS))}")
     spec = ProblemSpec.of(teacher=teacher, input_shape=input_shape, **settings)
     loaded = load_teacher(spec.teacher, spec.weights)
     runtime = RuntimeConfig(spec.runtime, spec.latency_batch, spec.latency_threads)

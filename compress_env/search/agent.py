@@ -50,7 +50,7 @@ class Agent(Protocol):
             At most `n`. Fewer, or none, where the next depends on trials that were not told yet; none for good when all were told
             and the search is over.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say which students to judge")
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """Learn from students that were asked for.

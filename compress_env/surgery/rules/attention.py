@@ -37,11 +37,11 @@ class Attention(Rule):
 
     def packed(self, module: nn.Module) -> Tensor:
         """The weights `(3 * values, in)` of queries, keys and values."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say where its weights are")
 
     def projection(self, module: nn.Module) -> nn.Linear:
         """The projection behind the heads."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what its heads are projected with")
 
     def note(self, flow: ChannelFlow, name: str, module: nn.Module, numbers: np.ndarray | None) -> np.ndarray:
         """Note the sides of a layer that reads these channels; returns those that it writes."""
