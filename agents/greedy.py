@@ -1,9 +1,10 @@
-"""Greedy search: from the uniform student, change one decision at a time and keep what is better."""
+"""Greedy search: from the student of the action 0, change one decision at a time and keep what is better."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from compress_env.agents.moves import neighbours
 from compress_env.agents.sequence import BatchAgent, Batches
 
 
@@ -28,10 +29,10 @@ class Greedy(BatchAgent):
 
     def _neighbours(self, actions: np.ndarray, i: int, step: float) -> Iterator[np.ndarray]:
         """The actions with another choice at step i."""
-        decision = self.objective.problem.decisions[i]
-        for value in decision.neighbours(actions[i, decision.column], step):
+        column = self.objective.problem.decisions[i].column
+        for value in neighbours(self.objective, i, actions[i, column], step):
             changed = actions.copy()
-            changed[i, decision.column] = np.clip(value, -1, 1)
+            changed[i, column] = value
             yield changed
 
 

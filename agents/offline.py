@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.agents.policy_selection import decided
-from compress_env.agents.surrogate import Surrogate, features, lower_bound
+from compress_env.agents.surrogate import Surrogate, lower_bound, point, point_of
 from compress_env.contexts import one_thread, own_random_state
 from compress_env.errors import UserError
 from compress_env.objective import Objective
@@ -46,23 +46,23 @@ class SurrogateTeacher:
         known = list({t.plan: t for t in trials if not t.evaluation.failed}.values())
         for i in sorted(rng.permutation(len(known))[:MOST]):
             plan = known[i].plan
-            self.model.observe(features(graph, frozenset(plan.removed), graph.widths(plan)), known[i].reward)
+            self.model.observe(point_of(objective, frozenset(plan.removed), graph.widths(plan), known[i].limits), known[i].reward)
         self.limits = objective.budgets(BUDGETS)
-        uniform = np.zeros(2, np.float32)
-        self.uniform = lower_bound(self.model, np.array([decided(objective, lambda _: uniform, x) for x in self.limits]))
-        self.gap = np.maximum(max(self.model.rewards) - self.uniform, 0.02 * np.ptp(self.model.rewards))
+        zero = np.zeros(2, np.float32)
+        self.zero = lower_bound(self.model, np.array([decided(objective, lambda _: zero, x) for x in self.limits]))
+        self.gap = np.maximum(max(self.model.rewards) - self.zero, 0.02 * np.ptp(self.model.rewards))
 
     def gain(self, plans: np.ndarray, budgets: np.ndarray) -> np.ndarray:
-        """The reward that plans are likely to gain over the uniform ones.
+        """The reward that plans are likely to gain over those of the action 0.
 
         Args:
-            plans: Their features, `(n, d)`.
+            plans: As by `point`, `(n, d)`.
             budgets: For each the number of its budget, `(n,)`.
 
         Returns:
-            `(n,)`: 0 for the uniform ones, 1 for the best reward that was recorded at any budget.
+            `(n,)`: 0 for those of the action 0, 1 for the best reward that was recorded at any budget.
         """
-        return (lower_bound(self.model, plans) - self.uniform[budgets]) / self.gap[budgets]
+        return (lower_bound(self.model, plans) - self.zero[budgets]) / self.gap[budgets]
 
 
 class SurrogateObjective:
@@ -101,7 +101,7 @@ class SurrogateObjective:
         return self.played % self._every == 0
 
     def plans_of(self, policy: Policy) -> list[np.ndarray]:
-        """For each teacher, features `(budgets, d)` of the plans that `policy` decides on."""
+        """For each teacher, the plans that `policy` decides on, as by `point`, `(budgets, d)`."""
         return [np.array([decided(t.objective, policy, t.limits[i]) for i in self.looked_at]) for t in self.teachers]
 
     def gains(self, plans: Sequence[np.ndarray]) -> list[float]:
@@ -159,7 +159,7 @@ class SurrogateEnv(gym.Env):
         if walk.done:
             self.objective.played += 1
             self._bar.update()
-            plan = features(self._teacher.objective.problem.graph, walk.removed, walk.widths)
+            plan = point(self._teacher.objective, walk)
             reward = max(-1.0, float(self._teacher.gain(plan[None], np.array([self._budget]))[0]))
         return self._observation(), reward, walk.done, False, {}
 

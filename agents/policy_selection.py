@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_env.agents.surrogate import features
+from compress_env.agents.surrogate import point
 from compress_env.objective import Objective
 from compress_env.search.agent import Policy
 
@@ -36,7 +36,7 @@ class PolicyScorer(Protocol):
 
 
 def decided(objective: Objective, policy: Policy, limits: Mapping[str, float]) -> np.ndarray:
-    """Features of the plan that a policy comes to; no student is built.
+    """The plan that a policy comes to, as by `point`; no student is built.
 
     Args:
         objective: Begins the walk.
@@ -46,10 +46,10 @@ def decided(objective: Objective, policy: Policy, limits: Mapping[str, float]) -
     walk = objective.begin(limits)
     while not walk.done:
         walk.step(*np.clip(policy(objective.observe(walk)), -1, 1).tolist())
-    return features(objective.problem.graph, walk.removed, walk.widths)
+    return point(objective, walk)
 
 
-class Candidate(NamedTuple):
+class PolicyCandidate(NamedTuple):
     """An actor's weights, and the plans that its policy comes to."""
 
     weights: dict[str, torch.Tensor]
@@ -68,14 +68,14 @@ class PolicySelection:
 
     def __init__(self, scorer: PolicyScorer):
         self.scorer = scorer
-        self.candidates: list[Candidate] = []
+        self.candidates: list[PolicyCandidate] = []
 
     def look(self, actor: nn.Module, policy: Policy) -> None:
         """Keep the weights of `actor` if the plans of `policy`, which acts by them, are among the best so far."""
         plans = self.scorer.plans_of(policy)
         if any(all(map(np.array_equal, plans, c.plans)) for c in self.candidates):
             return
-        self.candidates.append(Candidate({k: v.clone() for k, v in actor.state_dict().items()}, plans))
+        self.candidates.append(PolicyCandidate({k: v.clone() for k, v in actor.state_dict().items()}, plans))
         self.candidates.sort(key=self._score, reverse=True)
         del self.candidates[KEPT:]
 
@@ -84,5 +84,5 @@ class PolicySelection:
         if self.candidates:
             actor.load_state_dict(max(self.candidates, key=self._score).weights)
 
-    def _score(self, candidate: Candidate) -> float:
+    def _score(self, candidate: PolicyCandidate) -> float:
         return self.scorer.score(candidate.plans)

@@ -1,15 +1,18 @@
-"""A surrogate model: the reward of a plan as a Gaussian process, fitted to the students that were evaluated so far."""
+"""A surrogate model: the reward of a plan as a Gaussian process about its prediction, fitted to the students judged so far."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
+from compress_env.allocation.solver import Allocation
+from compress_env.objective import AnyWalk, Objective
 from compress_env.surgery.graph import LayerGraph
 
 GROWTH = 1.15
@@ -33,23 +36,22 @@ def features(graph: LayerGraph, removed: frozenset[str], widths: np.ndarray) -> 
     return np.concatenate([kept, np.where(network.alive, widths / graph.full, 0.0)])
 
 
-class RewardModel(Protocol):
-    """Predicts rewards of plans; `Surrogate` does."""
+def point_of(objective: Objective, removed: frozenset[str], widths: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+    """A plan as `Surrogate` takes it, `(1 + blocks + groups,)`: the reward that sensitivities predict, then its features."""
+    predicted = objective.predicted_of(Allocation(removed, widths), limits)
+    return np.concatenate([[predicted], features(objective.problem.graph, removed, widths)])
 
-    rewards: list[float]
 
-    def observe(self, features: np.ndarray, reward: float) -> None:
-        """Take in one evaluation of a plan with these `features` `(d,)`."""
-
-    def __call__(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the rewards `(n,)` of plans with `features` `(n, d)`."""
+def point(objective: Objective, walk: AnyWalk) -> np.ndarray:
+    """The plan of a finished walk as `Surrogate` takes it, `(1 + blocks + groups,)`."""
+    return point_of(objective, walk.removed, walk.widths, walk.limits)
 
 
 class Surrogate:
-    """A Gaussian process over `features` of plans.
+    """A Gaussian process over plans. Its mean is the reward that sensitivities predict, plus a constant.
 
     Attributes:
-        inputs: Features of the plans that were observed.
+        inputs: Plans that were observed, as by `point`.
         rewards: Their rewards.
     """
 
@@ -60,35 +62,36 @@ class Surrogate:
         self._process: GaussianProcessRegressor | None = None
         self._kernel: Any = None
 
-    def observe(self, features: np.ndarray, reward: float) -> None:
-        """Take in one evaluation of a plan with these `features` `(d,)`; the next prediction knows of it."""
-        self.inputs.append(features)
+    def observe(self, point: np.ndarray, reward: float) -> None:
+        """Take in one evaluation of a plan, given as by `point`; the next prediction knows of it."""
+        self.inputs.append(point)
         self.rewards.append(reward)
         self._process = None
 
-    def __call__(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of the rewards `(n,)` of plans with `features` `(n, d)`."""
+    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of the rewards `(n,)` of plans given as by `point`, `(n, d)`."""
         process = self._process or self._fit()
-        mean, deviation = process.predict(features, return_std=True)
-        return mean * self._scale + self._shift, deviation * self._scale
+        mean, deviation = process.predict(points[:, 1:], return_std=True)
+        return points[:, 0] + mean * self._scale + self._shift, deviation * self._scale
 
     def _fit(self) -> GaussianProcessRegressor:
-        x, y = np.array(self.inputs), np.array(self.rewards)
+        x = np.array(self.inputs)
+        y = np.array(self.rewards) - x[:, 0]
         self._shift, self._scale = float(y.mean()), float(y.std()) or 1.0
         again = len(y) >= GROWTH * self._fitted
         if again:
             self._fitted = len(y)
-            shape = Matern(np.ones(x.shape[1]), LENGTHS, nu=2.5)
+            shape = Matern(np.ones(x.shape[1] - 1), LENGTHS, nu=2.5)
             self._kernel = ConstantKernel(1.0, (0.1, 100.0)) * shape + WhiteKernel(1e-2, (1e-5, 0.5))
         self._process = GaussianProcessRegressor(self._kernel, optimizer="fmin_l_bfgs_b" if again else None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound
-            self._process.fit(x, (y - self._shift) / self._scale)
+            self._process.fit(x[:, 1:], (y - self._shift) / self._scale)
         self._kernel = self._process.kernel_
         return self._process
 
 
-def lower_bound(model: RewardModel, plans: np.ndarray) -> np.ndarray:
-    """The reward `(n,)` that plans with features `(n, d)` are likely to reach: the prediction less one standard deviation."""
+def lower_bound(model: Surrogate, plans: np.ndarray) -> np.ndarray:
+    """The reward `(n,)` that plans, given as by `point`, `(n, d)`, are likely to reach: the prediction less one standard deviation."""
     mean, deviation = model(plans)
     return mean - deviation

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
+from compress_env.allocation.sensitivities import Sensitivities
 from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune
 from compress_env.distill.recipes import finetuning_recipe
@@ -22,6 +23,7 @@ from compress_env.export import export_all, save_student, state_bytes
 from compress_env.objective import Objective
 from compress_env.problem import Measured
 from compress_env.progress import announced
+from compress_env.search.choice import choose
 from compress_env.search.recorder import check_problem
 from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
@@ -31,6 +33,8 @@ from compress_env.spec import EnvironmentSpec, SearchSpec
 from compress_env.surgery.plan import Plan
 from compress_env.walk.rows import network_rows
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
@@ -39,7 +43,7 @@ class Compressed:
     Attributes:
         student: In evaluation mode, as good as its best epoch.
         plan: The plan that it was built from.
-        evaluation: Its numbers in the search, before it was distilled fully.
+        evaluation: Its numbers before it was distilled fully, on all validation images; the search saw half of them at most.
         trials: Every evaluation of the search.
         finetuned: How the full distillation went.
         result: The content of `result.json`.
@@ -63,7 +67,7 @@ def compress(
     teacher: Any = "resnet8-digits",
     data: Any = None,
     budget: Mapping[str, Any] | None = None,
-    agent: str = "ddpg",
+    agent: str = "model",
     evaluations: int = 150,
     seed: int = 0,
     out: str | Path | None = None,
@@ -128,9 +132,12 @@ def run_search(
     folder = RunFolder(path)
     folder.admit(environment, search_spec, resume)
     known = _measured(folder) if resume and folder.trials() else None  # plans mean the same students, also on another machine
-    objective = Objective(environment, measured=known, progress=progress)
+    objective = Objective(
+        environment, measured=known, sensitivities=_sensitivities(folder) if known else None, progress=progress
+    )
     folder.begin(environment, search_spec, command)
     folder.write("problem.json", objective.problem.measured.to_json())
+    folder.write("sensitivities.json", objective.sensitivities.to_json())
     found = search(
         objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options
     )
@@ -157,11 +164,13 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
         UserError: If no student meets the budget yet.
     """
     trials = folder.trials()
-    best = best_trial(trials)
-    if best is None:
+    if best_trial(trials) is None:
         raise UserError(f"{folder.path} has no student that meets the budget yet; search further with --resume")
     objective = objective or objective_of(folder, progress)
     check_problem(trials, objective.problem, folder)
+    chosen = choose(objective, trials, progress)
+    assert chosen is not None  # there is a student that meets the budget
+    best, evaluation = chosen
     run = folder.read("run.json")
     problem, plan, data, teacher = objective.problem, best.plan, objective.problem.data, objective.problem.whole
     student = _evaluator(objective).prepared(plan)
@@ -203,7 +212,7 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
     from compress_env.report.page import write_report
 
     write_report(folder.path)
-    return Compressed(student, plan, best.evaluation, trials, done, result, folder.path)
+    return Compressed(student, plan, evaluation, trials, done, result, folder.path)
 
 
 def _evaluator(objective: Objective) -> Evaluator:
@@ -221,18 +230,27 @@ def objective_of(folder: RunFolder, progress: bool = True, budget: Mapping[str, 
     environment, _ = folder.spec()
     if budget:
         environment = replace(environment, budget=budget)
-    return Objective(environment, measured=_measured(folder), progress=progress)
+    return Objective(environment, measured=_measured(folder), sensitivities=_sensitivities(folder), progress=progress)
 
 
 def _measured(folder: RunFolder) -> Measured | None:
     """The measurements that a run keeps, or None if it has none; they are made again then, which takes images."""
-    if not (folder.path / "problem.json").is_file():
+    return _kept(folder, "problem.json", Measured.from_json)
+
+
+def _sensitivities(folder: RunFolder) -> Sensitivities | None:
+    """The sensitivities that a run keeps, or None."""
+    return _kept(folder, "sensitivities.json", Sensitivities.from_json)
+
+
+def _kept(folder: RunFolder, name: str, read: Callable[[Any], T]) -> T | None:
+    if not (folder.path / name).is_file():
         return None
     try:
-        return Measured.from_json(folder.read("problem.json"))
+        return read(folder.read(name))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder.path / 'problem.json'} is damaged ({type(error).__name__}: {error}); delete it, and it is measured again"
+            f"{folder.path / name} is damaged ({type(error).__name__}: {error}); delete it, and it is measured again"
         ) from None
 
 

@@ -16,7 +16,17 @@ NO_CHOICE = ("norm", "parameter")
 """Kinds of layers that no decision is about."""
 
 
-class Decider(Protocol):
+class Walking(Protocol):
+    """What is left of the teacher by the decisions so far."""
+
+    def has_block(self, block: str) -> bool:
+        """Whether the block has not gone with another one."""
+
+    def has_group(self, group: str) -> bool:
+        """Whether channels of the group are left."""
+
+
+class Decider(Walking, Protocol):
     """The side of a walk that decisions act on."""
 
     def remove(self, block: str, keep: bool) -> None:
@@ -24,12 +34,6 @@ class Decider(Protocol):
 
     def shrink(self, group: str, sparsity: float) -> None:
         """Shrink a group by an action in [-1, 1]."""
-
-    def has_block(self, block: str) -> bool:
-        """Whether the block has not gone with another one."""
-
-    def has_group(self, group: str) -> bool:
-        """Whether channels of the group are left."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,8 @@ class Decision(ABC):
         """Decide, by an action whose entries lie in [-1, 1]."""
 
     @abstractmethod
-    def inactive(self, walk: Decider) -> bool:
+    def inactive(self, walk: Walking) -> bool:
         """Whether nothing is left to decide, because the target went with a block that was removed before."""
-
-    @abstractmethod
-    def neighbours(self, value: float, step: float) -> list[float]:
-        """Values of the action beside `value` that lead to other students; `step` is how far to go where there are many."""
 
     @abstractmethod
     def undecided_layers(self, graph: LayerGraph) -> list[str]:
@@ -79,13 +79,9 @@ class RemoveBlock(Decision):
         """Keep the block for `keep` of at least 0, else remove it."""
         walk.remove(self.target, keep >= 0)
 
-    def inactive(self, walk: Decider) -> bool:
+    def inactive(self, walk: Walking) -> bool:
         """Whether the block has vanished with another one."""
         return not walk.has_block(self.target)
-
-    def neighbours(self, value: float, step: float) -> list[float]:
-        """The other choice."""
-        return [-1.0 if value >= 0 else 1.0]
 
     def undecided_layers(self, graph: LayerGraph) -> list[str]:
         """The block's layers."""
@@ -106,13 +102,9 @@ class ShrinkGroup(Decision):
         """Give the group its width."""
         walk.shrink(self.target, sparsity)
 
-    def inactive(self, walk: Decider) -> bool:
+    def inactive(self, walk: Walking) -> bool:
         """Whether the group's channels have vanished with a block."""
         return not walk.has_group(self.target)
-
-    def neighbours(self, value: float, step: float) -> list[float]:
-        """A step down and a step up."""
-        return [value - step, value + step]
 
     def undecided_layers(self, graph: LayerGraph) -> list[str]:
         """The layer that the group is named after."""

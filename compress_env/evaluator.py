@@ -38,6 +38,9 @@ class PlanEvaluator(Protocol):
     def remember(self, plan: Plan, evaluation: Evaluation) -> None:
         """Take the numbers of a plan as known, as from the records of an earlier run."""
 
+    def forget(self, plan: Plan) -> None:
+        """Have a plan that was judged not known any more."""
+
 
 class Memory:
     """What is known of plans: no plan is judged twice."""
@@ -55,6 +58,10 @@ class Memory:
         self._known[plan] = evaluation
         self.problem.cost_model.remember(plan, evaluation.usage, evaluation.teacher_usage)
 
+    def forget(self, plan: Plan) -> None:
+        """Have a plan that was judged not known any more: it will count as new."""
+        self._known.pop(plan, None)
+
 
 class Evaluator(Memory):
     """Judges students of one problem on validation images: built, refitted, distilled for a moment if asked for, and run.
@@ -65,6 +72,7 @@ class Evaluator(Memory):
     Args:
         problem: The problem; its data is loaded.
         settings: How students are judged.
+        every_image: Whether to judge on the whole validation split, whatever the settings say: for the choice among a search's best.
 
     Attributes:
         validation: The images that students are judged on.
@@ -72,11 +80,11 @@ class Evaluator(Memory):
         teacher_metrics: The task's metrics of these.
     """
 
-    def __init__(self, problem: Problem, settings: EvaluatorSettings):
+    def __init__(self, problem: Problem, settings: EvaluatorSettings, every_image: bool = False):
         super().__init__(problem)
         self.settings, self.task, data = settings, problem.task, problem.data
         loss = self.task.losses.get(settings.loss or self.task.loss)
-        self.validation = data.validation_subset(settings.validation_images)
+        self.validation = data.validation if every_image else data.validation_subset(settings.validation_images)
         teacher, device = problem.whole, problem.device
         self.bfloat16 = devices.bfloat16_pays(float(problem.graph.view(frozenset()).macs(problem.graph.full)), device)
         with one_thread(), channels_last(teacher):

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from compress_env import rewards
+from compress_env import cache, rewards
+from compress_env.allocation.completion import Completed
+from compress_env.allocation.sensitivities import Sensitivities, measure, probes
+from compress_env.allocation.solver import Allocation, Allocator, Reference
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator, PlanEvaluator
@@ -18,7 +21,8 @@ from compress_env.rewards import REWARDS
 from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import load_task
-from compress_env.walk.observation import Embedding
+from compress_env.walk.observation import AnyWalk, Embedding
+from compress_env.walk.relative import RelativeWalk
 from compress_env.walk.walk import Walk
 
 
@@ -51,6 +55,7 @@ class Objective:
         problem: The problem of `spec.problem`, if it has been built.
         evaluator: Judges plans; `Evaluator(problem, spec.evaluator)`, made when it is first needed, if None.
         measured: Passed to `Problem.build`.
+        sensitivities: What each decision costs alone, if that has been measured; else it is, when it is first needed.
         progress: Likewise.
 
     Attributes:
@@ -65,9 +70,9 @@ class Objective:
 
     def __init__(
         self, spec: EnvironmentSpec, *, problem: Problem | None = None, evaluator: PlanEvaluator | None = None,
-        measured: Measured | None = None, progress: bool = False,
+        measured: Measured | None = None, sensitivities: Sensitivities | None = None, progress: bool = False,
     ):  # fmt: skip
-        self.spec = spec
+        self.spec, self._progress = spec, progress
         self.hard = spec.constraint == "hard"
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
@@ -77,7 +82,11 @@ class Objective:
         if self.hard:
             self.problem.feasible_completion(self._range(self._budget)[0])
         self._evaluator = evaluator
+        self._final_evaluator: PlanEvaluator | None = None
+        self._sensitivities = sensitivities
+        self._allocator: Allocator | None = None
         self._embedding: Embedding | None = None
+        self._completed: Completed | None = None
 
     @property
     def evaluator(self) -> PlanEvaluator:
@@ -87,11 +96,48 @@ class Objective:
         return self._evaluator
 
     @property
+    def final_evaluator(self) -> PlanEvaluator:
+        """Judges the best plans of a search on all validation images; what judges by no images judges them as before."""
+        if self._final_evaluator is None:
+            own = self.evaluator
+            own_kind = isinstance(own, Evaluator)
+            self._final_evaluator = Evaluator(self.problem, self.spec.evaluator, every_image=True) if own_kind else own
+        return self._final_evaluator
+
+    @property
     def embedding(self) -> Embedding:
         """Makes observations."""
         if self._embedding is None:
-            self._embedding = Embedding(self.problem)
+            self._embedding = Embedding(self.allocator)
         return self._embedding
+
+    @property
+    def sensitivities(self) -> Sensitivities:
+        """What each decision costs alone; measured when it is first asked for, unless this machine has done so before."""
+        if self._sensitivities is None:
+            evaluator, problem = self.evaluator, self.problem
+            key = None
+            if isinstance(evaluator, Evaluator):
+                plans = [plan.to_json() for plan in probes(problem)]
+                key = cache.content_key(
+                    problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), problem.device.type, evaluator.bfloat16
+                )
+            self._sensitivities = measure(problem, evaluator, key, self._progress)
+        return self._sensitivities
+
+    @property
+    def allocator(self) -> Allocator:
+        """Allocates budgets by the sensitivities."""
+        if self._allocator is None:
+            self._allocator = Allocator(self.problem, self.sensitivities)
+        return self._allocator
+
+    def reference(self, limits: Mapping[str, float]) -> Reference:
+        """The allocation for limits, with what it costs to depart from it; for soft ones that cannot be met, as near as can be."""
+        if not self.hard:
+            smallest = self.problem.completions[0].usage
+            limits = {name: max(limit, smallest[name]) for name, limit in limits.items()}
+        return self.allocator.reference(limits)
 
     @property
     def steps(self) -> int:
@@ -131,27 +177,62 @@ class Objective:
         lows = {name: float(low.absolute(teacher[name])) for name, (low, _) in budget.items()}
         return lows, {name: float(high.absolute(teacher[name])) for name, (_, high) in budget.items()}
 
-    def begin(self, limits: Mapping[str, float]) -> Walk:
-        """A walk within `limits`, in each resource's unit. Raises InfeasibleBudget if they are hard and cannot be met."""
+    def begin(self, limits: Mapping[str, float], actions: str | None = None) -> AnyWalk:
+        """A walk within limits.
+
+        Args:
+            limits: By resource, in its unit.
+            actions: "relative" or "absolute"; the spec's if None.
+
+        Raises:
+            InfeasibleBudget: If they are hard and cannot be met.
+        """
+        if (actions or self.spec.actions) == "relative":
+            return RelativeWalk(self.problem, self.allocator, self.reference(limits))
         return Walk(self.problem, limits, self.hard)
 
-    def observe(self, walk: Walk) -> np.ndarray:
+    def completed(self, walk: AnyWalk) -> Completed:
+        """What a walk decided so far, with the allocation for the rest, and what is predicted of that."""
+        plan = walk.completion if isinstance(walk, RelativeWalk) else walk.completed(self.reference(walk.limits).allocation)
+        if self._completed is None or self._completed.plan is not plan:
+            self._completed = Completed.of(plan, self.allocator)
+        return self._completed
+
+    def predicted(self, walk: AnyWalk) -> float:
+        """The reward that is predicted of a walk's completion."""
+        return self.reward(self.completed(walk).evaluation(self.problem.task.metric), walk.limits)[0]
+
+    def predicted_of(self, plan: Allocation, limits: Mapping[str, float]) -> float:
+        """The reward that is predicted of a plan within limits, by resource in its unit."""
+        return self.reward(Completed.of(plan, self.allocator).evaluation(self.problem.task.metric), limits)[0]
+
+    def observe(self, walk: AnyWalk) -> np.ndarray:
         """The observation `(entries,)` float32 of a walk's current step."""
-        return self.embedding(walk)
+        return self.embedding(walk, self.completed(walk), self.reference(walk.limits).allocation)
 
     def reward(self, evaluation: Evaluation, limits: Mapping[str, float]) -> tuple[float, dict[str, float]]:
         """The reward of an evaluation, and the named terms that add up to it."""
         return rewards.evaluate(self._reward, evaluation, limits)
 
-    def judge(self, walk: Walk) -> Judged:
+    def judge(self, walk: AnyWalk) -> Judged:
         """The plan of a finished walk, its numbers and its reward. A plan that is known is not built again."""
-        problem, limits = self.problem, walk.limits if self.hard else None
-        plan, built = problem.graph.canonical(walk.removed, walk.widths), None
-        measures = any(name in problem.cost_model.measured for name in limits or ())
+        return self.judge_plan(walk.removed, walk.widths, walk.limits)
+
+    def judge_plan(self, removed: frozenset[str], widths: np.ndarray, limits: Mapping[str, float]) -> Judged:
+        """The numbers and the reward of a plan, changed as little as needed to meet hard limits.
+
+        Args:
+            removed: Blocks that go.
+            widths: Channels that the groups keep, `(groups,)`.
+            limits: By resource, in its unit.
+        """
+        problem = self.problem
+        plan, built = problem.graph.canonical(removed, widths), None
+        measures = self.hard and any(name in problem.cost_model.measured for name in limits)
         if measures or self.evaluator.known(plan) is None:  # where measuring decides, the plan is not settled yet
-            built = problem.finish(walk.removed, walk.widths, limits, walk.completion)
+            built = problem.finish(removed, widths, limits if self.hard else None)
             plan = built.plan
         repeated = self.evaluator.known(plan) is not None
         evaluation = self.evaluator(plan, built)
-        reward, terms = self.reward(evaluation, walk.limits)
-        return Judged(plan, evaluation, dict(walk.limits), float(reward), terms, repeated)
+        reward, terms = self.reward(evaluation, limits)
+        return Judged(plan, evaluation, dict(limits), float(reward), terms, repeated)

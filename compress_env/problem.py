@@ -28,7 +28,6 @@ from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Ranking
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import RANKINGS, rank_channels
-from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.signature import signature
 from compress_env.surgery.trace import trace
 from compress_env.tasks import Task, load_task
@@ -52,28 +51,25 @@ class Measured:
     """What was measured on images beforehand. With it, a problem is made again without data.
 
     Attributes:
-        ranking: The order of each group's channels, and how much the first half of them explains.
-        redundancy: For each block, the share of its output that is known without it, in [0, 1].
+        ranking: The order of each group's channels.
         input_shape: Of one input, without the batch.
     """
 
     ranking: Ranking
-    redundancy: Mapping[str, float]
     input_shape: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
         orders = {name: np.asarray(order).tolist() for name, order in self.ranking.orders.items()}
-        ranking = {"name": self.ranking.name, "orders": orders, "explained": dict(self.ranking.explained)}
-        return {"ranking": ranking, "redundancy": dict(self.redundancy), "input_shape": list(self.input_shape)}
+        ranking = {"name": self.ranking.name, "orders": orders}
+        return {"ranking": ranking, "input_shape": list(self.input_shape)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """The measurements of `to_json`."""
         ranking = data["ranking"]
         orders = {name: np.array(order, int) for name, order in ranking["orders"].items()}
-        known = Ranking(ranking["name"], orders, ranking["explained"])
-        return cls(known, data["redundancy"], tuple(data["input_shape"]))
+        return cls(Ranking(ranking["name"], orders), tuple(data["input_shape"]))
 
 
 class Problem:
@@ -112,7 +108,6 @@ class Problem:
             self.ranking = measured.ranking if measured else rank_channels(spec.ranking, self.whole, graph, self._images)
             self.graph: LayerGraph = graph.ranked(self.ranking)
             self.cost_model = CostModel(teacher.module, self.graph, example, spec.resources, runtime, progress)
-        self._redundancy = measured.redundancy if measured else None
         self.decisions: tuple[Decision, ...] = decisions(self.graph, spec.schedule)
         self.removable = frozenset(d.target for d in self.decisions if not d.shrinks)
         shrinks = [d.target if d.shrinks else None for d in self.decisions]
@@ -165,18 +160,10 @@ class Problem:
     def _images(self) -> Tensor:
         return self.data.calibration(RANKING_IMAGES).to(self.device)
 
-    @cached_property
-    def redundancy(self) -> Mapping[str, float]:
-        """For each block, the share of its output that is known without it, in [0, 1]; measured on images."""
-        if self._redundancy is not None:
-            return self._redundancy
-        with one_thread():
-            return block_redundancy(self.whole, self.graph, self._images())
-
     @property
     def measured(self) -> Measured:
         """What was measured on images, to make the problem again without them."""
-        return Measured(self.ranking, self.redundancy, self.input_shape)
+        return Measured(self.ranking, self.input_shape)
 
     @cached_property
     def id(self) -> str:
@@ -242,22 +229,23 @@ class Problem:
             )
         raise InfeasibleBudget(f"the budget cannot be met: {'; '.join(parts)}")
 
-    def finish(
-        self, removed: frozenset[str], widths: np.ndarray, limits: Mapping[str, float] | None, completion: Completion
-    ) -> Candidate:
+    def finish(self, removed: frozenset[str], widths: np.ndarray, limits: Mapping[str, float] | None) -> Candidate:
         """The student of the choices that were made, within every limit.
 
         Everything but a measured resource is predicted exactly. Where a limit is on a measured one, the student is changed until
-        measuring it says that it fits (`MeasuredResource`); if that fails, `completion` takes its place.
+        measuring it says that it fits (`MeasuredResource`); if that fails, a feasible completion takes its place.
 
         Args:
             removed: Blocks that go.
             widths: Channels that the groups keep, `(groups,)`.
             limits: By resource, in its unit; None if they are soft.
-            completion: Choices that are known to be within the limits.
+
+        Raises:
+            InfeasibleBudget: If they cannot be met.
         """
         if limits is None:
             return self.candidate(removed, widths)
+        completion = self.feasible_completion(limits)
         found = self.cost_model.repair(
             removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
         )  # fmt: skip

@@ -163,7 +163,10 @@ class EvaluatorSettings(Settings):
     lr: float = setting(0.001, "Adam's rate in them.")
     loss: str | None = setting(None, "Their loss; the task's own choice if absent.")
     temperature: float = setting(4.0, "Their temperature.")
-    validation_images: int | None = setting(1750, "Images that the student is judged on; None takes the whole split.", low=1)
+    validation_images: int | None = setting(
+        1750, "Images that the student is judged on, at most half of the validation split, which is what None takes; the ten best are "
+        "judged on all of it.", low=1,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for name in ("calibration_images", "batch_size", "lr", "temperature"):
@@ -189,6 +192,14 @@ class EnvironmentSpec(Settings):
         "hard", "hard: actions are clamped, so that every student meets the budget; soft: the reward punishes the excess.",
         choices=("hard", "soft"),
     )  # fmt: skip
+    actions: str | None = setting(
+        None, "relative: an action says how much more than the allocation its block or group is to be kept or shrunk; absolute: keep "
+        "or remove, and a share of channels. If absent relative, but absolute with soft limits.", choices=("relative", "absolute"),
+    )  # fmt: skip
+    shaping: bool = setting(
+        True, "A reward at each step, by what the decisions so far are predicted to lead to; those of an episode add up to the same.",
+        hidden=True,
+    )  # fmt: skip
     reward: Any = setting("relative", "relative, n2n, amc_error, amc_flops or module:function.", text=True)
     evaluator: EvaluatorSettings = setting(
         None, "How a student is judged, e.g. distill_steps=10. May be repeated.", factory=EvaluatorSettings, metavar="NAME=VALUE"
@@ -200,6 +211,12 @@ class EnvironmentSpec(Settings):
         if not isinstance(self.budget, Mapping):
             raise UserError(f'a budget is a mapping such as {{"macs": 0.5}}, got {self.budget!r}')
         object.__setattr__(self, "budget", dict(self.budget))
+        actions = self.actions or ("relative" if self.constraint == "hard" else "absolute")
+        object.__setattr__(self, "actions", actions)
+        if actions not in ("relative", "absolute"):
+            raise UserError(unknown("actions", actions, ["relative", "absolute"]))
+        if actions == "relative" and self.constraint == "soft":
+            raise UserError("relative actions keep every limit, and the limits are soft; give actions='absolute', or hard limits")
         if isinstance(self.evaluator, Mapping):
             try:
                 object.__setattr__(self, "evaluator", EvaluatorSettings.of(**self.evaluator))
@@ -230,7 +247,7 @@ class SearchSpec(Settings):
     """A search: an agent and how long it looks."""
 
     agent: str = setting(
-        "ddpg", "A name of `compress-env list`, module:factory, or a class such as sb3_contrib:TQC."
+        "model", "A name of `compress-env list`, module:factory, or a class such as sb3_contrib:TQC."
     )
     agent_options: Mapping[str, Any] = setting(
         None, "A setting of the agent's own, e.g. learning_rate=0.001. May be repeated.", factory=dict,

@@ -41,9 +41,9 @@ class Deterministic(nn.Module):
 
 
 class StableBaselinesAgent(DrivingAgent):
-    """An algorithm of Stable-Baselines3 or its contrib package, on episodes whose end alone is rewarded.
+    """An algorithm of Stable-Baselines3 or its contrib package, with its own settings unless others are given.
 
-    The first episode is the uniform student (action 0), to which rewards are then relative. An interrupted search is played again
+    The first episode is that of the action 0, to which rewards are then relative. An interrupted search is played again
     from its trials.
 
     Args:
@@ -51,7 +51,7 @@ class StableBaselinesAgent(DrivingAgent):
         objective: What students are judged by.
         evaluations: How many students the search is to judge.
         seed: Of everything random.
-        reward_scale: Of rewards relative to the uniform student's.
+        reward_scale: Of rewards relative to those of the action 0.
         settings: The algorithm's own.
     """
 
@@ -83,18 +83,19 @@ class StableBaselinesAgent(DrivingAgent):
             raise UserError(f"{self.algorithm.__name__} does not take these settings: {error}") from error
         self.model.set_logger(Logger(None, []))  # otherwise each search leaves an empty folder among temporary files
 
-    def play_uniform(self) -> None:
-        """The first episode; its reward is what later ones are relative to."""
+    def play_zero(self) -> None:
+        """The first episode; its rewards are what later ones are relative to."""
         self.env.reset(seed=self.seed)
-        done = False
+        done, rewards = False, []
         while not done:
             _, reward, done, *_ = self.env.step(np.zeros(2, np.float32))
-        self.relative.baseline = float(reward)
+            rewards.append(float(reward))
+        self.relative.baseline = rewards
 
     def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
         """Play all episodes."""
         self.build(env)
-        self.play_uniform()
+        self.play_zero()
         try:
             self.model.learn(self.timesteps)
         except Enough:
@@ -114,7 +115,7 @@ class StableBaselinesAgent(DrivingAgent):
 
 
 def start_at_zero(model: BaseAlgorithm) -> None:
-    """Let the untrained actor of a DDPG or TD3 give actions near 0, the uniform student at the budget."""
+    """Let the untrained actor of a DDPG or TD3 give actions near 0."""
     actor: Any = model.actor  # type: ignore[attr-defined]
     last = [m for m in actor.mu if isinstance(m, nn.Linear)][-1]
     with torch.no_grad():

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from sklearn.gaussian_process import kernels
 
-from compress_env.agents.dyna import ModelEpisode, Student
-from compress_env.agents.policy_selection import Candidate
+from compress_env.agents.model import Candidate, Student
+from compress_env.agents.policy_selection import PolicyCandidate
 from compress_env.agents.surrogate import Surrogate
 from compress_env.contexts import quiet
 from compress_env.files import atomic
@@ -26,7 +26,7 @@ COUNTERS = ("num_timesteps", "_total_timesteps", "_episode_num", "_n_updates")
 SPACES = ("observation_space", "action_space")
 """Of a replay buffer; they are the environment's."""
 PARTS: list[Any] = [
-    Surrogate, Student, ModelEpisode, Candidate, Plan,
+    Surrogate, Student, Candidate, PolicyCandidate, Plan,
     kernels.Sum, kernels.Product, kernels.ConstantKernel, kernels.Matern, kernels.WhiteKernel,
     np.ndarray, np.dtype, *(value.__reduce__()[0] for value in (np.zeros(0), np.float64(0))),
     *(type(np.dtype(kind)) for kind in ("bool", "float32", "float64", "int64", "uint32", "uint64")),

@@ -1,4 +1,4 @@
-"""Off-policy algorithms, most of whose episodes are played against a surrogate model."""
+"""Off-policy algorithms, with or without episodes against a surrogate model."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ SAVE_EVERY = 20.0
 
 
 class OffPolicyAgent(StableBaselinesAgent):
-    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018), most of whose episodes are played against a model (`Dyna`).
+    """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018): random episodes, then learned ones with decaying noise.
 
-    After the uniform student, random episodes follow, then learned ones with one update a transition after each. Returns reach
-    over the whole episode (`n_steps`), since only its end is rewarded. With a model, the policy that is left is the one that it
-    rates highest of those on the way (`PolicySelection`). Where all episodes are against one (`SurrogateObjective`), none is added.
+    The first student is that of the action 0. There is one update a transition, after each episode. With `model_episodes`, most
+    episodes are played against a surrogate model (`Dyna`), and the policy that is left is the one that the model rates highest of
+    those on the way (`PolicySelection`). Where all episodes are against one (`SurrogateObjective`), none is added.
 
     Args:
         algorithm: A class, or its name.
         objective: What students are judged by.
         evaluations: How many students the search is to judge.
         seed: Of everything random.
-        model_episodes: Episodes against a model of the reward for each evaluated one, 4 if None; 0 has every episode evaluated.
-        mutations: Mutants of the best students that the model judges for each evaluated one, 300 if None.
+        model_episodes: Episodes against a model of the reward for each evaluated one; 0 has every episode evaluated.
+        mutations: Mutants of the best students that the model judges for each evaluated one; needs model episodes.
         start: A file of a policy that was learned before, whose proposal is the second student. Needs model episodes.
         warmup_share: Share of the agent's episodes that are random; if None 0.02 with a model, which learns most from students near
-            the uniform one, else 0.2.
+            the allocation, else 0.2.
         noise: Standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that
             explore by themselves.
         actor_delay: Updates of the critic for each of the actor; if None 4 with a model, else 30 (AMC's actor learns ten times slower,
@@ -56,26 +56,20 @@ class OffPolicyAgent(StableBaselinesAgent):
 
     def __init__(
         self, algorithm: str | type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, *,
-        model_episodes: int | None = None, mutations: int | None = None, start: str | None = None, warmup_share: float | None = None,
+        model_episodes: int = 0, mutations: int = 0, start: str | None = None, warmup_share: float | None = None,
         noise: tuple[float, float] | None = (0.4, 0.1), actor_delay: int | None = None, **settings: Any,
     ):  # fmt: skip
         for name, value in (("model_episodes", model_episodes), ("mutations", mutations)):
-            if value is not None and (not isinstance(value, int) or value < 0):
+            if not isinstance(value, int) or value < 0:
                 raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
         self.offline = isinstance(objective, PolicyScorer)
         if self.offline and (model_episodes or mutations or start):
             raise UserError("all episodes are against a model here; leave model_episodes, mutations and start out")
-        if model_episodes is None:
-            model_episodes = 0 if self.offline else 4
-        if mutations and not model_episodes:
-            raise UserError("mutants are judged between model episodes; leave model_episodes=0 out, or mutations")
-        if start and not model_episodes:
-            raise UserError(
-                "start needs model episodes, in which students like its proposal are tried; leave model_episodes=0 out"
-            )
-        self.model_episodes, self.mutations = model_episodes, 300 if mutations is None else mutations
+        if (mutations or start) and not model_episodes:
+            raise UserError("mutations and start need model episodes; take dyna-ddpg, or give model_episodes=4, too")
+        self.model_episodes, self.mutations = model_episodes, mutations
         self.start = load_policy(start, objective.embedding.names) if start else None
-        self.given = 2 if start else 1  # the uniform student, and the proposal
+        self.given = 2 if start else 1  # the student of the action 0, and the proposal
         with_model = bool(model_episodes) or self.offline
         rounds = max(0, evaluations - self.given)
         played = self.given + model_episodes * rounds if model_episodes else evaluations
@@ -114,7 +108,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         done = checkpoints.restore(self, checkpoint) if checkpoint and checkpoint.exists() else 0
         begin = not done
         if begin:
-            self.play_uniform()
+            self.play_zero()
             done = 1
             if self.start and done < self.evaluations:
                 self._play_start()
@@ -138,7 +132,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         done = False
         while not done:
             observation, _, done, _, _ = self.env.step(self.start(observation))
-        self.dyna.demonstrations.append(self.dyna.students[-1])
+        self.dyna.demonstrations.append(self.dyna.model.students[-1])
 
 
 class _BetweenEpisodes(BaseCallback):
@@ -154,9 +148,8 @@ class _BetweenEpisodes(BaseCallback):
     def _on_rollout_end(self) -> None:
         if self.agent.dyna:
             assert self.agent.model.replay_buffer is not None
-            scaled = self.agent.relative.scaled
-            for before, after, action, reward, done in self.agent.dyna.transitions():
-                given = np.array([scaled(reward) if done else 0.0])
+            for i, (before, after, action, reward, done) in enumerate(self.agent.dyna.transitions()):
+                given = np.array([self.agent.relative.scaled(reward, i % self.agent.steps)])
                 self.agent.model.replay_buffer.add(before[None], after[None], action[None], given, np.array([done]), [{}])
 
     def _on_rollout_start(self) -> None:

@@ -8,27 +8,37 @@ import gymnasium as gym
 
 
 class RelativeReward(gym.Wrapper):
-    """Rewards relative to `baseline`, times `scale`: the critic starts near 0 and need not learn a large constant first.
+    """Rewards relative to those of one episode, step by step, times `scale`: the critic need not learn a large constant first.
 
     AMC subtracts a moving average for the same reason; a constant keeps what is in the replay buffer comparable.
 
     Args:
-        env: Rewards its episodes at the end.
+        env: Has episodes of always the same length.
         scale: Of the rewards.
+
+    Attributes:
+        baseline: Rewards of that episode, one a step; nothing is subtracted from steps that it lacks.
     """
 
     def __init__(self, env: gym.Env, scale: float):
         super().__init__(env)
-        self.scale, self.baseline = scale, 0.0
+        self.scale, self.baseline = scale, list[float]()
+        self._at = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode."""
+        self._at = 0
+        return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """The step, its reward relative if it is the last."""
+        """The step with its relative reward."""
         observation, reward, terminated, truncated, info = super().step(action)
-        return observation, self.scaled(float(reward)) if terminated else reward, terminated, truncated, info
+        self._at += 1
+        return observation, self.scaled(float(reward), self._at - 1), terminated, truncated, info
 
-    def scaled(self, reward: float) -> float:
-        """The number that the agent is given for this reward."""
-        return self.scale * (reward - self.baseline)
+    def scaled(self, reward: float, step: int) -> float:
+        """The number that the agent is given for the reward of a step."""
+        return self.scale * (reward - (self.baseline[step] if step < len(self.baseline) else 0.0))
 
 
 class Enough(Exception):

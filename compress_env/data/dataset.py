@@ -107,8 +107,12 @@ class Data:
         return self._cache[key]
 
     def validation_subset(self, images: int | None) -> Split:
-        """The first `images` validation examples (all for None); the split was shuffled when it was cut."""
-        return self.validation.take(slice(images))
+        """What a search sees: the first `images` validation examples, at most half of them; the split was shuffled when it was cut.
+
+        The rest is for the choice among its best students.
+        """
+        half = max(1, len(self.validation) // 2)
+        return self.validation.take(slice(half if images is None else min(images, half)))
 
     def head(self, images: int) -> Data:
         """The same data with the first `images` training examples only; they were shuffled when the split was cut."""

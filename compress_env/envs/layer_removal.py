@@ -14,13 +14,12 @@ from gymnasium.utils import EzPickle
 from compress_env.envs import render
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
-from compress_env.objective import Judged, Objective
+from compress_env.objective import AnyWalk, Judged, Objective
 from compress_env.registry import unknown
 from compress_env.resources import RESOURCES
 from compress_env.spec import EnvironmentSpec, arguments_table, signature
 from compress_env.walk.observation import entries_table
 from compress_env.walk.rows import network_rows
-from compress_env.walk.walk import Walk
 
 
 class LayerRemovalEnv(gym.Env, EzPickle):
@@ -111,7 +110,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         self.objective = objective
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
         self.observation_space = gym.spaces.Box(objective.embedding.low, objective.embedding.high, dtype=np.float32)
-        self.walk: Walk | None = None
+        self.walk: AnyWalk | None = None
+        self._paid = 0.0  # rewards of the running episode
         self.on_judged: Callable[[Judged], object] | None = None
         _ = objective.evaluator  # its teacher is run now, not in the middle of the first episode
 
@@ -123,6 +123,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             if name != "budget":
                 raise UserError(unknown("reset option", name, ["budget"]))
         self.walk = self.objective.begin(self.objective.draw_limits(self.np_random, options.get("budget")))
+        self._paid = 0.0
         return self.objective.observe(self.walk), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -135,18 +136,26 @@ class LayerRemovalEnv(gym.Env, EzPickle):
             raise ValueError(f"the action has to be two finite numbers, got {action!r}")
         walk.step(min(max(keep, -1.0), 1.0), min(max(sparsity, -1.0), 1.0))
         if not walk.done:
-            return self.objective.observe(walk), 0.0, False, False, {}
+            return self.objective.observe(walk), self._shaped(walk), False, False, {}
         judged = self.objective.judge(walk)
         if self.on_judged:
             self.on_judged(judged)
-        return self.objective.observe(walk), judged.reward, True, False, information(judged)
+        return self.objective.observe(walk), judged.reward - self._paid, True, False, information(judged)
+
+    def _shaped(self, walk: AnyWalk) -> float:
+        """The change of the predicted reward; 0 without shaping."""
+        if not self.objective.spec.shaping:
+            return 0.0
+        predicted = self.objective.predicted(walk)
+        change, self._paid = predicted - self._paid, predicted
+        return change
 
     def rows(self) -> list[dict[str, Any]]:
         """The network as it stands in the running episode, a row a layer, for pictures and tables."""
         return network_rows(self.objective.problem, self._walking.removed, self._walking.widths, self._walking)
 
     @property
-    def _walking(self) -> Walk:
+    def _walking(self) -> AnyWalk:
         if self.walk is None:
             raise gym.error.ResetNeeded("call reset() first")
         return self.walk

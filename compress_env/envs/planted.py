@@ -59,8 +59,9 @@ class LayerRemovalPlantedEnv(LayerRemovalEnv):
     reward 1, is known: see `PlantedEvaluator`. For tests of agents; nothing about networks can be learned from it.
 
     ## Arguments
-    Those of `LayerRemoval-v0` but `evaluator`, and `planted_seed` (0), which plan is planted and which decisions matter. The planted
-    plan meets the lowest budget; its metric falls with every decision that differs from it.
+    Those of `LayerRemoval-v0` but `evaluator`, with `actions="absolute"` as the default, by which the planted plan can be reached; and
+    `planted_seed` (0), which plan is planted and which decisions matter. The planted plan meets the lowest budget; its metric falls
+    with every decision that differs from it.
 
     ## Version History
     * v0: first version.
@@ -71,11 +72,11 @@ class LayerRemovalPlantedEnv(LayerRemovalEnv):
         """The objective of the environment's keywords, with the formula in place of the evaluator."""
         if settings.get("evaluator"):
             raise UserError("the planted environment judges by a formula; leave evaluator out")
-        spec = EnvironmentSpec.of_keywords(**settings)
+        spec = EnvironmentSpec.of_keywords(**{"actions": "absolute", **settings})
         objective = Objective(spec, progress=progress)
         rng = np.random.default_rng([planted_seed, 1])  # not the stream with which random search begins
         walk = Walk(objective.problem, objective.budgets(2)[0])
         while not walk.done:
             walk.step(*rng.uniform(-1, 1, 2))
-        plan = objective.problem.finish(walk.removed, walk.widths, walk.limits, walk.completion).plan
+        plan = objective.problem.finish(walk.removed, walk.widths, walk.limits).plan
         return Objective(spec, problem=objective.problem, evaluator=PlantedEvaluator(objective.problem, plan, rng))

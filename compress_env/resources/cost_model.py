@@ -93,6 +93,13 @@ class CostModel:
         """
         return self._predict[name](view, widths)
 
+    def predict_many(self, name: str, view: PrunedView, widths: np.ndarray) -> np.ndarray:
+        """As `predict`, for columns of widths `(groups, n)`, each of which gives one of `(n,)`."""
+        predict = self._predict[name]
+        if name in self._vectorised:
+            return np.asarray(predict(view, widths), float)
+        return np.array([predict(view, column) for column in widths.T], float)
+
     def predict_all(self, removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
         """Usage of every resource without these blocks and with these widths `(groups,)`."""
         view = self.graph.view(removed)

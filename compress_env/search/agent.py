@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 
 from compress_env.search.trial import Trial
+from compress_env.surgery.plan import Plan
 
 Policy = Callable[[np.ndarray], np.ndarray]
 """From an observation `(entries,)` to an action `(2,)`, without chance."""
@@ -18,15 +19,21 @@ Policy = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """A student that an agent wants to have judged.
+    """A student that an agent wants to have judged: by actions, or by its plan.
 
     Attributes:
-        actions: One for each step of a walk, `(steps, 2)` in [-1, 1]; a step reads one of the two entries.
+        actions: One for each step of a walk, `(steps, 2)` in [-1, 1]; a step reads one of the two entries. None if there is a plan.
         limits: Limits in each resource's unit; drawn from the budget if None.
+        plan: The plan; where it does not meet hard limits, the smallest student takes its place.
     """
 
-    actions: np.ndarray
+    actions: np.ndarray | None = None
     limits: Mapping[str, float] | None = None
+    plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        if (self.actions is None) == (self.plan is None):
+            raise ValueError("a proposal has actions or a plan, and not both")
 
 
 @runtime_checkable

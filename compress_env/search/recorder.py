@@ -56,6 +56,10 @@ class Recorder:
     def play(self, proposal: Proposal) -> Trial:
         """The trial of a proposed student."""
         limits = self.objective.draw_limits(self._rng) if proposal.limits is None else proposal.limits
+        if proposal.plan is not None:
+            widths = self.objective.problem.graph.widths(proposal.plan)
+            return self.record(self.objective.judge_plan(frozenset(proposal.plan.removed), widths, limits))
+        assert proposal.actions is not None
         walk = self.objective.begin(limits)
         for keep, sparsity in np.clip(proposal.actions, -1, 1).astype(np.float32).tolist():
             walk.step(keep, sparsity)

@@ -24,10 +24,11 @@ from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial
 
 NAMES = (
-    "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n",
-    "policy", "random", "uniform", "greedy", "evolution", "cma-es", "tpe",
+    "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n", "policy",
+    "model", "allocation", "random", "uniform", "stages", "greedy", "evolution", "cma-es", "tpe",
 )  # fmt: skip
 AGENTS = {name: "compress_env.agents.{0}:{0}".format(name.replace("-", "_")) for name in NAMES}
+AGENTS |= {f"dyna-{name}": f"compress_env.agents.dyna_agents:dyna_{name}" for name in ("ddpg", "td3", "sac")}
 """Where the agents are, those that learn first; strings, so that a search with one does not load the others."""
 POLICY = "policy.onnx"
 """A learned policy's name in a run folder."""
@@ -91,7 +92,7 @@ class RecordingEnv(gym.Wrapper):
 
 def search(
     objective: Objective | gym.Env,
-    agent: str | Factory = "ddpg",
+    agent: str | Factory = "model",
     evaluations: int = 150,
     seed: int = 0,
     out: RunFolder | str | Path | None = None,

@@ -93,13 +93,10 @@ class Ranking:
         name: The way it was made, as in `RANKINGS`.
         orders: For each group `(size,)`, the numbers of its channels, the most important first. A group that is absent keeps
             the order that it had.
-        explained: For groups of which it is known, the share in [0, 1] of what their consumers compute that the first half
-            of their channels explains.
     """
 
     name: str
     orders: Mapping[str, np.ndarray]
-    explained: Mapping[str, float]
 
     @cached_property
     def id(self) -> str:

@@ -59,11 +59,6 @@ def check_ranking(ranking: Any, teacher: nn.Module | None = None, inputs: Tensor
         require(name in graph.groups, f"{what} orders {name!r}, which is no group of the network")
         complete = np.array_equal(np.sort(order), np.arange(graph.groups[name].size))
         require(complete, f"{what} does not name each channel of {name!r} once: {np.asarray(order).tolist()}")
-    for name, share in found.explained.items():
-        require(
-            name in graph.groups and 0 <= share <= 1,
-            f"{what} explains {share} of {name!r}; it has to be a share in [0, 1]",
-        )
     _check_students(what, teacher, graph.ranked(found), found, inputs[:2])
 
 

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from compress_env.allocation.completion import Completed
+from compress_env.allocation.solver import Allocation, Allocator
 from compress_env.decisions import Decision
 from compress_env.problem import Problem
 from compress_env.resources import BUILT_IN
 from compress_env.surgery.ir import Layer
+from compress_env.walk.relative import RelativeWalk
 from compress_env.walk.walk import Walk
+
+AnyWalk = Walk | RelativeWalk
 
 LAYER: tuple[tuple[str, float, str], ...] = (
     ("pass", 0, "0 while layers are removed, 1 while they are shrunk"),
     ("progress", 0, "steps taken / steps of the episode"),
-    ("inactive", 0, "1 if the target went with a block that was removed before; the action then has no effect"),
-    ("convolution", 0, "share of the target's layers that are dense convolutions"),
-    ("depthwise", 0, "share that are depthwise or grouped convolutions"),
-    ("linear", 0, "share that are linear layers"),
+    ("inactive", 0, "1 if the target went with a block that was removed; with absolute actions, the action then has no effect"),
     ("branch", 0, "1 if the target is a residual branch, or lies within one; 0 if all that comes after depends on it"),
-    ("redundancy", 0, "the share of a block's output that is known without it; of a group, the share that half its channels explain"),
     ("index", 0, "position of the target's first layer in the network"),
-    ("channels in", 0, "log2(1 + channels into the first layer) / 12"),
     ("channels out", 0, "log2(1 + channels out of the last layer) / 12"),
-    ("kernel", 0, "largest kernel size / 7, at most 1"),
-    ("stride", 0, "log2 of the largest stride / 3, at most 1"),
-    ("groups", 0, "log2(groups) / 12 of the layer with most"),
-    ("spatial size in", 0, "log2(1 + positions per channel into the first layer) / 20"),
-    ("spatial size out", 0, "log2(1 + positions per channel out of the last layer) / 20"),
     ("share of MACs", 0, "the target's MACs / the teacher's"),
     ("share of params", 0, "the target's parameters / the teacher's"),
-    ("removed so far", 0, "share of the teacher's MACs saved by the decisions taken"),
+    ("loss alone", 0, "(4 + log10 of the KL in nats if only this block is removed, or this group halved) / 5"),
+    ("loss per cost", 0, "(3 + log10 of that KL / the share of the budget's resources that it saves) / 5"),
+    ("rank", 0, "share of the targets of its kind that lose less per cost"),
+    ("allocation", 0, "what the allocation for these limits keeps of the target: 0 or 1 of a block, a share of a group's channels"),
+    ("action 0", 0, "what the action 0 would keep of it"),
+    ("predicted score", 0, "the proxy score that is predicted of the completion: what is decided so far, the allocation for the rest"),
+    ("predicted loss", 0, "(4 + log10 of its predicted KL in nats) / 5"),
     ("left to decide", 0, "share of the teacher's MACs in layers that are still undecided"),
-    ("uniform keep ratio", 0, "share of channels that all undecided groups could keep together; sparsity 0 gives it"),
-    ("previous keep", -1, "the last removal as executed: -1 removed, 1 kept, 0 if the last step was none"),
-    ("previous sparsity", -1, "the last sparsity as executed, after the clamp"),
+    ("previous keep", -1, "the last action about a block, as executed; 0 if the last step was about a group"),
+    ("previous sparsity", -1, "the last action about a group, as executed; 0 if the last step was about a block"),
 )
 """Name, minimum and meaning of what is known of the step; the maximum is 1."""
 
@@ -50,7 +51,7 @@ def entries(resources: tuple[str, ...] = BUILT_IN) -> tuple[tuple[str, float, st
     return (
         *LAYER,
         *((f"budget {n}", 0, f"limit on {n} as a share of the teacher's, at most 1; 1 if there is none") for n in resources),
-        *((f"spent {n}", 0, f"{n} if undecided layers stay whole / 4 times the limit; 0 if there is none") for n in resources),
+        *((f"spent {n}", 0, f"{n} of the completion as a share of the teacher's, at most 1; 0 if not counted") for n in resources),
     )
 
 
@@ -64,7 +65,7 @@ class Embedding:
     """Observations for one problem; everything that does not change over a walk is computed once.
 
     Args:
-        problem: The problem. Its redundancy is measured on images, unless that was done before.
+        allocator: Of the problem.
 
     Attributes:
         names: Names of the entries.
@@ -72,8 +73,9 @@ class Embedding:
         high: Largest values `(entries,)`, float32.
     """
 
-    def __init__(self, problem: Problem):
-        self.problem = problem
+    def __init__(self, allocator: Allocator):
+        self.allocator, self.problem = allocator, allocator.problem
+        problem = self.problem
         self._resources = observed(problem)
         every = entries(self._resources)
         self.names = tuple(name for name, _, _ in every)
@@ -87,7 +89,8 @@ class Embedding:
         self._position = {name: i / max(1, len(graph.layers) - 1) for i, name in enumerate(graph.layers)}
         self._layers = {d: d.layers(graph) for d in problem.decisions}
         self._place = {name: i for i, name in enumerate(self.names)}
-        self._templates = np.array([self._template(i) for i in range(len(problem.decisions) + 1)], np.float32)
+        self._at = self._place["action 0"]
+        self._templates: dict[tuple, np.ndarray] = {}
 
     def _branched(self, decision: Decision) -> bool:
         """Whether the network has a way round the target."""
@@ -97,54 +100,92 @@ class Embedding:
         own = {layer.name for layer in self._layers[decision]}
         return any(block.kind == "branch" and own <= set(block.layers) for block in blocks.values())
 
-    def _describe(self, decision: Decision) -> list[float]:
-        layers: list[Layer] = self._layers[decision]
-        known = self.problem.ranking.explained if decision.shrinks else self.problem.redundancy
-        first, last = layers[0], layers[-1]
-        share = [sum(layer.kind in kinds for layer in layers) / len(layers) for kinds in
-                 (("conv",), ("depthwise", "grouped"), ("linear",))]  # fmt: skip
-        return [
-            *share,
-            float(self._branched(decision)),
-            known.get(decision.target, 0.0),
-            self._position[first.name],
-            math.log2(1 + first.channels_in) / 12,
-            math.log2(1 + last.channels_out) / 12,
-            max(x.kernel_size for x in layers) / 7,
-            math.log2(max(max(x.stride for x in layers), 1)) / 3,
-            math.log2(max(max(x.groups for x in layers), 1)) / 12,
-            math.log2(1 + first.positions_in) / 20,
-            math.log2(1 + last.positions) / 20,
-            sum(self._macs[x.name] for x in layers) / self._total,
-            sum(self._params[x.name] for x in layers) / self.problem.cost_model.teacher["params"],
-        ]
+    def _alone(self, names: tuple[str, ...]) -> np.ndarray:
+        """For each decision its loss alone, that per cost, and its rank, `(steps, 3)`; cost is the mean share of these resources."""
+        cost_model, graph, decisions = self.problem.cost_model, self.problem.graph, self.problem.decisions
+        loss, saved = np.zeros(len(decisions)), np.zeros(len(decisions))
+        for i, decision in enumerate(decisions):
+            plan = self._one(decision)
+            loss[i] = self.allocator.kl(plan)
+            left = [cost_model.predict(n, graph.view(plan.removed), plan.widths) / cost_model.teacher[n] for n in names]
+            saved[i] = 1 - np.mean(left)
+        per_cost = loss / np.maximum(saved, 1e-6)
+        shrinks = np.array([d.shrinks for d in decisions])
+        rank = [(per_cost[shrinks == own] < each).mean() for own, each in zip(shrinks, per_cost)]
+        return np.stack([(4 + _log10(loss)) / 5, (3 + _log10(per_cost)) / 5, rank], 1)
 
-    def _template(self, step: int) -> np.ndarray:
-        """What is known of a step beforehand; at the end, of the last one."""
-        steps = self.problem.decisions
-        decision = steps[min(step, len(steps) - 1)]
-        undecided = {layer.name for d in steps[step:] for layer in self._layers[d]}
-        known = [float(decision.shrinks), step / len(steps), 0.0, *self._describe(decision), 0.0,
-                 sum(self._macs[name] for name in undecided) / self._total]  # fmt: skip
-        vector = np.zeros(len(self.low))
-        vector[: len(known)] = known
-        for name in self._resources:
-            vector[self._place[f"budget {name}"]] = 1.0
-        return np.clip(vector, self.low, self.high)
+    def _one(self, decision: Decision) -> Allocation:
+        """The plan with this block removed, or this group halved, and nothing else."""
+        graph, widths = self.problem.graph, self.problem.graph.full.copy()
+        if not decision.shrinks:
+            return Allocation(frozenset([decision.target]), widths)
+        own = graph.groups[decision.target]
+        widths[graph.group_index[decision.target]] = own.allowed(own.size // 2)
+        return Allocation(frozenset(), widths)
 
-    def __call__(self, walk: Walk) -> np.ndarray:
-        """The vector `(entries,)` float32 for the current step; at the end, that of the last one with progress 1."""
-        cost_model, place, view = self.problem.cost_model, self._place, walk.view
-        vector = self._templates[walk.step_index].copy()
-        macs = cost_model.predict("macs", view, walk.widths)
-        vector[place["removed so far"]] = min(max(1 - macs / cost_model.teacher["macs"], 0.0), 1.0)
-        if not walk.done:
-            vector[place["inactive"]] = walk.current.inactive(walk)
-            vector[place["uniform keep ratio"]] = walk.uniform_keep_ratio()
-        keep = place["previous keep"]
-        vector[keep], vector[keep + 1] = walk.previous
-        for name, limit in walk.limits.items():
-            used = macs if name == "macs" else cost_model.predict(name, view, walk.widths)
-            vector[place[f"budget {name}"]] = min(limit / cost_model.teacher[name], 1.0)
-            vector[place[f"spent {name}"]] = min(used / limit / 4, 1.0)
+    def _kept(self, plan: Allocation, decision: Decision) -> float:
+        """What a plan keeps of a target."""
+        graph, view = self.problem.graph, self.problem.graph.view(plan.removed)
+        if not decision.shrinks:
+            return float(view.has(graph.blocks[decision.target].node))
+        i = graph.group_index[decision.target]
+        return float(plan.widths[i] / graph.full[i]) if view.alive[i] else 0.0
+
+    def _template(self, limits: Mapping[str, float], allocation: Allocation) -> np.ndarray:
+        """What is known of all steps beforehand at these limits, `(steps + 1, entries)`; at the end, of the last one."""
+        key = tuple(limits.items())
+        if key not in self._templates:
+            if len(self._templates) > 100:
+                self._templates.clear()
+            self._templates[key] = self._make_template(limits, allocation)
+        return self._templates[key]
+
+    def _make_template(self, limits: Mapping[str, float], allocation: Allocation) -> np.ndarray:
+        steps, cost_model = self.problem.decisions, self.problem.cost_model
+        alone = self._alone(tuple(limits))
+        vectors = np.zeros((len(steps) + 1, len(self.low)))
+        for step, vector in enumerate(vectors):
+            i = min(step, len(steps) - 1)
+            decision = steps[i]
+            layers: list[Layer] = self._layers[decision]
+            undecided = {layer.name for d in steps[step:] for layer in self._layers[d]}
+            known = {
+                "pass": float(decision.shrinks), "progress": step / len(steps), "branch": float(self._branched(decision)),
+                "index": self._position[layers[0].name], "channels out": math.log2(1 + layers[-1].channels_out) / 12,
+                "share of MACs": sum(self._macs[x.name] for x in layers) / self._total,
+                "share of params": sum(self._params[x.name] for x in layers) / cost_model.teacher["params"],
+                "loss alone": alone[i, 0], "loss per cost": alone[i, 1], "rank": alone[i, 2],
+                "allocation": self._kept(allocation, decision),
+                "left to decide": sum(self._macs[name] for name in undecided) / self._total,
+            }  # fmt: skip
+            known |= {f"budget {name}": 1.0 for name in self._resources}
+            known |= {f"budget {name}": limit / cost_model.teacher[name] for name, limit in limits.items()}
+            for name, value in known.items():
+                vector[self._place[name]] = value
+        return np.clip(vectors, self.low, self.high).astype(np.float32)
+
+    def __call__(self, walk: AnyWalk, completed: Completed, allocation: Allocation) -> np.ndarray:
+        """The vector `(entries,)` float32 for the current step; at the end, that of the last one with progress 1.
+
+        Args:
+            walk: The walk.
+            completed: Its completion, with what is predicted of that.
+            allocation: The allocation for its limits.
+        """
+        at, teacher = self._at, self.problem.cost_model.teacher
+        vector = self._template(walk.limits, allocation)[walk.step_index].copy()
+        decision = self.problem.decisions[min(walk.step_index, len(self.problem.decisions) - 1)]
+        vector[at] = walk.kept_by_zero() if isinstance(walk, Walk) else self._kept(walk.completion, decision)
+        vector[at + 1] = completed.score
+        vector[at + 2] = min(max((4 + _log10(completed.kl)) / 5, 0.0), 1.0)
+        vector[at + 4], vector[at + 5] = walk.previous
+        vector[self._place["inactive"]] = not walk.done and decision.inactive(walk)
+        spent = self._place[f"spent {self._resources[0]}"]
+        for i, name in enumerate(self._resources):
+            if name in completed.usage:
+                vector[spent + i] = min(completed.usage[name] / teacher[name], 1.0)
         return vector
+
+
+def _log10(value: np.ndarray | float) -> np.ndarray:
+    return np.log10(np.maximum(value, 1e-9))

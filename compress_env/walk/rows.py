@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from compress_env.problem import Problem
-from compress_env.walk.walk import Walk
+from compress_env.walk.observation import AnyWalk
 
 
 def network_rows(
-    problem: Problem, removed: frozenset[str], widths: np.ndarray, walk: Walk | None = None
+    problem: Problem, removed: frozenset[str], widths: np.ndarray, walk: AnyWalk | None = None
 ) -> list[dict[str, Any]]:
     """A row a layer with weights, in order of computation.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compress_env.allocation.solver import Allocation
 from compress_env.decisions import Decision
 from compress_env.problem import Problem
 from compress_env.surgery.graph import PrunedView
@@ -49,6 +50,7 @@ class Walk:
         self._undecided = problem.removable
         self._complete = self._completed(self.removed)
         self._smallest = np.where(problem.shrinkable, self.completion.widths, self.graph.full)
+        self._decided = np.zeros(len(self.widths), bool)
         self._uniform = np.where(problem.shrinkable[:, None], self.graph.levels[0], self.graph.full[:, None])
         self._ratio: float | None = None
 
@@ -118,6 +120,7 @@ class Walk:
                 width = self._largest(i, own.step, width)
             done = self.sparsity(width / own.size, ratio, floor)
             self.previous = (0.0, min(max(done, -1.0), 1.0))
+        self._decided[i] = True
         self.widths[i] = self._smallest[i] = self._uniform[i] = width
 
     @staticmethod
@@ -140,6 +143,23 @@ class Walk:
         columns = np.repeat(widths[:, None], len(smaller), 1)
         columns[i] = smaller
         return int(smaller[max(0, cost_model.last_fitting(self._complete, columns, self._within))])
+
+    def completed(self, allocation: Allocation) -> Allocation:
+        """What is decided so far, with an allocation for the rest; open groups are narrower where the limits ask for it."""
+        removed = self.removed | (allocation.removed & self._undecided)
+        opened = self.problem.shrinkable & ~self._decided
+        widths = np.where(opened, allocation.widths, self.widths)
+        view, cost_model = self.graph.view(removed), self.problem.cost_model
+        if self.done or cost_model.fits(view, widths, self._within):
+            return Allocation(removed, widths)
+        columns = np.where(opened[:, None], np.minimum(self.graph.levels[0], widths[:, None]), widths[:, None])
+        return Allocation(removed, columns[:, max(0, cost_model.last_fitting(view, columns, self._within))])
+
+    def kept_by_zero(self) -> float:
+        """What the action 0 keeps of the current target: a block, and of a group the uniform keep ratio."""
+        if self.done or self.current.inactive(self):
+            return 0.0
+        return self.uniform_keep_ratio() if self.current.shrinks else 1.0
 
     def uniform_keep_ratio(self) -> float:
         """The largest share of channels, the same for all groups still undecided, that meets the limits; at most 1.

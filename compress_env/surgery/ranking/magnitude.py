@@ -18,7 +18,7 @@ def rank(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor | None = Non
     """Rank the channels of each group of `graph` by their weights in `teacher`, as `trace` does by default."""
     modules = dict(teacher.named_modules())
     scores = {g.name: channel_scores(modules, g.members, g.size) for g in graph.groups.values()}
-    return Ranking("magnitude", {name: np.argsort(-own, kind="stable") for name, own in scores.items()}, {})
+    return Ranking("magnitude", {name: np.argsort(-own, kind="stable") for name, own in scores.items()})
 
 
 def channel_scores(modules: Mapping[str, nn.Module], members: Iterable[Member], size: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def rank(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor | None) -> R
         inputs: Images `(n, ...)`.
 
     Returns:
-        The ranking, with what the first half of each group's channels explains; without groups that no dense layer reads.
+        The ranking, without groups that no dense layer reads.
 
     Raises:
         UserError: If there are no images.
@@ -58,11 +58,7 @@ def rank(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor | None) -> R
     ]
     key = cache.content_key(FORMAT, teacher, inputs, members, inputs.device.type)
     found = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
-    return Ranking(
-        "reconstruction",
-        {name: order.numpy().astype(int) for name, (order, _) in found.items()},
-        {name: float(explained[(len(explained) - 1) // 2]) for name, (_, explained) in found.items()},
-    )
+    return Ranking("reconstruction", {name: order.numpy().astype(int) for name, (order, _) in found.items()})
 
 
 @torch.no_grad()

@@ -1,0 +1,176 @@
+"""Model-based search: mutations of the best students are judged by a surrogate model, the most promising one is evaluated."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from compress_env.agents.moves import mutated
+from compress_env.agents.surrogate import Surrogate, point
+from compress_env.objective import AnyWalk, Objective
+from compress_env.search.agent import Agent, Proposal
+from compress_env.search.trial import Trial
+from compress_env.surgery.plan import Plan
+
+OPTIMISM = (0.5, 1.0, 2.0, 4.0)
+"""Standard deviations added to a prediction (upper confidence bound, Auer 2002), in turns: the small ones use what is known, the
+large ones find out what else there is."""
+PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
+"""The best so many students are mutated: one decision of each and on average so many others, by normal deviates of up to this size."""
+GENERATIONS, SURVIVORS = 3, 10
+"""So many mutants with the highest acquisition are mutated again, and so on, so many times in all."""
+
+
+class Student(NamedTuple):
+    """An evaluated student.
+
+    Attributes:
+        limits: Its limits, in each resource's unit.
+        reward: Its reward.
+        actions: The actions that led to it, `(steps,)`.
+        removed: Blocks that were removed.
+    """
+
+    limits: Mapping[str, float]
+    reward: float
+    actions: np.ndarray
+    removed: tuple[str, ...]
+
+
+class Candidate(NamedTuple):
+    """A student that the model answers for.
+
+    Attributes:
+        reward: The predicted reward.
+        acquisition: The prediction with some standard deviations added; the highest is evaluated next.
+        plan: Its plan.
+        actions: The actions that lead to it, `(steps,)`.
+    """
+
+    reward: float
+    acquisition: float
+    plan: Plan
+    actions: np.ndarray
+
+
+class RewardModel:
+    """What is known of students, and which to try next.
+
+    Args:
+        objective: What students are judged by.
+        mutations: Mutants that the model judges for each evaluated student.
+        rng: Draws them.
+
+    Attributes:
+        surrogate: The model.
+        students: All evaluated ones.
+        known: Their plans.
+    """
+
+    def __init__(self, objective: Objective, mutations: int, rng: np.random.Generator):
+        self.objective, self.mutations, self.rng = objective, mutations, rng
+        self.surrogate = Surrogate()
+        self.students: list[Student] = []
+        self.known: set[Plan] = set()
+
+    def walked(self, actions: np.ndarray, limits: Mapping[str, float]) -> AnyWalk:
+        """The walk that actions `(steps,)` lead to."""
+        walk = self.objective.begin(limits)
+        for value in actions.tolist():
+            walk.step(value, value)
+        return walk
+
+    def learn(self, trial: Trial, actions: np.ndarray) -> None:
+        """Take in a judged student and the actions `(steps,)` that led to it."""
+        plan, reward = trial.plan, trial.reward
+        self.students.append(Student(dict(trial.limits), reward, actions, plan.removed))
+        if plan in self.known:
+            return
+        self.known.add(plan)
+        if trial.evaluation.failed:  # as bad as the worst that worked, or the scale of the others is lost
+            reward = min(self.surrogate.rewards, default=reward)
+        self.surrogate.observe(point(self.objective, self.walked(actions, trial.limits)), reward)
+
+    def candidates(self, actions: Sequence[np.ndarray], walks: Sequence[AnyWalk]) -> list[Candidate]:
+        """What the model expects of finished walks."""
+        mean, deviation = self.surrogate(np.array([point(self.objective, walk) for walk in walks]))
+        acquisition = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
+        graph = self.objective.problem.graph
+        plans = [graph.canonical(w.removed, w.widths) for w in walks]
+        return [Candidate(*each) for each in zip(mean.tolist(), acquisition.tolist(), plans, actions)]
+
+    def mutants(self, limits: Mapping[str, float]) -> list[Candidate]:
+        """Mutants of the best students, and of the best of these: the model is climbed, not only sampled.
+
+        Args:
+            limits: What they are to be within, in each resource's unit.
+        """
+        parents, found = self._parents(limits), list[Candidate]()
+        for size in np.diff(np.linspace(0, self.mutations, GENERATIONS + 1).astype(int)):
+            drawn = [parents[i] for i in self.rng.integers(len(parents), size=size)]
+            actions = [mutated(self.objective, each, self.rng, CHANGED, DEVIATION) for each in drawn]
+            found += self.candidates(actions, [self.walked(each, limits) for each in actions])
+            parents = [m.actions for m in heapq.nlargest(SURVIVORS, found, key=lambda m: m.acquisition)]
+        return found
+
+    def _parents(self, limits: Mapping[str, float]) -> list[np.ndarray]:
+        """Actions of the best students, and of the best with other blocks removed; those with near limits, if they differ."""
+        first = next(iter(limits))
+        near = sorted(self.students, key=lambda s: abs(s.limits[first] - limits[first]))
+        if near[0].limits[first] != near[-1].limits[first]:
+            near = near[: max(2 * PARENTS, len(near) // 3)]
+        best = sorted(near, key=lambda s: -s.reward)
+        different: dict[tuple[str, ...], Student] = {}
+        for student in best:
+            different.setdefault(student.removed, student)
+        return [s.actions for s in best[:PARENTS] + list(different.values())[:PARENTS]]
+
+    def new(self, candidates: Sequence[Candidate], count: int) -> list[Candidate]:
+        """Those with the highest acquisition, each another plan, and none that is known unless all are."""
+        different = {c.plan: c for c in sorted(candidates, key=lambda c: c.acquisition)}
+        unknown = [c for plan, c in different.items() if plan not in self.known]
+        return heapq.nlargest(count, unknown or list(different.values()), key=lambda c: c.acquisition)
+
+
+class ModelSearch(Agent):
+    """A Gaussian process about the predicted reward, and mutations of the best students; no network.
+
+    The first student is that of the action 0.
+
+    Args:
+        objective: What students are judged by.
+        evaluations: Not needed.
+        seed: Of everything random.
+        mutations: Mutants of the best students that the model judges for each evaluated one.
+    """
+
+    def __init__(self, objective: Objective, evaluations: int, seed: int, mutations: int = 300):
+        self.objective = objective
+        self._budgets, rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
+        self._model = RewardModel(objective, mutations, rng)
+        self._asked: list[np.ndarray] = []
+
+    def ask(self, n: int) -> Sequence[Proposal]:
+        """The student of the action 0; when it has been told, as many as are wanted."""
+        if not self._asked:
+            return [self._proposal(np.zeros(self.objective.steps), self.objective.draw_limits(self._budgets))]
+        if not self._model.students:
+            return []
+        limits = self.objective.draw_limits(self._budgets)
+        return [self._proposal(c.actions, limits) for c in self._model.new(self._model.mutants(limits), n)]
+
+    def _proposal(self, actions: np.ndarray, limits: Mapping[str, float]) -> Proposal:
+        actions = actions.astype(np.float32).astype(float)  # as they are played
+        self._asked.append(actions)
+        return Proposal(np.repeat(actions[:, None], 2, axis=1), limits)
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """The model knows of their rewards from now on."""
+        for trial in sorted(trials, key=lambda t: t.index):
+            self._model.learn(trial, self._asked[trial.index])
+
+
+model = ModelSearch

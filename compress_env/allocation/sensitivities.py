@@ -1,0 +1,136 @@
+"""`Sensitivities`: the KL divergence that one decision alone causes, measured once a teacher, and what it says of whole plans."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from compress_env import cache
+from compress_env.evaluation import Evaluation
+from compress_env.evaluator import PlanEvaluator
+from compress_env.problem import Problem
+from compress_env.surgery.plan import Plan
+
+SHARES = (0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
+"""Shares of its channels that a group is measured at."""
+LEAST = 1e-7
+"""Nats below which a KL is rounding, where its logarithm is taken."""
+FAILED = 10.0
+"""Nats that a student counts for which could not be evaluated."""
+
+
+@dataclass(frozen=True)
+class Sensitivities:
+    """What each decision of a problem costs alone: KL(teacher || student) of the refitted student, in nats.
+
+    Attributes:
+        blocks: With one block removed, by its name.
+        groups: With one group at a few widths: pairs of channels and KL, by its name, the fewest channels first.
+        evaluations: How many students were judged for it.
+        seconds: How long that took, when it was done.
+    """
+
+    blocks: Mapping[str, float]
+    groups: Mapping[str, tuple[tuple[int, float], ...]]
+    evaluations: int
+    seconds: float = field(compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sensitivities:
+        """The sensitivities of `to_json`."""
+        groups = {name: tuple((int(n), float(kl)) for n, kl in pairs) for name, pairs in data["groups"].items()}
+        blocks = {name: float(kl) for name, kl in data["blocks"].items()}
+        return cls(blocks, groups, int(data["evaluations"]), float(data["seconds"]))
+
+    def curve(self, group: str, size: int) -> np.ndarray:
+        """The KL of a group with 0, 1, ... `size` channels, `(size + 1,)`.
+
+        Between the measured widths log KL is linear in the logarithm of the share, below the smallest it goes on as before it, and
+        above the largest it falls linearly to 0 for all channels. Fewer channels are never better.
+        """
+        if not (pairs := self.groups.get(group)):
+            return np.zeros(size + 1)
+        measured = np.array([n for n, _ in pairs], float)
+        kl = np.maximum(np.maximum.accumulate([kl for _, kl in pairs][::-1])[::-1], LEAST)
+        widths = np.arange(1, size + 1)
+        logs = np.interp(np.log(widths), np.log(measured), np.log(kl))
+        if len(measured) > 1:
+            slope = (np.log(kl[1]) - np.log(kl[0])) / (np.log(measured[1]) - np.log(measured[0]))
+            below = widths < measured[0]
+            logs[below] = np.log(kl[0]) + np.minimum(slope, 0) * (np.log(widths[below]) - np.log(measured[0]))
+        found = np.exp(logs)
+        above = widths > measured[-1]
+        found[above] = kl[-1] * (size - widths[above]) / (size - measured[-1])
+        return np.concatenate([found[:1], found])
+
+
+def probes(problem: Problem) -> list[Plan]:
+    """The plans that sensitivities are measured with: each decision of the problem alone."""
+    graph, plans = problem.graph, []
+    for decision in problem.decisions:
+        if not decision.shrinks:
+            plans.append(graph.canonical(frozenset([decision.target]), graph.full))
+            continue
+        i = graph.group_index[decision.target]
+        own = graph.groups[decision.target]
+        shares = sorted({own.allowed(int(share * own.size + 1e-6)) for share in SHARES} | {own.floor})
+        for width in shares:
+            if width < own.size:
+                widths = graph.full.copy()
+                widths[i] = width
+                plans.append(graph.canonical(frozenset(), widths))
+    return list(dict.fromkeys(plans))
+
+
+def loss(evaluation: Evaluation) -> float:
+    """What a student has lost, in nats; where no KL is measured, the share of the metric that is gone."""
+    if evaluation.failed:
+        return FAILED
+    if evaluation.kl is None:
+        return max(0.0, 1 - evaluation.metric / evaluation.teacher_metric)
+    return max(0.0, evaluation.kl)
+
+
+def measure(problem: Problem, evaluator: PlanEvaluator, key: str | None, progress: bool = False) -> Sensitivities:
+    """Measure the sensitivities of a problem, unless this machine has done so before.
+
+    Args:
+        problem: Says what is decided.
+        evaluator: Judges each decision alone, and then forgets it: no search finds these students known.
+        key: Names everything that the numbers depend on; None if they are not to be kept.
+        progress: Whether to show on standard error how far it is.
+
+    Returns:
+        The sensitivities.
+    """
+
+    def compute() -> dict[str, Any]:
+        plans, began = probes(problem), time.perf_counter()
+        found = {}
+        for plan in tqdm(plans, desc=f"sensitivities of {problem.teacher.name}", unit="student", disable=not progress):
+            known = evaluator.known(plan)
+            found[plan] = loss(known or evaluator(plan))
+            if known is None:
+                evaluator.forget(plan)
+        graph = problem.graph
+        blocks = {d.target: found[graph.canonical(frozenset([d.target]), graph.full)] for d in problem.decisions if not d.shrinks}
+        groups: dict[str, list[tuple[int, float]]] = {}
+        for plan, kl in found.items():
+            if not plan.removed:
+                ((name, width),) = plan.widths
+                groups.setdefault(name, []).append((width, kl))
+        pairs = {name: tuple(sorted(own)) for name, own in groups.items()}
+        return Sensitivities(blocks, pairs, len(plans), round(time.perf_counter() - began, 1)).to_json()
+
+    if key is None:
+        return Sensitivities.from_json(compute())
+    return cache.values("sensitivities", key, compute, Sensitivities.from_json)
