@@ -7,7 +7,7 @@ from compress_env.objective import Objective
 
 
 def a2c(objective: Objective, evaluations: int, seed: int, **settings: Any) -> StableBaselinesAgent:
-    """One update a student, with its Monte-Carlo return; a narrow initial policy around the uniform student.
+    """One update a student, with its Monte-Carlo return; a narrow initial policy around the action 0.
 
     Args:
         objective: What students are judged by.

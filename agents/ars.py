@@ -7,7 +7,7 @@ from compress_env.objective import Objective
 
 
 def ars(objective: Objective, evaluations: int, seed: int, **settings: Any) -> StableBaselinesAgent:
-    """Four directions, both ways, an update; starts at the uniform student, and steps wide enough for a few hundred students.
+    """Four directions, both ways, an update; starts at the action 0, and steps wide enough for a few hundred students.
 
     Args:
         objective: What students are judged by.

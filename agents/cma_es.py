@@ -9,7 +9,7 @@ from compress_env.objective import Objective
 
 
 def cma_es(objective: Objective, evaluations: int, seed: int, **settings: Any) -> OptunaSearch:
-    """Starts around the middle of every action, the uniform student, with a deviation of a third of the way to the bounds.
+    """Starts around the action 0 with a deviation of a third of the way to the bounds.
 
     Args:
         objective: Says how many steps there are.

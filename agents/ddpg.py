@@ -7,7 +7,7 @@ from compress_env.objective import Objective
 
 
 def ddpg(objective: Objective, evaluations: int, seed: int, **settings: Any) -> OffPolicyAgent:
-    """AMC's schedule with a learning rate of 1e-3, smaller networks, and noise that fits the length of the search.
+    """AMC's schedule with a learning rate of 1e-3, smaller networks, several updates a transition, and noise that decays.
 
     Args:
         objective: What students are judged by.

@@ -11,6 +11,7 @@ import numpy as np
 from compress_env.agents.model import Candidate, RewardModel, Student
 from compress_env.agents.policy_selection import decided
 from compress_env.agents.surrogate import lower_bound
+from compress_env.allocation.solver import Allocation
 from compress_env.objective import AnyWalk, Objective
 from compress_env.search.agent import Policy
 
@@ -80,7 +81,8 @@ class Dyna(gym.Wrapper):
             return observation, reward, terminated, truncated, info
         walk.step(*action.tolist())
         if walk.done:
-            self.round += self.model.candidates([np.array(self._actions)], [walk])
+            plan = Allocation(walk.removed, walk.widths)
+            self.round += self.model.candidates([np.array(self._actions)], [plan], walk.limits)
         reward = self._rewarded(walk, self.round[-1].reward if walk.done else 0.0)
         observation, done = self.objective.observe(walk), walk.done
         if len(self.round) == self.model_episodes:

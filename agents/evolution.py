@@ -11,7 +11,7 @@ from compress_env.search.trial import Trial
 
 
 class Evolution(Agent):
-    """Begins with the uniform student and random ones; each further one is a mutation of the best of a few that are alive.
+    """Begins with the student of the action 0 and random ones; each further one is a mutation of the best of a few that are alive.
 
     Args:
         objective: Says how many steps there are.

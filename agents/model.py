@@ -10,7 +10,8 @@ import numpy as np
 
 from compress_env.agents.moves import mutated
 from compress_env.agents.surrogate import Surrogate, point
-from compress_env.objective import AnyWalk, Objective
+from compress_env.allocation.solver import Allocation
+from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Proposal
 from compress_env.search.trial import Trial
 from compress_env.surgery.plan import Plan
@@ -20,6 +21,8 @@ OPTIMISM = (0.5, 1.0, 2.0, 4.0)
 large ones find out what else there is."""
 PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
 """The best so many students are mutated: one decision of each and on average so many others, by normal deviates of up to this size."""
+FACTOR = 4.0
+"""What relative actions multiply a loss by: more than in the environment, for without a model plans far away are tried blindly."""
 GENERATIONS, SURVIVORS = 3, 10
 """So many mutants with the highest acquisition are mutated again, and so on, so many times in all."""
 
@@ -63,6 +66,8 @@ class RewardModel:
         objective: What students are judged by.
         mutations: Mutants that the model judges for each evaluated student.
         rng: Draws them.
+        free: Whether relative actions stand for factors on what each decision loses as they are, and large ones, so that more or fewer
+            blocks go than in the allocation; else for what the environment makes of them.
 
     Attributes:
         surrogate: The model.
@@ -70,18 +75,22 @@ class RewardModel:
         known: Their plans.
     """
 
-    def __init__(self, objective: Objective, mutations: int, rng: np.random.Generator):
-        self.objective, self.mutations, self.rng = objective, mutations, rng
+    def __init__(self, objective: Objective, mutations: int, rng: np.random.Generator, free: bool = False):
+        self.objective, self.mutations, self.rng, self.free = objective, mutations, rng, free
         self.surrogate = Surrogate()
         self.students: list[Student] = []
         self.known: set[Plan] = set()
 
-    def walked(self, actions: np.ndarray, limits: Mapping[str, float]) -> AnyWalk:
-        """The walk that actions `(steps,)` lead to."""
+    def plan(self, actions: np.ndarray, limits: Mapping[str, float]) -> Allocation:
+        """The plan that actions `(steps,)` lead to."""
+        if self.free and self.objective.spec.actions == "relative":
+            allocator = self.objective.allocator
+            more = np.where(allocator.shrinks, -actions, actions)
+            return allocator.solve(self.objective.reference(limits), FACTOR**more)
         walk = self.objective.begin(limits)
         for value in actions.tolist():
             walk.step(value, value)
-        return walk
+        return Allocation(walk.removed, walk.widths)
 
     def learn(self, trial: Trial, actions: np.ndarray) -> None:
         """Take in a judged student and the actions `(steps,)` that led to it."""
@@ -92,15 +101,17 @@ class RewardModel:
         self.known.add(plan)
         if trial.evaluation.failed:  # as bad as the worst that worked, or the scale of the others is lost
             reward = min(self.surrogate.rewards, default=reward)
-        self.surrogate.observe(point(self.objective, self.walked(actions, trial.limits)), reward)
+        self.surrogate.observe(point(self.objective, self.plan(actions, trial.limits), trial.limits), reward)
 
-    def candidates(self, actions: Sequence[np.ndarray], walks: Sequence[AnyWalk]) -> list[Candidate]:
-        """What the model expects of finished walks."""
-        mean, deviation = self.surrogate(np.array([point(self.objective, walk) for walk in walks]))
+    def candidates(
+        self, actions: Sequence[np.ndarray], plans: Sequence[Allocation], limits: Mapping[str, float]
+    ) -> list[Candidate]:
+        """What the model expects of plans within limits, and of the actions `(steps,)` that led to them."""
+        mean, deviation = self.surrogate(np.array([point(self.objective, plan, limits) for plan in plans]))
         acquisition = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
         graph = self.objective.problem.graph
-        plans = [graph.canonical(w.removed, w.widths) for w in walks]
-        return [Candidate(*each) for each in zip(mean.tolist(), acquisition.tolist(), plans, actions)]
+        named = [graph.canonical(plan.removed, plan.widths) for plan in plans]
+        return [Candidate(*each) for each in zip(mean.tolist(), acquisition.tolist(), named, actions)]
 
     def mutants(self, limits: Mapping[str, float]) -> list[Candidate]:
         """Mutants of the best students, and of the best of these: the model is climbed, not only sampled.
@@ -112,7 +123,7 @@ class RewardModel:
         for size in np.diff(np.linspace(0, self.mutations, GENERATIONS + 1).astype(int)):
             drawn = [parents[i] for i in self.rng.integers(len(parents), size=size)]
             actions = [mutated(self.objective, each, self.rng, CHANGED, DEVIATION) for each in drawn]
-            found += self.candidates(actions, [self.walked(each, limits) for each in actions])
+            found += self.candidates(actions, [self.plan(each, limits) for each in actions], limits)
             parents = [m.actions for m in heapq.nlargest(SURVIVORS, found, key=lambda m: m.acquisition)]
         return found
 
@@ -150,7 +161,7 @@ class ModelSearch(Agent):
     def __init__(self, objective: Objective, evaluations: int, seed: int, mutations: int = 300):
         self.objective = objective
         self._budgets, rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
-        self._model = RewardModel(objective, mutations, rng)
+        self._model = RewardModel(objective, mutations, rng, free=True)
         self._asked: list[np.ndarray] = []
 
     def ask(self, n: int) -> Sequence[Proposal]:
@@ -163,9 +174,9 @@ class ModelSearch(Agent):
         return [self._proposal(c.actions, limits) for c in self._model.new(self._model.mutants(limits), n)]
 
     def _proposal(self, actions: np.ndarray, limits: Mapping[str, float]) -> Proposal:
-        actions = actions.astype(np.float32).astype(float)  # as they are played
         self._asked.append(actions)
-        return Proposal(np.repeat(actions[:, None], 2, axis=1), limits)
+        plan = self._model.plan(actions, limits)
+        return Proposal(plan=self.objective.problem.graph.canonical(plan.removed, plan.widths), limits=limits)
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """The model knows of their rewards from now on."""

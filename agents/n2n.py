@@ -18,7 +18,7 @@ from compress_env.search.agent import Policy
 from compress_env.search.trial import Trial
 
 LEVELS = np.linspace(-1, 1, 11)
-"""Eleven choices a layer, as in the paper; of the environment's action, so that the one in the middle is the uniform student's."""
+"""Eleven choices a layer, as in the paper; of the environment's action, so that the one in the middle is 0."""
 HIDDEN = 30
 
 Choose = Callable[[Tensor], int]
@@ -95,7 +95,7 @@ class Shrinker(nn.Module):
 
 
 class N2N(BatchAgent):
-    """Half of the students for removal at even widths, half for the widths of the best of those.
+    """Half of the students for removal, all else as by the action 0, half for the widths of the best of those.
 
     Args:
         objective: What students are judged by.
@@ -112,7 +112,7 @@ class N2N(BatchAgent):
         """The likeliest choices, `(steps, 2)`."""
 
     def batches(self, rng: np.random.Generator) -> Batches:
-        """The uniform student, whose observations describe the layers; then one batch an update."""
+        """The student of the action 0, whose observations describe the layers; then one batch an update."""
         best = np.zeros((self.steps, 2))
         (uniform,) = yield [best]
         played, best_reward = 1, uniform.reward
@@ -148,7 +148,7 @@ class N2N(BatchAgent):
             self.final = self._filled(fixed, where, policy.values[choices]).astype(np.float32)
 
     def _observations(self, uniform: Trial) -> np.ndarray:
-        """Observations `(steps, entries)` on the way to the uniform student."""
+        """Observations `(steps, entries)` on the way to the student of the action 0."""
         walk, seen = self.objective.begin(uniform.limits), []
         while not walk.done:
             seen.append(self.objective.observe(walk))

@@ -11,7 +11,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.agents.policy_selection import decided
-from compress_env.agents.surrogate import Surrogate, lower_bound, point, point_of
+from compress_env.agents.surrogate import Surrogate, lower_bound, point
+from compress_env.allocation.solver import Allocation
 from compress_env.contexts import one_thread, own_random_state
 from compress_env.errors import UserError
 from compress_env.objective import Objective
@@ -46,7 +47,8 @@ class SurrogateTeacher:
         known = list({t.plan: t for t in trials if not t.evaluation.failed}.values())
         for i in sorted(rng.permutation(len(known))[:MOST]):
             plan = known[i].plan
-            self.model.observe(point_of(objective, frozenset(plan.removed), graph.widths(plan), known[i].limits), known[i].reward)
+            parts = Allocation(frozenset(plan.removed), graph.widths(plan))
+            self.model.observe(point(objective, parts, known[i].limits), known[i].reward)
         self.limits = objective.budgets(BUDGETS)
         zero = np.zeros(2, np.float32)
         self.zero = lower_bound(self.model, np.array([decided(objective, lambda _: zero, x) for x in self.limits]))
@@ -159,7 +161,7 @@ class SurrogateEnv(gym.Env):
         if walk.done:
             self.objective.played += 1
             self._bar.update()
-            plan = point(self._teacher.objective, walk)
+            plan = point(self._teacher.objective, Allocation(walk.removed, walk.widths), walk.limits)
             reward = max(-1.0, float(self._teacher.gain(plan[None], np.array([self._budget]))[0]))
         return self._observation(), reward, walk.done, False, {}
 

@@ -13,7 +13,7 @@ from compress_env.search.trial import Trial
 
 
 class OptunaSearch(Agent):
-    """Asks a sampler for students and tells it their rewards; the first is the uniform student, as for the learning agents.
+    """Asks a sampler for students and tells it their rewards; the first is that of the action 0, as for the learning agents.
 
     Args:
         objective: Says how many steps there are.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from compress_env.agents.surrogate import point
+from compress_env.allocation.solver import Allocation
 from compress_env.objective import Objective
 from compress_env.search.agent import Policy
 
@@ -46,7 +47,7 @@ def decided(objective: Objective, policy: Policy, limits: Mapping[str, float]) -
     walk = objective.begin(limits)
     while not walk.done:
         walk.step(*np.clip(policy(objective.observe(walk)), -1, 1).tolist())
-    return point(objective, walk)
+    return point(objective, Allocation(walk.removed, walk.widths), limits)
 
 
 class PolicyCandidate(NamedTuple):

@@ -15,7 +15,7 @@ UPDATES = 20
 
 
 def ppo(objective: Objective, evaluations: int, seed: int, **settings: Any) -> StableBaselinesAgent:
-    """Monte-Carlo returns, since only the end is rewarded; a narrow initial policy around the uniform student.
+    """Monte-Carlo returns, since the end decides; a narrow initial policy around the action 0.
 
     Args:
         objective: What students are judged by.

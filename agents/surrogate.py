@@ -12,7 +12,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from compress_env.allocation.solver import Allocation
-from compress_env.objective import AnyWalk, Objective
+from compress_env.objective import Objective
 from compress_env.surgery.graph import LayerGraph
 
 GROWTH = 1.15
@@ -36,15 +36,10 @@ def features(graph: LayerGraph, removed: frozenset[str], widths: np.ndarray) -> 
     return np.concatenate([kept, np.where(network.alive, widths / graph.full, 0.0)])
 
 
-def point_of(objective: Objective, removed: frozenset[str], widths: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+def point(objective: Objective, plan: Allocation, limits: Mapping[str, float]) -> np.ndarray:
     """A plan as `Surrogate` takes it, `(1 + blocks + groups,)`: the reward that sensitivities predict, then its features."""
-    predicted = objective.predicted_of(Allocation(removed, widths), limits)
-    return np.concatenate([[predicted], features(objective.problem.graph, removed, widths)])
-
-
-def point(objective: Objective, walk: AnyWalk) -> np.ndarray:
-    """The plan of a finished walk as `Surrogate` takes it, `(1 + blocks + groups,)`."""
-    return point_of(objective, walk.removed, walk.widths, walk.limits)
+    predicted = objective.predicted_of(plan, limits)
+    return np.concatenate([[predicted], features(objective.problem.graph, plan.removed, plan.widths)])
 
 
 class Surrogate:

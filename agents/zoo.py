@@ -1,8 +1,8 @@
 """Settings of the learning agents as presets of rl-zoo3: `python -m compress_env.agents.zoo --out agents/presets`.
 
-A preset holds what rl-zoo3 can say. It cannot say some things that a search with the agent has: episodes against a model (presets have
-the settings without them), rewards relative to those of the uniform student, noise that decays (its geometric mean is in the preset),
-for DDPG an actor that learns more slowly than the critic, and an actor that starts at the uniform student.
+A preset holds what rl-zoo3 can say. It cannot say some things that a search with the agent has: rewards relative to those of the
+action 0, noise that decays (its geometric mean is in the preset), for DDPG an actor that learns more slowly than the critic, and an
+actor that starts at the action 0.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from compress_env.objective import Objective
 from compress_env.search.run import find_agent
 from compress_env.spec import ProblemSpec, SearchSpec
 
-OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")
-NAMES = (*OFF_POLICY, "ppo", "a2c", "ars")
+NAMES = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars")
 """Agents that are algorithms of Stable-Baselines3 or its contrib package, by the names that rl-zoo3 gives them, too."""
 IDS = ("LayerRemoval-v0", "LayerRemovalPlanted-v0")
 EPISODES = SearchSpec().evaluations
@@ -31,7 +30,7 @@ TEACHER, DATA = (f for f in fields(ProblemSpec) if f.name in ("teacher", "data")
 
 
 def built(name: str, env: gym.Env, evaluations: int) -> StableBaselinesAgent:
-    """An agent on `env` that has every episode evaluated, as rl-zoo3 does; it has been built, and not played.
+    """An agent on `env`; it has been built, and not played.
 
     Args:
         name: One of `NAMES`.
@@ -39,7 +38,7 @@ def built(name: str, env: gym.Env, evaluations: int) -> StableBaselinesAgent:
         evaluations: How many students its search is to judge.
     """
     objective: Objective = env.get_wrapper_attr("objective")
-    agent = find_agent(name)(objective, evaluations, 0, **({"model_episodes": 0} if name in OFF_POLICY else {}))
+    agent = find_agent(name)(objective, evaluations, 0)
     assert isinstance(agent, StableBaselinesAgent)
     agent.build(env)
     return agent

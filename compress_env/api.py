@@ -281,8 +281,8 @@ def learn_policy(
         progress: Whether to show on standard error how far it is.
 
     Returns:
-        For each teacher its name, and by its model the share of what the uniform students lack that the policy makes good, 1 being all
-        of it.
+        For each teacher its name, and by its model the share of what the students of the action 0 lack that the policy makes good, 1
+        being all of it.
 
     Raises:
         UserError: Before any long work, for anything that cannot be used.

@@ -120,8 +120,9 @@ class Objective:
             if isinstance(evaluator, Evaluator):
                 plans = [plan.to_json() for plan in probes(problem)]
                 key = cache.content_key(
-                    problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), problem.device.type, evaluator.bfloat16
-                )
+                    problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), len(evaluator.validation),
+                    problem.device.type, evaluator.bfloat16,
+                )  # fmt: skip
             self._sensitivities = measure(problem, evaluator, key, self._progress)
         return self._sensitivities
 

@@ -16,25 +16,27 @@ from compress_env.search.run import AGENTS
 from compress_env.spec import EnvironmentSpec
 from compress_env.walk.observation import entries
 
-REAL: dict[str, Any] = {"model_episodes": 0}
-"""Every episode is evaluated, so that it is the algorithm that learns, and not the model with its mutants (test_dyna.py)."""
 CASES: dict[str, tuple[dict[str, Any], int, tuple[int, ...], float]] = {
     "greedy": ({}, 60, (0, 1, 2), 0.82),
     "evolution": ({}, 60, (0, 1, 2), 0.80),
     "cma-es": ({}, 60, (0, 1, 2), 0.78),
     "tpe": ({}, 60, (0, 1, 2), 0.82),
-    "n2n": ({"lr": 1e-2}, 240, (0,), 0.72),
+    "model": ({}, 40, (0, 1), 0.85),
+    "dyna-ddpg": ({}, 40, (0,), 0.85),
+    "dyna-td3": ({}, 40, (0,), 0.85),
+    "dyna-sac": ({}, 40, (0,), 0.85),
+    "n2n": ({"lr": 1e-2}, 240, (0, 1), 0.70),
     "ppo": ({}, 300, (0,), 0.75),
     "a2c": ({}, 300, (0,), 0.72),
     "ars": ({}, 300, (0,), 0.74),
-    "ddpg": (REAL | {"actor_delay": 4}, 200, (0,), 0.78),
-    "td3": (REAL | {"actor_delay": 4}, 200, (0,), 0.78),
-    "sac": (REAL, 80, (0, 1), 0.77),
-    "tqc": (REAL, 80, (1,), 0.77),
-    "crossq": (REAL, 80, (0,), 0.73),
+    "ddpg": ({"actor_delay": 4}, 200, (0,), 0.78),
+    "td3": ({"actor_delay": 4}, 200, (0,), 0.78),
+    "sac": ({}, 80, (0, 1), 0.77),
+    "tqc": ({}, 80, (1,), 0.77),
+    "crossq": ({}, 80, (0,), 0.73),
 }
 """Settings, evaluations, seeds, and the reward that the mean of the last fifth of them has to pass."""
-FRUITLESS = {"random", "uniform", "policy"}
+FRUITLESS = {"random", "uniform", "policy", "allocation", "stages"}
 
 
 def last_fifth(agent: str, settings: dict[str, Any], evaluations: int, seeds: tuple[int, ...]) -> float:

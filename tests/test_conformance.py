@@ -238,7 +238,7 @@ def test_a_ranking_that_breaks_a_promise_is_refused():
     with refuses("'mine': rank changes the network"):
         testing.check_ranking(ranker(destructive))
     with refuses("'mine' orders 'nowhere'"):
-        testing.check_ranking(ranker(lambda ranking, teacher: Ranking("mine", {"nowhere": np.arange(3)}, {})))
+        testing.check_ranking(ranker(lambda ranking, teacher: Ranking("mine", {"nowhere": np.arange(3)})))
 
 
 def test_a_task_that_breaks_a_promise_is_refused():

@@ -9,6 +9,9 @@ from networks import NETWORKS
 from reference import Plain, PlainEpisode
 from torch import nn
 
+from compress_env.allocation.completion import Completed
+from compress_env.allocation.sensitivities import Sensitivities
+from compress_env.allocation.solver import Allocator
 from compress_env.problem import Measured, Problem
 from compress_env.resources import RESOURCES
 from compress_env.spec import SCHEDULES, ProblemSpec
@@ -61,11 +64,13 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
     teacher = factory().eval()
     rng = np.random.default_rng(0)
     place = {name: i for i, (name, _, _) in enumerate(entries())}
-    known = Measured(Ranking("magnitude", {}, {}), {}, shape)
+    known = Measured(Ranking("magnitude", {}), shape)
     for schedule in SCHEDULES:
         spec = ProblemSpec(teacher, ranking="magnitude", schedule=schedule, channel_multiple=multiple, data="digits")
         problem = Problem.build(spec, measured=known)
-        graph, cost_model, embedding = problem.graph, problem.cost_model, Embedding(problem)
+        graph, cost_model = problem.graph, problem.cost_model
+        allocator = Allocator(problem, made_up(problem, rng))
+        embedding = Embedding(allocator)
         for _ in range(episodes):
             names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
             limits = {
@@ -73,19 +78,33 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
             }
             hard, bias = rng.random() < 0.8, rng.uniform(-1, 1, 2)
             fast, slow = Walk(problem, limits, hard), PlainEpisode(problem, limits, hard)
+            reachable = {n: max(limit, problem.completions[0].usage[n]) for n, limit in limits.items()}
+            allocation = allocator.reference(reachable).allocation
             while not fast.done:
-                seen = embedding(fast)
+                completed = Completed.of(fast.completed(allocation), allocator)
+                seen = embedding(fast, completed, allocation)
                 assert fast.uniform_keep_ratio() == slow.uniform_keep_ratio() and fast.current.inactive(fast) == slow.inactive()
-                used = Plain(graph, slow.removed).usage(slow.widths)
-                saved = 1 - used["macs"] / cost_model.teacher["macs"]
-                expected = {"removed so far": saved, "uniform keep ratio": slow.uniform_keep_ratio()}
-                expected |= {f"spent {n}": min(1, used[n] / limits[n] / 4) for n in names}
+                plan = completed.plan
+                used = Plain(graph, plan.removed).usage(dict(zip(graph.groups, plan.widths.tolist())))
+                assert fast.removed <= plan.removed and (not hard or all(used[n] <= limits[n] * (1 + 1e-9) for n in names))
+                zero = slow.uniform_keep_ratio() if fast.current.shrinks else 1.0
+                expected = {"action 0": 0.0 if slow.inactive() else zero, "inactive": float(slow.inactive())}
+                expected |= {f"spent {n}": min(1, used[n] / cost_model.teacher[n]) for n in EXACT}
                 assert {n: seen[place[n]] for n in expected} == {n: np.float32(v) for n, v in expected.items()}
                 action = np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1).tolist()
                 fast.step(*action)
                 slow.step(*action)
                 assert fast.removed == slow.removed and fast.widths.tolist() == list(slow.widths.values())
                 assert fast.previous == slow.previous
+
+
+def made_up(problem: Problem, rng: np.random.Generator) -> Sensitivities:
+    """Losses that fall with the width of a group, drawn at random."""
+    groups = {
+        name: tuple(zip((1, max(2, g.size // 2)), sorted(rng.uniform(0.001, 1, 2).tolist(), reverse=True)))
+        for name, g in problem.graph.groups.items() if g.size > 4
+    }  # fmt: skip
+    return Sensitivities({name: float(rng.uniform(0.001, 1)) for name in problem.graph.blocks}, groups, 0, 0.0)
 
 
 def test_fused_attention_is_counted_by_its_matrix_products():

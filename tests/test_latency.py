@@ -90,7 +90,7 @@ def play(problem: Problem, limits, act=lambda: (0.0, 0.0)):
     walk = Walk(problem, limits)
     while not walk.done:
         walk.step(*act())
-    return walk, *problem.finish(walk.removed, walk.widths, limits, walk.completion)
+    return walk, *problem.finish(walk.removed, walk.widths, limits)
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_if_nothing_fits_the_completion_does(monkeypatch, measured):
     while not walk.done:
         walk.step(0.0, 0.0)
     problem.clock.power = 0.01  # all of a sudden, everything takes as long as the teacher
-    plan, _, usage = problem.finish(walk.removed, walk.widths, limits, walk.completion)
+    plan, _, usage = problem.finish(walk.removed, walk.widths, limits)
     assert usage == problem.feasible_completion(limits).usage and usage["latency"] <= limits["latency"]
 
 

@@ -34,7 +34,7 @@ from compress_env.walk.observation import entries
 def learned(tmp_path_factory):
     """The run folder of a short search at all budgets."""
     out = tmp_path_factory.mktemp("learned") / "run"
-    works("search", "--budget", "macs=0.2..0.8", "--evaluations", 12, "--finetune-epochs", 0, "--out", out)
+    works("search", "--budget", "macs=0.2..0.8", "--agent", "dyna-ddpg", "--evaluations", 12, "--finetune-epochs", 0, "--out", out)
     return out
 
 
@@ -123,12 +123,12 @@ def test_noisy_students_follow_the_policys_own_student_and_repeat_with_the_seed(
 def test_a_search_that_goes_on_from_a_policy_begins_with_its_student(learned, tmp_path):
     file = str(learned / "policy.onnx")
     expected = rollout(LayerRemovalEnv(), load_policy(file), 0.5)
-    found = search(LayerRemovalEnv(), "ddpg", 8, 0, tmp_path / "a", progress=False, settings={"start": file})
+    found = search(LayerRemovalEnv(), "dyna-ddpg", 8, 0, tmp_path / "a", progress=False, settings={"start": file})
     assert found.trials[1].plan.to_json() == expected and len(found.trials) == 8
-    with pytest.raises(UserError, match="mutants are judged between model episodes"):
-        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"mutations": 10, "model_episodes": 0})
-    with pytest.raises(UserError, match="start needs model episodes"):
-        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"start": file, "model_episodes": 0})
+    with pytest.raises(UserError, match="mutations and start need model episodes; take dyna-ddpg"):
+        search(LayerRemovalEnv(), "ddpg", 4, progress=False, settings={"mutations": 10})
+    with pytest.raises(UserError, match="mutations and start need model episodes; take dyna-ddpg"):
+        search(LayerRemovalEnv(), "dyna-ddpg", 4, progress=False, settings={"start": file, "model_episodes": 0})
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_offline_learning_is_an_environment_whose_uniform_students_gain_nothing(
         for name, seen in zip(first, env.reset(seed=seed)[0]):
             first[name].add(float(seen))
     assert all(len(first[name]) > 10 for names in SHIFTS for name in names)
-    assert all(len(first[name]) <= 2 for name in ("kernel", "index", "share of MACs", "branch", "redundancy"))
+    assert all(len(first[name]) <= 2 for name in ("index", "share of MACs", "branch", "loss alone", "rank"))
     assert objective.score(objective.plans_of(lambda _: np.zeros(2))) == pytest.approx(0, abs=1e-6)
 
 
@@ -241,7 +241,7 @@ def test_what_no_policy_can_be_learned_from_is_refused_before_anything_is_loaded
     told = refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
     assert "no run.json" in told
     settings = json.loads((searched[0] / "run.json").read_text())
-    settings["environment"]["constraint"] = "soft"
+    settings["environment"] |= {"constraint": "soft", "actions": "absolute"}
     (tmp_path / "run.json").write_text(json.dumps(settings))
     assert "soft limits" in refused("policy", "learn", tmp_path, "--out", tmp_path / "p.onnx")
     with pytest.raises(UserError, match="all episodes are against a model here"):

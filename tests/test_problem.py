@@ -11,6 +11,8 @@ from torch import nn
 
 from compress_env import evaluator as evaluator_module
 from compress_env import problem as problem_module
+from compress_env.allocation.completion import Completed
+from compress_env.allocation.solver import Allocator
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
@@ -22,6 +24,7 @@ from compress_env.surgery.plan import Plan
 from compress_env.walk.observation import Embedding, entries
 from compress_env.walk.walk import Walk
 
+PLACE = {name: i for i, (name, _, _) in enumerate(entries())}
 QUICK = EvaluatorSettings(calibration_images=64, validation_images=100)
 PLAN = Plan.of(["stages.1.0"], {"conv1": 12, "stages.2.0.conv1": 40})
 
@@ -136,11 +139,15 @@ def test_a_problem_is_made_again_without_its_data(problem):
     measured = Measured.from_json(json.loads(json.dumps(problem.measured.to_json())))
     spec = ProblemSpec("resnet8-digits", data="imagefolder:/there/is/no/such/folder")
     again = Problem.build(spec, measured=measured)
-    walks = [Walk(p, {"macs": 0.3 * p.cost_model.teacher["macs"]}) for p in (problem, again)]
-    embeddings = [Embedding(p) for p in (problem, again)]
+    known = Objective(EnvironmentSpec(problem.spec), problem=problem).sensitivities
+    allocators = [Allocator(p, known) for p in (problem, again)]
+    limits = {"macs": 0.3 * problem.cost_model.teacher["macs"]}
+    walks = [Walk(p, limits) for p in (problem, again)]
+    embeddings, plans = [Embedding(a) for a in allocators], [a.reference(limits).allocation for a in allocators]
     while not walks[0].done:
-        seen = [embedding(walk) for embedding, walk in zip(embeddings, walks)]
-        assert np.array_equal(*seen) and seen[0][7] > 0  # redundancy among them
+        done = [Completed.of(walk.completed(plan), a) for walk, plan, a in zip(walks, plans, allocators)]
+        seen = [embedding(*each) for embedding, *each in zip(embeddings, walks, done, plans)]
+        assert np.array_equal(*seen) and seen[0][PLACE["loss alone"]] > 0
         for walk in walks:
             walk.step(-0.5, 0.3)
     assert again.ranking.id == problem.ranking.id and again.cost_model.teacher == problem.cost_model.teacher
@@ -171,11 +178,11 @@ def test_observations_grow_with_the_budgets_resources_only(problem):
         def count(self, student, example):
             return float(sum(bool(list(m.parameters(recurse=False))) for m in student.modules()))
 
-    before = Embedding(problem).names
+    before = tuple(name for name, _, _ in entries())
     RESOURCES.register("depth-of-a-test")(Depth)
     try:
         again = Objective(EnvironmentSpec.of_keywords(), problem=problem)
-        assert again.embedding.names == before == tuple(name for name, _, _ in entries())
+        assert again.embedding.names == before
         asked = Objective(EnvironmentSpec.of_keywords(budget={"macs": 0.5, "depth-of-a-test": 12}))
         assert set(asked.embedding.names) - set(before) == {"budget depth-of-a-test", "spent depth-of-a-test"}
         walk = asked.begin(asked.budgets(1)[0])

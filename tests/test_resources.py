@@ -165,7 +165,7 @@ def test_a_resource_that_is_registered_but_not_in_the_budget_changes_nothing(dep
     objective = Objective(EnvironmentSpec.of_keywords(teacher="resnet8-digits"))
     assert objective.problem.cost_model.names == ["macs", "memory", "params"]
     assert objective.embedding.names == tuple(name for name, _, _ in entries())
-    assert len(objective.embedding.names) == 31
+    assert len(objective.embedding.names) == 26
     with pytest.raises(UserError, match="depth"):
         objective.draw_limits(np.random.default_rng(0), {"depth": 0.5})
 
@@ -179,7 +179,7 @@ def test_a_resource_that_takes_one_plan_at_a_time_is_limited_too(depth):
         walk = Walk(problem, limits)
         while not walk.done:
             walk.step(*rng.uniform(-0.5, 1, 2))
-        found = problem.finish(walk.removed, walk.widths, limits, walk.completion)
+        found = problem.finish(walk.removed, walk.widths, limits)
         assert found.meets(limits) and found.usage["depth"] == Depth().count(found.student, None)
 
 

@@ -16,17 +16,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.noise import NormalActionNoise
 from tqdm.auto import tqdm
 
 from compress_env.agents.sb3 import OffPolicyAgent, off_policy
 from compress_env.agents.sb3.noise import DecayingNoise
 from compress_env.api import finish, run_search
+from compress_env.contexts import own_random_state
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
 from compress_env.problem import Problem
+from compress_env.registry import load_attribute
 from compress_env.search import search
 from compress_env.search.agent import Proposal
 from compress_env.search.recorder import Recorder
@@ -39,7 +42,8 @@ from compress_env.surgery.plan import Plan
 from compress_env.teachers import load_teacher
 from compress_env.testing.agent import check_agent, planted
 
-OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq")
+DYNA = ("dyna-ddpg", "dyna-td3", "dyna-sac")
+OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq", *DYNA)
 LEARNING = (*OFF_POLICY, "ppo", "a2c", "ars", "n2n")
 NAMES = sorted(set(AGENTS) - {"policy"})  # which needs a file: test_policy.py
 QUICK = {"budget": {"macs": 0.25}, "evaluator": {"calibration_images": 64, "validation_images": 100}}
@@ -64,7 +68,10 @@ class Counting(Evaluator):
 @pytest.fixture
 def make(problem):
     """Fresh objectives of the one problem: none knows what another has judged."""
-    return lambda: Objective(SPEC, problem=problem, evaluator=Counting(problem, SPEC.evaluator))
+    def factory(**settings) -> Objective:
+        return Objective(replace(SPEC, **settings), problem=problem, evaluator=Counting(problem, SPEC.evaluator))
+
+    return factory
 
 
 def same(a: list[Trial], b: list[Trial]) -> bool:
@@ -85,13 +92,13 @@ def test_every_agent_keeps_the_promises_of_agents(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_agent_searches_within_the_budget_and_its_trials_are_recorded(name, make, tmp_path):
     found = search(make(), name, 4, seed=3, out=tmp_path, progress=False)
-    assert len(found.trials) == (1 if name == "uniform" else 4)
+    assert len(found.trials) == (1 if name == "uniform" else 4) or (name == "allocation" and 0 < len(found.trials) < 4)
     assert all(t.feasible and t.limits == {"macs": found.trials[0].limits["macs"]} for t in found.trials)
     assert [t.index for t in found.trials] == list(range(len(found.trials)))
     assert same(RunFolder(tmp_path).trials(), found.trials)
     assert (found.final_policy is not None) == (name in LEARNING)
     assert (tmp_path / "policy.onnx").exists() == (name in set(LEARNING) - {"n2n"})
-    if name not in ("uniform", *OFF_POLICY):
+    if name not in ("uniform", "allocation", *OFF_POLICY):
         assert not same(found.trials, search(make(), name, 4, seed=4, progress=False).trials)
 
 
@@ -137,7 +144,9 @@ def recording(objective: Objective, evaluations: int) -> Recorder:
 
 def test_several_students_are_proposed_at_once_where_none_depends_on_another():
     objective = planted()
-    counts = {"random": 30, "tpe": 30, "cma-es": 30, "evolution": 20, "n2n": 1, "greedy": 1, "uniform": 1}
+    counts = {
+        "random": 30, "tpe": 30, "cma-es": 30, "evolution": 20, "n2n": 1, "greedy": 1, "uniform": 1, "stages": 30, "model": 1,
+    }  # fmt: skip
     assert {name: len(find_agent(name)(objective, 50, 0).ask(30)) for name in counts} == counts
     recorder, agents = recording(objective, 50), {name: find_agent(name)(objective, 50, 0) for name in ("n2n", "evolution")}
     agents["n2n"].tell([recorder.play(p) for p in agents["n2n"].ask(30)])
@@ -147,6 +156,12 @@ def test_several_students_are_proposed_at_once_where_none_depends_on_another():
     assert agents["evolution"].ask(5) == []  # there is nothing to breed from yet
     agents["evolution"].tell(first[4:])
     assert len(agents["evolution"].ask(5)) == 5  # it does not wait for the slowest
+    recorder, agent = recording(objective, 50), find_agent("model")(objective, 50, 0)
+    (first,) = agent.ask(30)
+    assert agent.ask(5) == []  # nothing is known yet
+    agent.tell([recorder.play(first)])
+    several = [recorder.play(p) for p in agent.ask(5)]
+    assert len({t.plan for t in several}) == 5
 
 
 def test_an_agents_options_reach_it_and_wrong_ones_are_refused_before_anything_is_judged(make):
@@ -168,13 +183,22 @@ def test_an_agents_options_reach_it_and_wrong_ones_are_refused_before_anything_i
     assert [OffPolicyAgent("DDPG", objective, 4, 0).settings["learning_rate"], agent.settings["learning_rate"]] == [1e-3, 0.5]
 
 
-@pytest.mark.parametrize("spec, like", [("stable_baselines3:SAC", True), ("sb3_contrib:TRPO", False)])
-def test_a_class_with_stable_baselines_interface_is_an_agent(spec, like, make):
-    settings = {"n_steps": 9, "batch_size": 9} if not like else {"noise": None, "tau": 0.01, "ent_coef": 0.1}
+@pytest.mark.parametrize("spec, settings", [
+    ("stable_baselines3:SAC", {"learning_starts": 9, "tau": 0.01}), ("sb3_contrib:TRPO", {"n_steps": 9, "batch_size": 9}),
+    ("stable_baselines3:TD3", {"learning_starts": 9, "action_noise": 0.3}),
+])  # fmt: skip
+def test_a_class_with_stable_baselines_interface_is_an_agent_as_it_is(spec, settings, make):
     found = search(make(), spec, 7, seed=3, progress=False, settings=settings)
     assert len(found.trials) == 7 and found.final_policy
-    if like:
-        assert same(found.trials, search(make(), "sac", 7, seed=3, progress=False).trials)
+    env, played = LayerRemovalEnv.of(make()), []
+    env.on_judged = played.append
+    if "action_noise" in settings:
+        settings = settings | {"action_noise": NormalActionNoise(np.zeros(2), np.full(2, settings["action_noise"]))}
+    with own_random_state():
+        load_attribute(spec, "class")("MlpPolicy", env, seed=3, device="cpu", **settings).learn(7 * env.objective.steps)
+    assert [(t.plan, t.reward) for t in found.trials] == [(j.plan, j.reward) for j in played[:7]]
+    with pytest.raises(UserError, match="does not take these settings.*'mutations'"):
+        search(make(), spec, 4, progress=False, settings={"mutations": 3})
 
 
 def test_an_agent_that_drives_gets_the_users_wrappers(make):
@@ -192,7 +216,7 @@ def test_an_agent_that_drives_gets_the_users_wrappers(make):
 
 
 def test_the_predecessor_removes_first_then_shrinks_the_best_of_what_is_left(make):
-    found = search(make(), "n2n", 40, seed=0, progress=False)
+    found = search(make(actions="absolute"), "n2n", 40, seed=0, progress=False)
     first, second = found.trials[:20], found.trials[20:]
     best = max(first, key=lambda t: t.reward)
     assert len({t.plan.removed for t in first}) > 1
@@ -200,7 +224,10 @@ def test_the_predecessor_removes_first_then_shrinks_the_best_of_what_is_left(mak
     assert found.final_policy.plan.removed == best.plan.removed  # the policy is that of both stages
 
 
-@pytest.mark.parametrize("name, with_checkpoint", [("random", False), ("ddpg", True), ("sac", True), ("ddpg", False), ("ppo", False)])
+@pytest.mark.parametrize("name, with_checkpoint", [
+    ("random", False), ("ddpg", True), ("sac", True), ("ddpg", False), ("ppo", False), ("model", False), ("dyna-ddpg", True),
+    ("dyna-sac", True), ("dyna-ddpg", False),
+])  # fmt: skip
 def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
     name, with_checkpoint, make, tmp_path, monkeypatch
 ):
@@ -219,7 +246,7 @@ def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
     assert part.interrupted and same(part.trials, whole.trials[:5])
     monkeypatch.setattr(Recorder, "record", record)
     checkpoint = tmp_path / "agent.checkpoint"
-    assert checkpoint.exists() == (name in ("ddpg", "sac"))
+    assert checkpoint.exists() == (name in OFF_POLICY)
     if not with_checkpoint:
         checkpoint.unlink(missing_ok=True)
     objective = make()
@@ -370,7 +397,7 @@ def test_returns_reach_over_the_whole_episode():
     assert agent.model.train_freq.unit.value == "episode"
 
 
-def test_greedy_never_gets_worse_than_the_uniform_student(make):
+def test_greedy_never_gets_worse_than_the_student_of_the_action_0(make):
     found = search(make(), "greedy", 8, seed=0, progress=False)
-    uniform = search(make(), "uniform", 1, progress=False).trials[0]
-    assert found.best.reward >= found.trials[0].reward == uniform.reward
+    zero = search(make(), "model", 1, progress=False).trials[0]
+    assert found.best.reward >= found.trials[0].reward == zero.reward and found.trials[0].plan == zero.plan

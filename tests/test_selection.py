@@ -15,7 +15,6 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import RANKINGS, Ranking, magnitude, rank_channels, reconstruction
 from compress_env.surgery.ranking.reconstruction import RIDGE, selection_order
-from compress_env.surgery.redundancy import block_redundancy
 from compress_env.surgery.trace import trace
 from compress_env.teachers import load_teacher
 
@@ -76,16 +75,16 @@ def test_a_ranking_is_a_value_that_the_graph_it_is_applied_to_does_not_change_wi
     graph = trace(teacher, torch.zeros(2, 1, 8, 8))
     name, size = "conv1", graph.groups["conv1"].size
     order = np.random.default_rng(0).permutation(size)
-    ranking = Ranking("mine", {name: order}, {})
+    ranking = Ranking("mine", {name: order})
     ranked = graph.ranked(ranking)
     assert np.flatnonzero(ranked.groups[name].kept(5)).tolist() == sorted(order[:5].tolist())
     others = [g for g in graph.groups if g != name]
     assert others and all(ranked.groups[g] is graph.groups[g] for g in others)
     assert ranked.costs is graph.costs and ranked.view(frozenset()) is not graph.view(frozenset())
-    assert ranking.id == Ranking("mine", {name: order.copy()}, {name: 0.5}).id and len(ranking.id) == 16
-    assert len({ranking.id, Ranking("other", {name: order}, {}).id, Ranking("mine", {name: order[::-1]}, {}).id}) == 3
+    assert ranking.id == Ranking("mine", {name: order.copy()}).id and len(ranking.id) == 16
+    assert len({ranking.id, Ranking("other", {name: order}).id, Ranking("mine", {name: order[::-1]}).id}) == 3
     with pytest.raises(InvalidPlan, match="'conv1'"):
-        graph.ranked(Ranking("short", {name: order[:-1]}, {}))
+        graph.ranked(Ranking("short", {name: order[:-1]}))
     with pytest.raises(FrozenInstanceError):
         graph.groups = {}
     for values in (ranked.full, ranked.floor, ranked.groups[name].importance, graph.groups[name].importance):
@@ -120,28 +119,3 @@ def test_students_of_the_digits_lie_nearer_to_the_teacher_than_with_the_largest_
         plan = Plan.of((), {g.name: int(share * g.size) for g in problem.graph.groups.values()})
         found.append(Evaluator(problem, EvaluatorSettings())(plan).kl)
     assert found[1] < found[0]
-
-
-class Block(nn.Module):
-    """Adds `strength` times a convolution of its input to it."""
-
-    def __init__(self, channels: int, strength: float):
-        super().__init__()
-        self.conv, self.strength = nn.Conv2d(channels, channels, 3, padding=1), strength
-
-    def forward(self, x):
-        return x + self.strength * self.conv(x).relu()
-
-
-def test_what_a_removal_costs_is_told_by_what_goes_round_it():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        teacher = nn.Sequential(
-            nn.Conv2d(3, 8, 1), Block(8, 0.01), Block(8, 3.0), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
-        ).eval()  # fmt: skip
-    images = torch.randn(200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    graph = trace(teacher, images[:2])
-    shares = block_redundancy(build_student(teacher, graph, Plan()), graph, images)
-    assert set(shares) == set(graph.blocks) and all(0 <= s <= 1 for s in shares.values())
-    assert shares["1.conv"] > 0.99 and 0.05 < shares["2.conv"] < 0.9 and shares["3"] < shares["1.conv"]

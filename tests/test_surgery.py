@@ -303,7 +303,7 @@ def test_widths_are_multiples_for_the_hardware():
         episode = Walk(problem, limits, hard=True)
         while not episode.done:
             episode.step(*rng.uniform(-1, 1, 2))
-        _, student, usage = problem.finish(episode.removed, episode.widths, limits, episode.completion)
+        _, student, usage = problem.finish(episode.removed, episode.widths, limits)
         assert usage["macs"] <= limits["macs"]
         assert {m.out_channels % 8 for m in student.modules() if isinstance(m, nn.Conv2d)} == {0}
 

@@ -33,7 +33,7 @@ def problem_of(name: str, schedule: str = "two-step", **settings) -> Problem:
 
 def finish(walk: Walk):
     """The plan, its student and the usage counted on it."""
-    return walk.problem.finish(walk.removed, walk.widths, walk.limits if walk.hard else None, walk.completion)
+    return walk.problem.finish(walk.removed, walk.widths, walk.limits if walk.hard else None)
 
 
 def random_limits(problem: Problem, rng: np.random.Generator) -> dict[str, float]:

@@ -1,23 +1,53 @@
-"""Agents from classes: a user's or a library's, with Stable-Baselines3's interface."""
+"""Agents from classes: a user's or a library's, with Stable-Baselines3's interface, and with their own defaults."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise
 
 from compress_env.agents.sb3.algorithm import StableBaselinesAgent
-from compress_env.agents.sb3.off_policy import OffPolicyAgent
+from compress_env.agents.sb3.wrappers import Enough
 from compress_env.objective import Objective
 
 
-def of_class(algorithm: type[BaseAlgorithm]) -> Callable[..., StableBaselinesAgent]:
-    """The factory of an agent from a class, with what it needs for episodes that are rewarded at the end."""
-    kind = OffPolicyAgent if issubclass(algorithm, OffPolicyAlgorithm) else StableBaselinesAgent
+class StockAgent(StableBaselinesAgent):
+    """A class as it is, on the environment as it is: no preset, no first episode of its own, rewards as they come.
 
-    def factory(objective: Objective, evaluations: int, seed: int, **settings: Any) -> StableBaselinesAgent:
-        return kind(algorithm, objective, evaluations, seed, **settings)
+    Args:
+        algorithm: The class.
+        objective: What students are judged by.
+        evaluations: How many students the search is to judge.
+        seed: Of everything random.
+        settings: The class's own; a number for `action_noise` is the standard deviation of Gaussian noise.
+    """
+
+    def __init__(self, algorithm: type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, **settings: Any):
+        deviation = settings.get("action_noise")
+        if isinstance(deviation, int | float):
+            settings["action_noise"] = NormalActionNoise(np.zeros(2), np.full(2, float(deviation)))
+        super().__init__(algorithm, objective, evaluations, seed, reward_scale=1.0, **deepcopy(settings))
+        self.timesteps = evaluations * self.steps
+
+    def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
+        """Play all episodes."""
+        self.build(env)
+        try:
+            self.model.learn(self.timesteps)
+        except Enough:
+            pass
+
+
+def of_class(algorithm: type[BaseAlgorithm]) -> Callable[..., StockAgent]:
+    """The factory of an agent from a class."""
+
+    def factory(objective: Objective, evaluations: int, seed: int, **settings: Any) -> StockAgent:
+        return StockAgent(algorithm, objective, evaluations, seed, **settings)
 
     return factory

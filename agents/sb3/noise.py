@@ -33,5 +33,5 @@ class DecayingNoise(ActionNoise):
         return np.random.normal(0, scale, self.size).astype(np.float32)
 
     def reset(self) -> None:
-        """Called by Stable-Baselines3 when learning begins, the uniform student being done, and at the end of each episode."""
+        """Called by Stable-Baselines3 when learning begins, the first student being done, and at the end of each episode."""
         self.episode += 1

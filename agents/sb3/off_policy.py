@@ -23,6 +23,8 @@ from compress_env.agents.sb3.wrappers import Enough
 from compress_env.errors import UserError
 from compress_env.objective import Objective
 
+UPDATES = 6
+"""For each transition, where every episode is evaluated: evaluations are dear, and updates cost less."""
 SAVE_EVERY = 20.0
 """Seconds between checkpoints; what lies after the last one is replayed from the recorded trials."""
 
@@ -30,9 +32,10 @@ SAVE_EVERY = 20.0
 class OffPolicyAgent(StableBaselinesAgent):
     """An off-policy algorithm with AMC's schedule (He et al., ECCV 2018): random episodes, then learned ones with decaying noise.
 
-    The first student is that of the action 0. There is one update a transition, after each episode. With `model_episodes`, most
-    episodes are played against a surrogate model (`Dyna`), and the policy that is left is the one that the model rates highest of
-    those on the way (`PolicySelection`). Where all episodes are against one (`SurrogateObjective`), none is added.
+    The first student is that of the action 0. Updates follow each episode, several a transition where all are evaluated. With
+    `model_episodes`, most episodes are played against a surrogate model (`Dyna`), and the policy that is left is the one that the
+    model rates highest of those on the way (`PolicySelection`). Where all episodes are against one (`SurrogateObjective`), none is
+    added.
 
     Args:
         algorithm: A class, or its name.
@@ -46,8 +49,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             the allocation, else 0.2.
         noise: Standard deviation of the exploration after that, first and last, in the unit of actions; None for algorithms that
             explore by themselves.
-        actor_delay: Updates of the critic for each of the actor; if None 4 with a model, else 30 (AMC's actor learns ten times slower,
-            and Stable-Baselines3 has one learning rate; faster ones run into a corner before the critic knows anything).
+        actor_delay: Updates of the critic for each of the actor of DDPG and TD3.
         settings: Of the algorithm, and `reward_scale`.
 
     Raises:
@@ -57,7 +59,7 @@ class OffPolicyAgent(StableBaselinesAgent):
     def __init__(
         self, algorithm: str | type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, *,
         model_episodes: int = 0, mutations: int = 0, start: str | None = None, warmup_share: float | None = None,
-        noise: tuple[float, float] | None = (0.4, 0.1), actor_delay: int | None = None, **settings: Any,
+        noise: tuple[float, float] | None = (0.4, 0.1), actor_delay: int = 2, **settings: Any,
     ):  # fmt: skip
         for name, value in (("model_episodes", model_episodes), ("mutations", mutations)):
             if not isinstance(value, int) or value < 0:
@@ -80,12 +82,13 @@ class OffPolicyAgent(StableBaselinesAgent):
         steps = objective.steps
         defaults = dict(
             learning_rate=1e-3, buffer_size=(stored + 1) * steps, learning_starts=warmup * steps, batch_size=64, gamma=1.0,
-            train_freq=(1, "episode"), gradient_steps=steps, n_steps=steps, policy_kwargs=dict(net_arch=[128, 128]),
+            train_freq=(1, "episode"), gradient_steps=steps if with_model else UPDATES * steps, n_steps=steps,
+            policy_kwargs=dict(net_arch=[128, 128]),
             action_noise=DecayingNoise(2, *noise, warmup + 1, played) if noise else None,
         )  # fmt: skip
         super().__init__(algorithm, objective, evaluations, seed, **{**defaults, **settings})
         self.timesteps = played * steps
-        self.actor_delay = (4 if with_model else 30) if actor_delay is None else actor_delay
+        self.actor_delay = actor_delay
         self.dyna: Dyna | None = None
         self.selection: PolicySelection | None = None
 

@@ -28,7 +28,11 @@ ROUNDS = 6
 """References that are made of the one before, until nothing changes."""
 RELUCTANCE = (1.0, 0.3, 3.0, 1e9)
 """Factors on what removing blocks loses, in looking for a reference: it may be worth it only together with narrower groups."""
-ROUNDING = 1e-9
+FACTORS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+GROWTH, CORNERS = 1.1, 16
+"""How far apart weights may be, for the predicted KL to grow on average by at most this factor where each is the largest or the
+smallest: the sum of losses knows little of what lies farther from the plan that it is lowest for."""
+ROUNDING, REMEMBERED = 1e-9, 1000
 
 Usage = Callable[[PrunedView, np.ndarray], np.ndarray]
 
@@ -60,6 +64,7 @@ class Reference:
         block_cost: What each block costs, `(blocks,)`.
         block_params: Likewise.
         alternatives: The best plan with each set of removed blocks that was come across, this one first.
+        factor: How many times more the loss of one decision may count than that of another that is as far from the middle.
     """
 
     allocation: Allocation
@@ -71,6 +76,7 @@ class Reference:
     block_cost: np.ndarray
     block_params: np.ndarray
     alternatives: tuple[Allocation, ...] = ()
+    factor: float = 1.0
 
 
 class Allocator:
@@ -105,15 +111,21 @@ class Allocator:
         self._place = [self._block_index[d.target] if not d.shrinks else self.graph.group_index[d.target] for d in problem.decisions]
         self.shrinks = np.array([d.shrinks for d in problem.decisions], bool)
         self._references: dict[tuple, Reference] = {}
-        self._parts: dict[frozenset[str], tuple[float, np.ndarray]] = {}
+        self._parts: dict[frozenset[str], tuple[list[int], np.ndarray]] = {}
 
     def kl(self, plan: Allocation) -> float:
         """The predicted KL of a plan in nats: the sum of what its parts cost alone. A part that went with a block counts once."""
-        if (known := self._parts.get(plan.removed)) is None:
-            view, outermost = self.graph.view(plan.removed), self.graph.canonical(plan.removed, self.graph.full).removed
-            known = (float(sum(self._block_loss[self._block_index[name]] for name in outermost)), view.alive)
-            self._parts[plan.removed] = known
-        return known[0] + float(self._curves[self._rows, plan.widths][known[1]].sum())
+        blocks, alive = self._parts_of(plan.removed)
+        return float(self._block_loss[blocks].sum() + self._curves[self._rows, plan.widths][alive].sum())
+
+    def _parts_of(self, removed: frozenset[str]) -> tuple[list[int], np.ndarray]:
+        """Of removed blocks the indices of those that lie in no other one, and the mask of the groups that are left; remembered."""
+        if (known := self._parts.get(removed)) is None:
+            if len(self._parts) > REMEMBERED:
+                self._parts.clear()
+            outermost = self.graph.canonical(removed, self.graph.full).removed
+            known = self._parts[removed] = ([self._block_index[name] for name in outermost], self.graph.view(removed).alive)
+        return known
 
     def size(self, plan: Allocation) -> float:
         """Share of the teacher's parameters."""
@@ -132,7 +144,7 @@ class Allocator:
         """
         key = tuple(limits.items())
         if key not in self._references:
-            if len(self._references) > 1000:
+            if len(self._references) > REMEMBERED:
                 self._references.clear()
             self._references[key] = self._best_reference(limits)
         return self._references[key]
@@ -151,7 +163,32 @@ class Allocator:
         found.sort(key=lambda each: self.score(each.allocation))
         others = {each.allocation.removed: each.allocation for each in found}  # the best of each set of removed blocks
         others.pop(found[-1].allocation.removed)
-        return replace(found[-1], alternatives=(found[-1].allocation, *reversed(others.values())))
+        plan = self.solve(found[-1], np.ones(len(self.shrinks)))  # by the very tables from which other weights depart
+        best = replace(found[-1], allocation=plan, alternatives=(plan, *reversed(others.values())))
+        return replace(best, factor=self._factor(best))
+
+    def _factor(self, reference: Reference) -> float:
+        """The largest of FACTORS that GROWTH allows, the smallest if it allows none."""
+        corners = np.random.default_rng(0).choice((-1.0, 1.0), (CORNERS, len(self.shrinks)))
+        most = GROWTH * self.kl(reference.allocation)
+        for factor in reversed(FACTORS):
+            losses = [self.kl(self.solve(reference, self.weights(corner, factor))) for corner in corners]
+            if np.mean(losses) <= most:
+                return factor
+        return FACTORS[0]
+
+    def weights(self, more: np.ndarray, factor: float) -> np.ndarray:
+        """What the loss of each decision is multiplied by, `(steps,)`.
+
+        Args:
+            more: By how much its target is to be kept rather than others of its kind, `(steps,)` in [-1, 1]. Only differences count:
+                the mean of the kind is taken away.
+            factor: What 1 stands for.
+        """
+        for kind in (self.shrinks, ~self.shrinks):
+            if kind.any():
+                more = np.where(kind, more - more[kind].mean(), more)
+        return factor**more
 
     def _start(self, limits: Mapping[str, float]) -> Allocation:
         """The uniform plan, or the smallest if there is none."""
@@ -203,7 +240,7 @@ class Allocator:
 
         Args:
             reference: Of the limits.
-            weights: One for each decision of the problem, `(steps,)`; 1 everywhere gives nearly the reference's own plan.
+            weights: One for each decision of the problem, `(steps,)`; 1 everywhere gives the reference's own plan.
 
         Returns:
             The plan; all limits that can be predicted are met.
@@ -211,29 +248,55 @@ class Allocator:
         return self._solve(reference, weights)[0]
 
     def _solve(self, reference: Reference, weights: np.ndarray) -> tuple[Allocation, float]:
+        """The plan, and the price at which it was found."""
         of_groups, of_blocks = np.ones(len(self._rows)), np.ones(len(self._blocks))
         for place, shrinks, weight in zip(self._place, self.shrinks, weights):
             (of_groups if shrinks else of_blocks)[place] = weight
         loss = of_groups[:, None] * self._loss - reference.capacity * reference.params
         block_loss = of_blocks * self._block_loss
         prices = reference.price * np.exp(np.linspace(-SPAN, SPAN, PRICES))
-        found = None
-        for _ in range(2):
-            removed, levels = self._at_prices(reference, loss, block_loss, prices)
-            first = self._first_fitting(reference.limits, removed, levels)
-            if first == len(prices):
+        removed, levels = self._at_prices(reference, loss, block_loss, prices)
+        first = self._first_fitting(reference.limits, removed, levels)
+        last_price = float(prices[min(first, len(prices) - 1)])
+        # The blocks that go may change at that price, and much cost with them: those on both sides of it are tried.
+        tried = {self._names(removed[i]): None for i in (first, first - 1) if 0 <= i < len(prices)}
+        best, least = None, np.inf
+        for gone in tried:
+            found = self._widths(reference, gone, loss, levels, prices, of_groups)
+            if found is None:
+                continue
+            plan = Allocation(gone, found)
+            lost = self._weighted(plan, of_groups, of_blocks) - reference.capacity * self.size(plan)
+            if lost < least:
+                best, least = plan, lost
+        return best or self._fallback(reference), last_price
+
+    def _widths(
+        self, reference: Reference, gone: frozenset[str], loss: np.ndarray, levels: np.ndarray, prices: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray | None:
+        """The widths `(groups,)` that fit without these blocks and lose least; None if none of those at the prices fit."""
+        view, within = self.graph.view(gone), {name: limit * (1 + ROUNDING) for name, limit in reference.limits.items()}
+        for narrowed in (False, True):
+            columns = self._levels[self._rows[:, None], levels.T]
+            fitting = self.cost_model.last_fitting(view, columns[:, ::-1], within)
+            if fitting < 0:
+                return None
+            first = len(prices) - 1 - fitting
+            if first == 0 or narrowed:
                 break
-            found = (self._names(removed[first]), levels[first], levels[max(first - 1, 0)], float(prices[first]))
-            if first == 0:
-                break
-            prices = np.exp(np.linspace(np.log(prices[first - 1]), np.log(prices[first]), NARROWED + 1)[1:])
-        if found is None:
-            return self._scaled(reference), reference.price * np.exp(SPAN)
-        gone, level, larger, price = found
+            prices = np.exp(np.linspace(np.log(prices[first - 1]), np.log(prices[first]), NARROWED + 1))
+            levels = (loss + prices[:, None, None] * reference.cost).argmin(2)
+        level, larger = levels[first], levels[max(first - 1, 0)]
         widths = self._levels[self._rows, level]
-        for target in (self._levels[self._rows, larger], self._levels[self._rows, np.minimum(level + 1, self._levels.shape[1] - 1)]):
-            widths = self._spend(reference, gone, widths, target, of_groups)
-        return Allocation(gone, widths), price
+        for target in (larger, np.minimum(level + 1, self._levels.shape[1] - 1)):
+            widths = self._spend(reference, gone, widths, self._levels[self._rows, target], weights)
+        return widths
+
+    def _weighted(self, plan: Allocation, of_groups: np.ndarray, of_blocks: np.ndarray) -> float:
+        """The weighted sum of what a plan's parts lose."""
+        blocks, alive = self._parts_of(plan.removed)
+        groups = of_groups * self._curves[self._rows, plan.widths]
+        return float((of_blocks * self._block_loss)[blocks].sum() + groups[alive].sum())
 
     def _at_prices(
         self, reference: Reference, loss: np.ndarray, block_loss: np.ndarray, prices: np.ndarray
@@ -285,7 +348,7 @@ class Allocator:
             widths[i] = between[max(0, self.cost_model.last_fitting(view, columns, reference.limits))]
         return widths
 
-    def _scaled(self, reference: Reference) -> Allocation:
+    def _fallback(self, reference: Reference) -> Allocation:
         """The reference's plan if it fits, else the smallest one, where no price makes a plan fit."""
         plan = reference.allocation
         if self.cost_model.fits(self.graph.view(plan.removed), plan.widths, reference.limits):

@@ -36,7 +36,7 @@ th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto;
 {% if part.picture %}<img alt="{{ part.title }}" src="data:image/png;base64,{{ part.picture }}">{% endif %}
 {% endfor %}<p>Made by</p><pre>{{ command }}</pre></body></html>"""
 HEAD = (
-    "agent", "best found, IQM [95 %]", "final policy, IQM", "last tenth, mean", f"P(better than {REFERENCE}) [95 %]",
+    "agent", "best found, IQM [95 %]", "final policy, IQM", "first and last tenth, mean", f"P(better than {REFERENCE}) [95 %]",
     "hypervolume", "seconds",
 )  # fmt: skip
 
@@ -61,13 +61,19 @@ def rows(
             chance = f"{improvement(own, other):.2f} [{a:.2f}, {b:.2f}]"
         table.append([
             agent, f"{iqm(own):.4f} [{low:.4f}, {high:.4f}]", f"{iqm(np.array(final)):.4f}" if final else "-",
-            f"{np.mean([r.mean_last for r in runs]):.4f}", chance, f"{np.mean([hypervolume(r.front) for r in runs]):.3f}",
+            _tenths(runs), chance, f"{np.mean([hypervolume(r.front) for r in runs]):.3f}",
             f"{np.mean([r.seconds[-1] for r in runs]):.0f}",
         ])  # fmt: skip
         if found:
             tests = [done.test for done in of_agent(runs, found)]
             table[-1].append(f"{percent(tests)} ({len(tests)})" if tests else "-")
     return table
+
+
+def _tenths(runs: Sequence[Run]) -> str:
+    """Mean rewards of the first and the last tenth of searches; older files do not have the first."""
+    first = [r.mean_first for r in runs if r.mean_first is not None]
+    return f"{np.mean(first):.4f}" * bool(first) + f", {np.mean([r.mean_last for r in runs]):.4f}"
 
 
 def duels(agents: Mapping[str, Sequence[Run]]) -> tuple[list[str], list[list[str]]]:
@@ -117,10 +123,11 @@ def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
         curves = np.array([r.best for r in runs])
         middle = np.array([iqm(column) for column in curves.T])
         colour, style = colours(i % 20), "--" if runs[0].final is None else "-"
-        left.plot(np.arange(1, len(middle) + 1), middle, style, color=colour, label=agent)
+        evaluations = runs[0].measured + np.arange(1, len(middle) + 1)
+        left.plot(evaluations, middle, style, color=colour, label=agent)
         if len(runs) > 2:
             left.fill_between(
-                np.arange(1, len(middle) + 1),
+                evaluations,
                 *np.quantile(curves, [0.25, 0.75], axis=0),
                 color=colour,
                 alpha=0.12,
@@ -128,7 +135,7 @@ def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
             )
         right.plot(np.median([r.seconds for r in runs], axis=0), middle, style, color=colour)
     floor = np.quantile([r.best[0] for runs in agents.values() for r in runs], 0.25)
-    left.set(xlabel="evaluations", ylabel="reward of the best student so far", title=title, xscale="log")
+    left.set(xlabel="evaluations, sensitivities among them", ylabel="reward of the best student so far", title=title, xscale="log")
     left.set_ylim(bottom=max(0.0, float(floor)))
     right.set(xlabel="seconds", title="the same against time", xscale="log")
     figure.legend(loc="outside right upper", fontsize=9, title="dashed: no learning")

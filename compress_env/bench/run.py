@@ -6,9 +6,9 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,20 @@ import gymnasium as gym
 import numpy as np
 from tqdm.auto import tqdm
 
+from compress_env.allocation.sensitivities import probes
 from compress_env.bench.scenarios import SCENARIOS
 from compress_env.errors import UserError
 from compress_env.files import JsonLines
 from compress_env.objective import Objective
+from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial
-from compress_env.spec import parse_setting
+from compress_env.spec import keywords, parse_setting
 from compress_env.teachers import TEACHERS
 
+WITHOUT_SENSITIVITIES = ("random", "uniform", "stages", "greedy", "evolution", "tpe", "cma-es")
+"""Agents that look at no observation. With absolute actions they need no sensitivities, and have those evaluations for themselves."""
 Table = dict[str, dict[str, list["Run"]]]
 """Scenario -> agent -> runs by seed; all agents of a scenario have the same seeds."""
 
@@ -47,6 +51,8 @@ class Run:
         final: Reward of the policy without noise, None for agents without one.
         front: `(share of the first resource, metric)` of students that no other is as cheap and as good as.
         plan: The best student's, as JSON; "" if no student met the budget.
+        mean_first: Mean reward of the first tenth; None in older files.
+        measured: Evaluations that sensitivities had taken before, once a teacher; 0 for an agent that does without.
     """
 
     scenario: str
@@ -60,6 +66,8 @@ class Run:
     final: float | None
     front: tuple[tuple[float, float], ...]
     plan: str
+    mean_first: float | None = None
+    measured: int = 0
 
 
 def summarise(
@@ -79,12 +87,12 @@ def summarise(
         (t.evaluation.usage[name] / t.evaluation.teacher_usage[name], t.evaluation.metric) for t in trials
     )
     front = [p for i, p in enumerate(points) if all(p[1] > q[1] for q in points[:i])]
+    tenth, rewards = max(1, evaluations // 10), [t.reward for t in trials]
     return Run(
         scenario, agent, seed, evaluations,
         tuple(best[1:] + best[-1:] * rest), tuple(metric[1:] + metric[-1:] * rest),
         tuple(round(s, 3) for s in seconds + seconds[-1:] * rest),
-        float(np.mean([t.reward for t in trials[-max(1, evaluations // 10) :]])), final.reward if final else None,
-        tuple(front), plan,
+        float(np.mean(rewards[-tenth:])), final.reward if final else None, tuple(front), plan, float(np.mean(rewards[:tenth])),
     )  # fmt: skip
 
 
@@ -112,19 +120,24 @@ def load(path: Path) -> Table:
 
 def one(scenario: str, agent: str, seed: int, evaluations: int, data: str | None, folder: Path) -> Run:
     """A search of its own, which goes on from its folder if it was interrupted. Called in worker processes."""
-    name, settings = with_options(agent)
-    found = search(
-        objective(scenario, data), name, evaluations, seed, RunFolder(folder), progress=False, settings=settings
-    )
+    name, settings, environment = with_options(agent)
+    judge = objective(scenario, data, environment)
+    measured = len(probes(judge.problem))
+    without = name in WITHOUT_SENSITIVITIES and (judge.spec.actions == "absolute" or name in ("uniform", "stages"))
+    count = evaluations + measured if without else evaluations
+    found = search(judge, name, count, seed, RunFolder(folder), progress=False, settings=settings)
     if found.interrupted:
         raise KeyboardInterrupt
-    return summarise(scenario, agent, seed, evaluations, found.trials, found.final_policy)
+    run = summarise(scenario, agent, seed, count, found.trials, found.final_policy)
+    return replace(run, evaluations=evaluations, measured=0 if without else measured)
 
 
-def with_options(agent: str) -> tuple[str, dict[str, Any]]:
-    """`"ddpg model_episodes=0 tau=0.02"` as the agent and its settings. Raises UserError."""
+def with_options(agent: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """`"ddpg tau=0.02 shaping=false"` as the agent, its settings, and those of the environment among them. Raises UserError."""
     name, *given = shlex.split(agent) or [""]
-    return name, dict(map(parse_setting, given))
+    settings = dict(map(parse_setting, given))
+    own = {key: value for key, value in settings.items() if key not in keywords()}
+    return name, own, {key: value for key, value in settings.items() if key not in own}
 
 
 def _end_with(parent: int) -> None:
@@ -138,13 +151,14 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def objective(scenario: str, data: str | None) -> Objective:
-    """The objective of a scenario; `data` is for those on CIFAR-10."""
+def objective(scenario: str, data: str | None, environment: Mapping[str, Any] | None = None) -> Objective:
+    """The objective of a scenario; `data` is for those on CIFAR-10, and `environment` has further keywords."""
     entry = SCENARIOS.get(scenario)
     teacher = entry.arguments["teacher"]
     needs_data = teacher in TEACHERS.names() and TEACHERS.get(teacher).data == "cifar10"
     arguments = dict(entry.arguments) | ({"data": data} if data and needs_data else {})
-    return gym.make(entry.env_id, **arguments).get_wrapper_attr("objective")
+    kind = load_attribute(str(gym.spec(entry.env_id).entry_point), "environment")
+    return kind.make_objective(False, **arguments, **(environment or {}))
 
 
 def run(
@@ -171,7 +185,7 @@ def run(
     for name in scenarios:
         SCENARIOS.get(name)
     for agent in agents:
-        find_agent(*with_options(agent))
+        find_agent(*with_options(agent)[:2])
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
         return _run(

@@ -1,4 +1,4 @@
-"""Saved policies at several budgets: their students, made without a search, beside the uniform ones and those of a search at each."""
+"""Plans made without a search at several budgets: the uniform ones, the allocations, and those of saved policies, beside searches."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec
 BUDGETS = tuple(round(0.2 + 0.6 * i / 9, 3) for i in range(10))
 """Ten shares of the MACs, from 20 to 80 %."""
 FILE = "rows.jsonl"
-UNIFORM, POLICY, SEARCH = "uniform", "policy", "search"
+UNIFORM, ALLOCATION, POLICY, PROPOSALS, SEARCH = KINDS = ("uniform", "allocation", "policy", "best of ten", "search")
+PROPOSED = 10
+"""Plans that a policy proposes: its own, then others near it, of which one is kept by evaluation."""
+COLORS = dict(zip(KINDS, ("#6b7680", "#2a9d5c", "#1f5fa8", "#7b4fb5", "#d9822b")))
 
 
 @dataclass(frozen=True)
 class ProposedStudent:
-    """A student: of the uniform policy, of a saved one, or the best of a search with an agent. Judged right after the refit.
+    """A student: uniform, the allocation, of a saved policy, or the best of a search with an agent. Judged right after the refit.
 
     Attributes:
         budget: Share of the MACs.
-        kind: UNIFORM, POLICY or SEARCH.
+        kind: One of KINDS.
         which: File of the policy, or agent, evaluations and seed of the search.
         metric: Its main metric on validation images.
         reward: Its reward.
@@ -53,7 +56,7 @@ def compare(
     """A row for each policy and search at each budget; those that `out/rows.jsonl` has are not made again.
 
     Args:
-        files: Saved policies.
+        files: Saved policies; there may be none.
         spec: The problem; it is built once.
         budgets: Shares of the MACs.
         agent: Of the searches.
@@ -65,10 +68,11 @@ def compare(
     Raises:
         UserError: For files that are no policies, and for rows of other settings.
     """
-    players: list[tuple] = [(UNIFORM, "", ("uniform", 1, 0, None, None))]
+    players: list[tuple] = [(UNIFORM, "", ("uniform", 1, 0, None, None)), (ALLOCATION, "", ("allocation", 1, 0, None, None))]
     for file in map(str, files):
         load_attribute("compress_env.agents.saved:load_policy", "policy")(file)  # refuse before the teacher is loaded
         players.append((POLICY, file, ("policy", 1, 0, None, {"file": file})))
+        players.append((PROPOSALS, file, ("policy", PROPOSED, 0, None, {"file": file})))
     find_agent(agent)
     for seed in seeds if evaluations else ():
         which = f"{agent}, {evaluations} evaluations, seed {seed}"
@@ -98,20 +102,18 @@ def compare(
 
 
 def table(rows: Sequence[ProposedStudent]) -> str:
-    """Markdown, a line a budget and one of their means: metric and reward, averaged over policies and over searches."""
-    lines = [
-        "| MACs | uniform | policy | search | policy against search | reward: uniform | policy | search |",
-        "|---" * 8 + "|",
-    ]
+    """Markdown, a line a budget and one of their means: metric and reward of each kind, averaged over policies and over searches."""
+    kinds = [kind for kind in KINDS if any(r.kind == kind for r in rows)]
+    lines = [f"| MACs | {' | '.join(kinds)} | reward: {' | '.join(kinds)} |", "|---" * (2 * len(kinds) + 1) + "|"]
     cells: list[list[float]] = []
     for budget in sorted({r.budget for r in rows}):
-        own = [[r for r in rows if r.budget == budget and r.kind == kind] for kind in (UNIFORM, POLICY, SEARCH)]
+        own = [[r for r in rows if r.budget == budget and r.kind == kind] for kind in kinds]
         metric = [float(np.mean([r.metric for r in of])) if of else np.nan for of in own]
         reward = [float(np.mean([r.reward for r in of])) if of else np.nan for of in own]
-        cells.append([*metric, 100 * (metric[1] - metric[2]), *reward])
+        cells.append([*metric, *reward])
         lines.append(_line(f"{budget:.0%}", cells[-1]))
     lines.append(_line("mean", np.mean(cells, 0).tolist()))
-    return "\n".join(lines).replace("nan%", "-").replace("+nan", "-").replace("nan", "-")
+    return "\n".join(lines).replace("nan%", "-").replace("nan", "-")
 
 
 def report(folder: Path) -> str:
@@ -139,7 +141,7 @@ def picture(of: Mapping[str, Sequence[ProposedStudent]], path: Path) -> None:
     figure = Figure(figsize=(0.5 + 2.9 * columns, 0.5 + 2.5 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for axes, (title, rows) in zip(panels, of.items()):
-        for kind, color in ((UNIFORM, "#6b7680"), (POLICY, "#1f5fa8"), (SEARCH, "#d9822b")):
+        for kind, color in COLORS.items():
             budgets = sorted({r.budget for r in rows if r.kind == kind})
             found = [[100 * r.metric for r in rows if r.kind == kind and r.budget == b] for b in budgets]
             if found:
@@ -156,12 +158,12 @@ def picture(of: Mapping[str, Sequence[ProposedStudent]], path: Path) -> None:
     for axes in panels[len(of) :]:
         axes.remove()
     labels = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(labels.values(), labels, loc="outside upper left", ncols=3, fontsize=8, frameon=False)
+    figure.legend(labels.values(), labels, loc="outside upper left", ncols=len(labels), fontsize=8, frameon=False)
     figure.supxlabel("MACs, % of the teacher", fontsize=8)
     figure.supylabel("validation metric before training, %", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
 def _line(name: str, cells: Sequence[float]) -> str:
-    metrics = " | ".join(f"{c:.1%}" for c in cells[:3])
-    return f"| {name} | {metrics} | {cells[3]:+.1f} | {' | '.join(f'{c:.3f}' for c in cells[4:])} |"
+    half = len(cells) // 2
+    return f"| {name} | {' | '.join(f'{c:.1%}' for c in cells[:half])} | {' | '.join(f'{c:.3f}' for c in cells[half:])} |"

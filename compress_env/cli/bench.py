@@ -38,7 +38,7 @@ def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: 
 )
 @click.option(
     "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, metavar="AGENT",
-    help='May be repeated; with settings of its own as in "ddpg model_episodes=0".',
+    help='May be repeated; with settings of its own as in "ddpg shaping=false".',
 )  # fmt: skip
 @options.of(SearchSpec, "evaluations", evaluations=200)
 @click.option(
@@ -57,7 +57,7 @@ def run(
     """Search with every agent in every scenario, once a seed, at an equal number of evaluations; what is finished is skipped.
 
     \b
-    compress-env bench run --scenario digits-25 --agent "ddpg model_episodes=0" --agent random --evaluations 100 --out runs/bench
+    compress-env bench run --scenario digits-25 --agent "ddpg shaping=false" --agent random --evaluations 100 --out runs/bench
     compress-env bench report --out runs/bench
     """
     from compress_env.bench.run import run as play
@@ -92,12 +92,12 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
         context.exit()
 
 
-@bench.command("policy", short_help="Saved policies at ten budgets, beside the uniform students and searches.")
-@click.argument("files", type=click.Path(), nargs=-1, required=True, metavar="POLICY.onnx...")
+@bench.command("policy", short_help="Uniform students, allocations, saved policies and searches at ten budgets.")
+@click.argument("files", type=click.Path(), nargs=-1, metavar="[POLICY.onnx...]")
 @options.of(ProblemSpec, "teacher", "weights", "data")
 @click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True),
               help="Share of the MACs; ten from 0.2 to 0.8 if absent. May be repeated.")  # fmt: skip
-@click.option("--agent", default="ddpg", show_default=True, help="Of the searches.")
+@click.option("--agent", default="model", show_default=True, help="Of the searches.")
 @click.option(
     "--evaluations", type=click.IntRange(0), default=200, show_default=True, help="Of each search; 0: no searches."
 )
@@ -108,8 +108,8 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
 def policy(
     files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int, out: Path, **problem: Any
 ) -> None:
-    """Let saved policies decide about a teacher at several budgets, without a search, and put their students beside the uniform ones
-    and the best of a search at each budget. Of several policies, such as those of other seeds, the table has the mean.
+    """At several budgets, put the uniform student, the allocation, the plan that a saved policy decides on, the best of ten that it
+    proposes, and the best of a search beside each other. Of several policies, such as those of other seeds, the table has the mean.
 
     \b
     compress-env search --budget macs=0.2..0.8 --evaluations 200 --finetune-epochs 0 --out runs/all

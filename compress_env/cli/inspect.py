@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 import click
 
 from compress_env.cli import options
-from compress_env.spec import ProblemSpec
+from compress_env.spec import EnvironmentSpec, ProblemSpec
 
 FIELDS = (
     "teacher", "weights", "data", "image_size", "input_shape", "protect", "removable", "shrinkable", "channel_multiple", "min_width",
@@ -19,16 +20,22 @@ FIELDS = (
 @click.command(short_help="What can be removed from a teacher or shrunk, and what that saves.")
 @options.of(ProblemSpec, *FIELDS)
 @click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
-def inspect(picture: str | None, **settings: Any) -> None:
+@click.option(
+    "--sensitivities", is_flag=True, help="Measure what each decision costs alone; needs the teacher's weights and data, and takes "
+    "40 to 200 evaluations, once.",
+)  # fmt: skip
+def inspect(picture: str | None, sensitivities: bool, **settings: Any) -> None:
     """Show a teacher as a tree of blocks, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
-    Of --data only the shape of the inputs is used, and no --weights are needed: costs do not depend on them.
+    Of --data only the shape of the inputs is used, and no --weights are needed: costs do not depend on them. With --sensitivities
+    students are judged on --data, so that both are needed then.
 
     \b
     compress-env inspect --teacher resnet20-cifar10
     compress-env inspect --teacher net.py:make --input-shape 3,224,224 --protect 'stem.*' --picture net.png
     compress-env inspect --teacher net.py:make --input-shape 3,224,224 --resource latency --runtime onnxruntime
+    compress-env inspect --teacher resnet8-digits --sensitivities --picture net.png
     """
     from compress_env.report.inspect import inspect, text
     from compress_env.report.tree import check_place, save_picture
@@ -39,3 +46,21 @@ def inspect(picture: str | None, **settings: Any) -> None:
     click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:
         click.echo(f"\npicture: {save_picture(found, picture)}")
+    if sensitivities:
+        _sensitivities(picture, settings)
+
+
+def _sensitivities(picture: str | None, settings: dict[str, Any]) -> None:
+    """What each decision costs alone, as text and beside the picture."""
+    from compress_env.objective import Objective
+    from compress_env.report import sensitivities
+
+    resources = settings.pop("resources", None) or ()
+    budget: dict[str, Any] = dict.fromkeys(("macs", *resources), 1.0)
+    spec = EnvironmentSpec(ProblemSpec.of(**settings), budget)
+    objective = Objective(spec, progress=True)
+    click.echo(f"\n{sensitivities.text(objective)}")
+    if picture:
+        path = Path(picture)
+        saved = sensitivities.save_picture(objective, path.with_stem(f"{path.stem}-sensitivities"))
+        click.echo(f"\npicture: {saved}")

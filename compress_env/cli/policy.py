@@ -47,27 +47,31 @@ def learn(runs: tuple[str, ...], out: str, **settings: Any) -> None:
     from compress_env.api import learn_policy
 
     for name, gain in learn_policy(runs, out, **settings):
-        click.echo(f"{name}: {gain:.0%} of what the uniform students lack, by the model of its trials")
+        click.echo(f"{name}: {gain:.0%} of what the students of the action 0 lack, by the model of its trials")
     click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 
 
-@policy.command("apply", short_help="The student that a saved policy proposes, without a search.")
+@policy.command("apply", short_help="The students that a saved policy proposes, without a search.")
 @click.argument("file", type=click.Path())
 @options.of(ProblemSpec, without=["input_shape"])
 @options.of(EnvironmentSpec, "budget", "evaluator")
 @click.option(
     "--finetune-epochs", type=FINETUNE_EPOCHS, default=0, show_default=True, help="Full distillation of it."
 )
+@click.option(
+    "--proposals", type=click.IntRange(1), default=10, show_default=True, help="Plans to judge: its own, then others near it."
+)
 @click.option("--out", type=click.Path(), required=True, help="Run folder to write.")
-def apply(file: str, finetune_epochs: int, out: str, **settings: Any) -> None:
-    """Let the policy in FILE decide about a teacher within a budget, once: neither has to be what it was learned with.
+def apply(file: str, finetune_epochs: int, proposals: int, out: str, **settings: Any) -> None:
+    """Let the policy in FILE decide about a teacher within a budget: neither has to be what it was learned with. Its own plan, trial
+    0, and others near it are judged, and the best is kept.
 
     Learned with a range of budgets (LOW..HIGH), a policy knows what to do at each. OUT is a run folder as of a search. To go on from
-    a policy instead, search with --agent-option start=FILE.
+    a policy instead, search with --agent dyna-ddpg --agent-option start=FILE.
 
     \b
     compress-env policy apply policy.onnx --budget macs=0.35 --finetune-epochs 10 --out runs/a
-    compress-env search --budget macs=0.35 --agent-option start=policy.onnx --out runs/b
+    compress-env search --budget macs=0.35 --agent dyna-ddpg --agent-option start=policy.onnx --out runs/b
     """
     environment, _ = options.specs(settings)
-    run(environment, SearchSpec("policy", {"file": file}, evaluations=1), out, finetune_epochs)
+    run(environment, SearchSpec("policy", {"file": file}, evaluations=proposals), out, finetune_epochs)

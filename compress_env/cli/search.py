@@ -27,13 +27,14 @@ def search(finetune_epochs: int, out: str | None, resume: bool, **settings: Any)
 
     \b
     compress-env search --budget macs=50% --agent ddpg --evaluations 60
+    compress-env search --budget macs=50% --agent stable_baselines3:SAC --agent-option learning_rate=0.003
     compress-env search --budget params=30K --budget memory=0.6 --agent random
     compress-env search --budget latency=50% --runtime onnxruntime --latency-threads 2
     compress-env search --budget energy.py:Energy=0.5 --evaluator distill_steps=10
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
 
-    DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, problem.json, trials.jsonl, result.json,
-    plan.json, student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
+    DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, problem.json, sensitivities.json, trials.jsonl,
+    result.json, plan.json, student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
     Rewards, resources, rankings, tasks and data sets of your own are given as module:attribute or file.py:attribute.
     Ctrl-C keeps everything; the same command with --resume goes on.
     """

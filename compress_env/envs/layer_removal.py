@@ -25,13 +25,26 @@ from compress_env.walk.rows import network_rows
 class LayerRemovalEnv(gym.Env, EzPickle):
     """
     ## Description
-    A trained *teacher* network is walked over twice: first the agent decides for each block (a residual branch, a layer of a
-    chain) whether it is **removed**, then for each group of tied channels of what is left how far it **shrinks**. At the end the
-    student is built with the teacher's weights, refitted, judged on validation images and counted. Every action is clamped so
-    that the budget stays within reach: a finished student meets every limit, counted on the module that was really built.
+    A trained *teacher* network is walked over twice: first the agent decides about each block (a residual branch, a layer of a
+    chain), which may be **removed**, then for each group of tied channels how far it **shrinks**. At the end the student is built
+    with the teacher's weights, refitted, judged on validation images and counted. A finished student meets every limit, counted on
+    the module that was really built.
+
+    The *allocation* is the plan that loses least by what each decision costs alone (its *sensitivity*, measured once a teacher).
 
     ## Action Space
     `Box(-1, 1, (2,), float32)`. Each step reads the entry that it needs and ignores the other.
+
+    With `actions="relative"`, the default with hard limits, an entry says how much more than others of its kind the target is to be
+    kept or shrunk than the allocation does. The loss that it causes alone is multiplied, and the plan is the allocation by the losses
+    that result: a whole one, within every limit, at each step. Only differences between blocks, and between groups, count.
+
+    | Num | Action   | -1 | 0 | 1 |
+    |-----|----------|----|---|---|
+    | 0   | keep     | the block's loss counts less: it goes sooner | as in the allocation | it counts more: it stays longer |
+    | 1   | sparsity | the group's loss counts more: it is wider | as in the allocation | it counts less: it is narrower |
+
+    With `actions="absolute"`, an action decides alone, and is clamped so that the budget stays within reach.
 
     | Num | Action   | -1 | 0 | 1 |
     |-----|----------|----|---|---|
@@ -39,15 +52,19 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 1   | sparsity | keep all channels | the share that, for all open groups alike, meets the budget | `min_width` of the channels |
 
     ## Observation Space
-    `Box(0, 1, (31,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource of
+    `Box(0, 1, (26,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource of
     the user's own that is in the budget. `compress_env.walk.observation.entries()` gives name, minimum and meaning of each.
 
 {entries}
 
     ## Rewards
-    0 until the last step, then `reward(evaluation, limits)`, by default `relative`: 1 / (1 + KL / p^0.3), in [0, 1], with the KL
-    divergence of the student's predictions on validation images from the teacher's, and p its share of the teacher's parameters; with
-    soft limits less the relative excess over each limit. A student that cannot be evaluated gives -1.
+    The rewards of an episode add up to `reward(evaluation, limits)`, by default `relative`: 1 / (1 + KL / p^0.3), in [0, 1], with the
+    KL divergence of the student's predictions on validation images from the teacher's, and p its share of the teacher's parameters;
+    with soft limits less the relative excess over each limit. A student that cannot be evaluated gives -1.
+
+    Each step is rewarded with the change of the reward that is predicted of the *completion* (what is decided so far, with the
+    allocation for the rest), at first from 0; the last one with the true reward less what was predicted (potential-based shaping, Ng
+    et al., 1999). With `shaping=False` every reward but the last is 0.
 
     ## Starting State
     The first block of the teacher, nothing decided. If the budget is a range, a limit is drawn from it. `reset(options={{"budget":
@@ -81,7 +98,8 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     * v0: first version.
 
     ## References
-    N2N learning (Ashok et al., ICLR 2018) for removal and shrinking in two steps; AMC (He et al., ECCV 2018) for the bounded actions.
+    N2N learning (Ashok et al., ICLR 2018) for removal and shrinking in two steps; AMC (He et al., ECCV 2018) for the bounded actions;
+      SPDY (Frantar & Alistarh, ICML 2022) for coefficients of what each layer loses; potential-based shaping (Ng et al., ICML 1999).
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}

@@ -9,9 +9,6 @@ from compress_env.decisions import Decision
 from compress_env.problem import Problem
 from compress_env.surgery.graph import PrunedView
 
-FACTOR = 4.0
-"""Two decisions of a kind whose actions are 1 apart: the loss of the one counts so many times more beside that of the other."""
-
 
 class RelativeWalk:
     """The state of one walk. What is decided so far, with the allocation for the rest, is a complete plan within every limit.
@@ -53,7 +50,7 @@ class RelativeWalk:
     def completion(self) -> Allocation:
         """The plan of what is decided so far, with the allocation for the rest."""
         if self._plan is None:
-            self._plan = self.allocator.solve(self.reference, self._weights())
+            self._plan = self.allocator.solve(self.reference, self.allocator.weights(self.more, self.reference.factor))
         return self._plan
 
     @property
@@ -83,12 +80,6 @@ class RelativeWalk:
     def has_block(self, block: str) -> bool:
         """Whether the plan has the block."""
         return self.view.has(self.graph.blocks[block].node)
-
-    def _weights(self) -> np.ndarray:
-        """What the loss of each decision is multiplied by, `(steps,)`."""
-        shrinks = self.allocator.shrinks
-        means = [self.more[shrinks == kind].mean() if (shrinks == kind).any() else 0.0 for kind in (False, True)]
-        return FACTOR ** (self.more - np.where(shrinks, means[1], means[0]))
 
     def step(self, keep: float, sparsity: float) -> None:
         """Take the current decision; both actions lie in [-1, 1], and the one that is not asked for is ignored."""
