@@ -24,10 +24,10 @@ BUDGETS = 25
 """Evenly spread over the range; an episode has one of them."""
 LOOKS = 40
 """How often, while an agent learns, it is looked at whether its policy is the best so far."""
-SHIFTS = {("channels in", "channels out"): (-0.15, 0.3), ("spatial size in", "spatial size out"): (-0.1, 0.4)}
+SHIFTS = {("channels out",): (-0.15, 0.3)}
 """Entries of the observation that are logarithms of sizes, and what is added to them, drawn for each episode: from a third of the
-channels to twelve times as many, from a quarter of the positions to 250 times. Decisions are then about shares of cost and what is
-redundant, which other teachers have too, and not about absolute sizes, which they do not."""
+channels to twelve times as many. Decisions are then about what is lost and saved, which means the same in other teachers, and not
+about absolute sizes."""
 MOST = 600
 """Recorded students of a teacher that its model takes in, at most; it takes the cube of them to fit."""
 
@@ -119,7 +119,7 @@ class SurrogateEnv(gym.Env):
     """`LayerRemoval-v0` in actions and observations, with a teacher and a budget drawn for each episode, and predicted rewards.
 
     The reward comes at the end: the plan's `SurrogateTeacher.gain`, at least -1. The sizes that are observed are those of a
-    network that is wider or narrower, with larger or smaller images (`SHIFTS`; domain randomisation, Tobin et al., IROS 2017).
+    network that is wider or narrower (`SHIFTS`; domain randomisation, Tobin et al., IROS 2017).
 
     Args:
         objective: The teachers.

@@ -26,14 +26,14 @@ CASES: dict[str, tuple[dict[str, Any], int, tuple[int, ...], float]] = {
     "dyna-td3": ({}, 40, (0,), 0.85),
     "dyna-sac": ({}, 40, (0,), 0.85),
     "n2n": ({"lr": 1e-2}, 240, (0, 1), 0.70),
-    "ppo": ({}, 300, (0,), 0.75),
-    "a2c": ({}, 300, (0,), 0.72),
+    "ppo": ({}, 400, (0, 1, 2), 0.72),
+    "a2c": ({}, 600, (0, 1), 0.71),
     "ars": ({}, 300, (0,), 0.74),
-    "ddpg": ({"actor_delay": 4}, 200, (0,), 0.78),
-    "td3": ({"actor_delay": 4}, 200, (0,), 0.78),
-    "sac": ({}, 80, (0, 1), 0.77),
-    "tqc": ({}, 80, (1,), 0.77),
-    "crossq": ({}, 80, (0,), 0.73),
+    "ddpg": ({}, 100, (0,), 0.78),
+    "td3": ({}, 100, (0,), 0.78),
+    "sac": ({}, 50, (0,), 0.77),
+    "tqc": ({}, 50, (0,), 0.77),
+    "crossq": ({}, 50, (0,), 0.77),
 }
 """Settings, evaluations, seeds, and the reward that the mean of the last fifth of them has to pass."""
 FRUITLESS = {"random", "uniform", "policy", "allocation", "stages"}

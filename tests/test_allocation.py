@@ -26,6 +26,7 @@ from compress_env.search.choice import FINALISTS, choose
 from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial, best_trial, ranked
 from compress_env.spec import EnvironmentSpec, ProblemSpec
+from compress_env.walk.relative import RelativeWalk
 
 QUICK: dict[str, Any] = {"evaluator": {"calibration_images": 64, "validation_images": 100}}
 SPEC = EnvironmentSpec.of_keywords(**QUICK)
@@ -68,7 +69,15 @@ def uniform_plan(objective: Objective, limits: dict[str, float]) -> Allocation:
 
 def walked(objective: Objective, limits: dict[str, float], actions: np.ndarray):
     """The finished walk of actions `(steps, 2)`."""
-    walk = objective.begin(limits)
+    return stepped(objective.begin(limits), actions)
+
+
+def far(objective: Objective, limits: dict[str, float], factor: float = 4.0) -> RelativeWalk:
+    """A walk whose actions lead farther than those of the environment do."""
+    return RelativeWalk(objective.problem, objective.allocator, replace(objective.reference(limits), factor=factor))
+
+
+def stepped(walk, actions: np.ndarray):
     for keep, sparsity in actions.tolist():
         walk.step(keep, sparsity)
     assert walk.done
@@ -156,8 +165,8 @@ def test_the_second_objective_of_a_machine_finds_the_sensitivities_kept(objectiv
     monkeypatch.setattr(Evaluator, "__call__", lambda *_: pytest.fail("a student is judged"))
     again = Objective(SPEC, problem=objective.problem).sensitivities
     assert again == first == objective.sensitivities and again.seconds == first.seconds
-    other = EnvironmentSpec.of_keywords(evaluator={**QUICK["evaluator"], "validation_images": 90})
-    with pytest.raises(pytest.fail.Exception, match="a student is judged"):  # other images, other numbers
+    other = EnvironmentSpec.of_keywords(evaluator={**QUICK["evaluator"], "calibration_images": 60})
+    with pytest.raises(pytest.fail.Exception, match="a student is judged"):  # other settings, other numbers
         _ = Objective(other, problem=objective.problem).sensitivities
     file.write_text('{"blocks": 1')
     with pytest.raises(pytest.fail.Exception, match="a student is judged"):  # damaged
@@ -242,7 +251,7 @@ def test_no_plan_of_all_that_a_tiny_teacher_has_is_much_better_than_the_allocati
             best = best_score(allocator, limits)
             lost.append(best - allocator.score(allocator.reference(limits).allocation))
     assert len(lost) > 3 and min(lost) > -1e-9
-    assert max(lost) < 0.05 and np.mean(lost) < 0.02
+    assert max(lost) < 2e-3
 
 
 @pytest.mark.parametrize("budget", [{"macs": 0.75}, {"params": 0.4}, {"macs": 0.85, "memory": 0.5}], ids="-".join)
@@ -312,8 +321,8 @@ def test_the_plan_is_within_every_limit_at_each_step_whatever_the_actions(budget
     rng = np.random.default_rng(0)
     for own, share in itertools.product((objective, chain), (0.6, 0.25)):
         limits, seen = limits_of(own, budget, share), set()
-        for _ in range(8):
-            walk = own.begin(limits)
+        for i in range(8):
+            walk = own.begin(limits) if i < 4 else far(own, limits, 8.0)
             while not walk.done:
                 assert all(walk.usage[n] <= limit * (1 + 1e-9) for n, limit in limits.items())
                 assert own.completed(walk).plan is walk.completion
@@ -325,7 +334,7 @@ def test_the_plan_is_within_every_limit_at_each_step_whatever_the_actions(budget
 
 
 @pytest.mark.parametrize("name", ["objective", "chain"])
-def test_a_target_that_is_to_be_kept_more_is_never_kept_less(name, request):
+def test_a_target_that_is_to_be_kept_more_is_wider_and_never_much_narrower(name, request):
     own: Objective = request.getfixturevalue(name)
     graph, rng = own.problem.graph, np.random.default_rng(0)
     wider = gone = 0
@@ -337,24 +346,25 @@ def test_a_target_that_is_to_be_kept_more_is_never_kept_less(name, request):
                 kept = []
                 for more in (-1, 1):
                     actions[step] = more, -more
-                    walk = walked(own, limits, actions)
+                    walk = stepped(far(own, limits), actions)
                     i = graph.group_index.get(decision.target)
                     kept.append(
                         walk.widths[i] * walk.view.alive[i] if decision.shrinks else int(walk.has_block(decision.target))
                     )
-                if not decision.shrinks or walk.view.alive[i]:
-                    assert kept[1] >= kept[0], (decision, kept)
+                if not decision.shrinks or walk.view.alive[i]:  # what is left of a budget is spent channel by channel
+                    assert kept[1] >= 0.9 * kept[0], (decision, kept)
                 wider += decision.shrinks and kept[1] > kept[0]
                 gone += not decision.shrinks and kept[1] > kept[0]
-    assert wider > 10 and (gone or name == "objective")
+    assert wider > 20 and (gone > 1 or name == "objective")
 
 
 def test_an_action_changes_the_plan_for_what_is_decided_and_only_differences_count(objective):
     limits = limits_of(objective, {"macs": 1.0}, 0.4)
     rng = np.random.default_rng(0)
     actions = rng.uniform(-0.4, 0.4, (objective.steps, 2))
-    assert alike(walked(objective, limits, actions).completion, walked(objective, limits, actions + 0.5).completion)
-    walk = objective.begin(limits)
+    ends = [stepped(far(objective, limits), actions + more).completion for more in (0, 0.5, [0.3, -0.6])]
+    assert alike(ends[0], ends[1]) and alike(ends[0], ends[2]) and not alike(ends[0], objective.begin(limits).completion)
+    walk = far(objective, limits)
     before = walk.completion
     while not walk.current.shrinks:
         walk.step(0.0, 0.7)
@@ -406,7 +416,7 @@ def test_the_rewards_of_an_episode_add_up_to_that_of_its_evaluation(settings, ac
             assert any(rewards[:-1]) == shaping
             totals.append(judged[-1].reward)
             env.reset()
-    assert totals[:3] == totals[3:] and len(set(totals)) == 3  # shaping changes no plan
+    assert totals[:3] == totals[3:] and len(set(totals)) > 1  # shaping changes no plan
 
 
 def test_predicted_rewards_tell_good_students_from_bad_ones(objective):
@@ -426,7 +436,7 @@ def test_predicted_rewards_tell_good_students_from_bad_ones(objective):
 @pytest.fixture(scope="module")
 def searched(objective) -> tuple[Objective, list[Trial]]:
     """A search on few images, which tell its best students badly apart."""
-    own = anew(objective, evaluator={"calibration_images": 64, "validation_images": 20}, budget={"macs": 0.3})
+    own = anew(objective, evaluator={"calibration_images": 64, "validation_images": 20}, budget={"macs": 0.4}, actions="absolute")
     return own, search(own, "random", 30, seed=0, progress=False).trials
 
 

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
 
+from compress_env.allocation.sensitivities import probes
 from compress_env.bench import run as bench
 from compress_env.bench.retrained import of_agent, records
 from compress_env.bench.run import load
@@ -82,10 +83,12 @@ def results(tmp_path_factory):
 def test_every_combination_is_run_once_with_as_many_evaluations(results):
     out, command = results
     runs = bench.results(out / "results.jsonl").read()
+    further = len(probes(bench.objective("planted", None).problem))  # instead of sensitivities, which these agents do not need
+    assert further > 9 and {r.measured for r in runs} == {0} and {r.evaluations for r in runs} == {6}
     assert {(r.agent, r.seed) for r in runs} == {(a, s) for a in ("random", "uniform", "tpe") for s in (0, 1)}
-    assert all(len(r.best) == len(r.metric) == len(r.seconds) == 6 for r in runs)
+    assert all(len(r.best) == len(r.metric) == len(r.seconds) == 6 + further for r in runs)
     assert all(list(r.best) == sorted(r.best) and list(r.seconds) == sorted(r.seconds) for r in runs)
-    trials = search(bench.objective("planted", None), "random", 6, 1, progress=False).trials
+    trials = search(bench.objective("planted", None), "random", 6 + further, 1, progress=False).trials
     mine = next(r for r in runs if (r.agent, r.seed) == ("random", 1))
     assert mine.best == tuple(np.maximum.accumulate([t.reward for t in trials]))
     before = (out / "results.jsonl").read_bytes()
@@ -97,7 +100,9 @@ def test_an_agent_may_have_settings(tmp_path):
     own = "evolution population=2"
     runs = bench.run(["planted"], ["evolution", own], [0], 12, tmp_path, jobs=1)
     assert [r.agent for r in runs] == ["evolution", own] and runs[0].best != runs[1].best
-    assert bench.with_options("ddpg model_episodes=0 'start=a b'") == ("ddpg", {"model_episodes": 0, "start": "a b"})
+    assert bench.with_options("ddpg model_episodes=0 'start=a b' shaping=false") == (
+        "ddpg", {"model_episodes": 0, "start": "a b"}, {"shaping": False}
+    )  # fmt: skip
     with pytest.raises(UserError, match="no_such"):
         bench.run(["planted"], ["evolution no_such=1"], [0], 12, tmp_path, jobs=1)
 

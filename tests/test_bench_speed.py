@@ -45,7 +45,7 @@ def test_decisions_cost_little_beside_judging_the_student(measured):
 
 def test_a_search_is_put_beside_the_teachers_training(measured):
     cost = measured[0]["search"]
-    assert (cost["agent"], cost["evaluations"]) == ("ddpg", 20)
+    assert (cost["agent"], cost["evaluations"]) == ("model", 20)
     assert cost["search"] > 20 * measured[0]["profile"]["seconds"] / 10
     assert cost["training"] > 60 * measured[0]["build"]["forward of 32"]  # 60 epochs of 15 batches of 64
     unknown = SimpleNamespace(problem=SimpleNamespace(teacher=SimpleNamespace(name="my.py:net")))

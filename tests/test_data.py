@@ -89,7 +89,7 @@ def test_a_subset_and_the_head_are_the_first_examples():
     data = make_data("a", numbered(300), numbered(9))
     assert torch.equal(data.head(5).train.inputs, data.train.inputs[:5]) and len(data.train) == 270
     assert torch.equal(data.validation_subset(4).labels, data.validation.labels[:4])
-    assert len(data.validation_subset(None)) == 30
+    assert len(data.validation) == 30 and len(data.validation_subset(None)) == len(data.validation_subset(20)) == 15
 
 
 def test_calibration_images_are_prepared_training_images_and_always_the_same():

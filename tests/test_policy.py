@@ -101,10 +101,13 @@ def test_a_policy_decides_about_another_budget_and_a_teacher_that_it_has_never_s
     )
     given = ("--teacher", f"{tmp_path / 'net.py'}:make", "--data", "digits", "--budget", "macs=0.4")
     works("policy", "apply", learned / "policy.onnx", *given, "--out", tmp_path / "a")
-    (trial,) = RunFolder(tmp_path / "a").trials()
-    assert trial.feasible and set(trial.limits) == {"macs"}
+    trials = RunFolder(tmp_path / "a").trials()
+    assert len(trials) == 10 and all(t.feasible and set(t.limits) == {"macs"} for t in trials)
     env = LayerRemovalEnv(teacher=given[1], data="digits")
-    assert trial.plan.to_json() == rollout(env, load_policy(learned / "policy.onnx"), 0.4)
+    assert trials[0].plan.to_json() == rollout(env, load_policy(learned / "policy.onnx"), 0.4)
+    works("policy", "apply", learned / "policy.onnx", *given, "--proposals", 1, "--out", tmp_path / "b")
+    (alone,) = RunFolder(tmp_path / "b").trials()
+    assert alone.plan == trials[0].plan
 
 
 def test_noisy_students_follow_the_policys_own_student_and_repeat_with_the_seed(learned):
@@ -269,17 +272,19 @@ def test_a_policy_is_put_beside_the_uniform_student_and_a_search_at_each_budget(
     assert [line.split("|")[1].strip() for line in lines] == ["MACs", "25%", "50%", "mean"]
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()[1:]]
     assert [(r["budget"], r["kind"]) for r in rows] == [
-        (b, k) for b in (0.5, 0.25) for k in ("uniform", "policy", "search")
+        (b, k) for b in (0.5, 0.25) for k in ("uniform", "allocation", "policy", "best of ten", "search")
     ]
     mine = {r["kind"]: r for r in rows if r["budget"] == 0.25}
     env = LayerRemovalEnv(budget={"macs": 0.25})
     assert (
-        mine["search"]["reward"] == search(env, "ddpg", 5, 0, progress=False).best.reward >= mine["uniform"]["reward"]
+        mine["search"]["reward"] == search(env, "model", 5, 0, progress=False).best.reward >= mine["uniform"]["reward"]
     )
     zero_shot = search(env, "policy", 1, progress=False, settings={"file": str(learned / "policy.onnx")}).best
     assert (mine["policy"]["metric"], mine["policy"]["reward"]) == (zero_shot.evaluation.metric, zero_shot.reward)
+    assert mine["best of ten"]["reward"] >= mine["policy"]["reward"]
+    assert mine["allocation"]["reward"] == search(env, "allocation", 1, progress=False).best.reward
     assert (tmp_path / "zero-shot.png").stat().st_size > 10_000
     shown = works("bench", "policy", "--show", tmp_path)
     assert shown.splitlines()[0] == "resnet8-digits" and set(lines) <= set(shown.splitlines())
-    assert works(*command) == said and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 7
+    assert works(*command) == said and len((tmp_path / "rows.jsonl").read_text().splitlines()) == 11
     assert "no policy" in refused("bench", "policy", tmp_path / "none.onnx", "--out", tmp_path / "b")

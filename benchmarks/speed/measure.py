@@ -21,6 +21,7 @@ import torch_pruning as tp
 from torch import nn
 from tqdm.auto import tqdm
 
+from compress_env.allocation.solver import Allocator
 from compress_env.contexts import one_thread
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.short import ShortDistillation
@@ -40,7 +41,9 @@ SHARES = 0.25, 0.75  # of the teacher's MACs, between which budgets are drawn
 N2N_EPOCHS = 5
 STAGES = (
     (LayerRemovalEnv, "reset", "reset"),
+    (Allocator, "reference", "allocation"),
     (Walk, "step", "decisions"),
+    (Objective, "completed", "decisions"),
     (Embedding, "__call__", "observations"),
     (build, "build_student", "build"),
     (CostModel, "count", "count usage"),
@@ -94,7 +97,7 @@ def rounds(what: str, seconds: float, least: int, progress: bool) -> Iterator[No
 
 
 def decisions(objective: Objective, seconds: float, rng: np.random.Generator, progress: bool) -> dict[str, float]:
-    """Steps a second of the environment and of `Walk.step`, up to the last decision, which also evaluates."""
+    """Steps a second of the environment and of walks, each with its completion, up to the last decision, which also evaluates."""
     problem, env = objective.problem, LayerRemovalEnv.of(objective)
 
     def start_env() -> Callable:
@@ -102,8 +105,13 @@ def decisions(objective: Objective, seconds: float, rng: np.random.Generator, pr
         return env.step
 
     def start_walk() -> Callable:
-        walk = Walk(problem, {"macs": random_budget(problem, rng)["macs"] * problem.cost_model.teacher["macs"]})
-        return lambda action: walk.step(*action)
+        walk = objective.begin({"macs": random_budget(problem, rng)["macs"] * problem.cost_model.teacher["macs"]})
+
+        def step(action: list[float]) -> None:
+            walk.step(*action)
+            objective.completed(walk)
+
+        return step
 
     rates = {}
     for name, start in (("with observation", start_env), ("without", start_walk)):

@@ -23,8 +23,8 @@ BUDGETS = tuple(round(0.2 + 0.6 * i / 9, 3) for i in range(10))
 """Ten shares of the MACs, from 20 to 80 %."""
 FILE = "rows.jsonl"
 UNIFORM, ALLOCATION, POLICY, PROPOSALS, SEARCH = KINDS = ("uniform", "allocation", "policy", "best of ten", "search")
-PROPOSED = 10
-"""Plans that a policy proposes: its own, then others near it, of which one is kept by evaluation."""
+SOLUTIONS, PROPOSED = 5, 10
+"""Plans of the allocation with other blocks removed, and plans that a policy proposes: one of each is kept by evaluation."""
 COLORS = dict(zip(KINDS, ("#6b7680", "#2a9d5c", "#1f5fa8", "#7b4fb5", "#d9822b")))
 
 
@@ -68,7 +68,7 @@ def compare(
     Raises:
         UserError: For files that are no policies, and for rows of other settings.
     """
-    players: list[tuple] = [(UNIFORM, "", ("uniform", 1, 0, None, None)), (ALLOCATION, "", ("allocation", 1, 0, None, None))]
+    players: list[tuple] = [(UNIFORM, "", ("uniform", 1, 0, None, None)), (ALLOCATION, "", ("allocation", SOLUTIONS, 0, None, None))]
     for file in map(str, files):
         load_attribute("compress_env.agents.saved:load_policy", "policy")(file)  # refuse before the teacher is loaded
         players.append((POLICY, file, ("policy", 1, 0, None, {"file": file})))

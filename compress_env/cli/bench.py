@@ -37,7 +37,7 @@ def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: 
     "--scenario", "scenarios", multiple=True, default=("digits-25",), show_default=True, help="May be repeated; see --list."
 )
 @click.option(
-    "--agent", "agents", multiple=True, default=("ddpg", "random"), show_default=True, metavar="AGENT",
+    "--agent", "agents", multiple=True, default=("model", "random"), show_default=True, metavar="AGENT",
     help='May be repeated; with settings of its own as in "ddpg shaping=false".',
 )  # fmt: skip
 @options.of(SearchSpec, "evaluations", evaluations=200)
