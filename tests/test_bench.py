@@ -173,10 +173,10 @@ def _wait(condition, seconds: float = 120, every: float = 0.2) -> None:
 
 def test_committed_results_are_read():
     folder = Path(__file__).parent.parent / "benchmarks"
-    for name in ("agents", "ablations", "start"):
+    for name in ("agents", "ablations", "stock"):
         table = load(folder / name / "results.jsonl")
         for scenario, agents in table.items():
-            assert SCENARIOS.get(scenario).about and all(len(r.metric) == r.evaluations for runs in agents.values() for r in runs)
+            assert SCENARIOS.get(scenario).about and all(len(r.metric) >= r.evaluations for runs in agents.values() for r in runs)
     distilled = records(folder / "agents" / "results.jsonl").read()
     agents = load(folder / "agents" / "results.jsonl")["digits-25"]
     found = {(r.scenario, r.plan, r.seed): r for r in distilled}
