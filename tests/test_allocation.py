@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -74,7 +75,9 @@ def walked(objective: Objective, limits: dict[str, float], actions: np.ndarray):
 
 def far(objective: Objective, limits: dict[str, float], factor: float = 4.0) -> RelativeWalk:
     """A walk whose actions lead farther than those of the environment do."""
-    return RelativeWalk(objective.problem, objective.allocator, replace(objective.reference(limits), factor=factor))
+    allocator = copy(objective.allocator)
+    allocator.factor = lambda reference: factor
+    return RelativeWalk(objective.problem, allocator, objective.reference(limits))
 
 
 def stepped(walk, actions: np.ndarray):

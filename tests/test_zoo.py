@@ -32,7 +32,7 @@ def test_a_preset_says_what_the_agent_really_uses(digits_env):
     own = found[zoo.IDS[0]]
     agent = zoo.built("td3", digits_env, zoo.EPISODES)
     assert own == found[zoo.IDS[1]] and own["n_timesteps"] == zoo.EPISODES * digits_env.objective.steps
-    assert isinstance(agent.model, stable_baselines3.TD3) and agent.model.policy_delay == own["policy_delay"]
+    assert isinstance(agent.model, stable_baselines3.TD3) and agent.model.gradient_steps == own["gradient_steps"]
     assert own["noise_std"] == pytest.approx((0.4 * 0.1) ** 0.5)
     assert agent.model.lr_schedule(1.0) == own["learning_rate"] and agent.model.tau == own["tau"]
 

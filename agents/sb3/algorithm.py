@@ -56,7 +56,7 @@ class StableBaselinesAgent(DrivingAgent):
     """
 
     def __init__(
-        self, algorithm: str | type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, *, reward_scale: float = 20.0,
+        self, algorithm: str | type[BaseAlgorithm], objective: Objective, evaluations: int, seed: int, *, reward_scale: float = 5.0,
         **settings: Any,
     ):  # fmt: skip
         self.objective, self.evaluations, self.seed = objective, evaluations, seed

@@ -86,7 +86,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             policy_kwargs=dict(net_arch=[128, 128]),
             action_noise=DecayingNoise(2, *noise, warmup + 1, played) if noise else None,
         )  # fmt: skip
-        super().__init__(algorithm, objective, evaluations, seed, **{**defaults, **settings})
+        super().__init__(algorithm, objective, evaluations, seed, **{"reward_scale": 20.0, **defaults, **settings})
         self.timesteps = played * steps
         self.actor_delay = actor_delay
         self.dyna: Dyna | None = None

@@ -16,6 +16,8 @@ from compress_env.evaluator import PlanEvaluator
 from compress_env.problem import Problem
 from compress_env.surgery.plan import Plan
 
+FORMAT = 1
+"""Of what is kept; counted up when students would be judged otherwise, or other ones."""
 SHARES = (0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
 """Shares of its channels that a group is measured at."""
 LEAST = 1e-7
@@ -133,4 +135,4 @@ def measure(problem: Problem, evaluator: PlanEvaluator, key: str | None, progres
 
     if key is None:
         return Sensitivities.from_json(compute())
-    return cache.values("sensitivities", key, compute, Sensitivities.from_json)
+    return cache.values("sensitivities", f"{FORMAT}-{key}", compute, Sensitivities.from_json)

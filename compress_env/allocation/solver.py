@@ -7,6 +7,7 @@ of the budget each decision is taken alone; the lowest price is looked for at wh
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -55,16 +56,16 @@ class Reference:
     """The allocation for some limits, with what it costs to depart from it.
 
     Attributes:
-        allocation: The plan.
+        allocation: The plan, to which `solve` leads with weights of 1.
         limits: By resource, in its unit.
         price: Loss that a unit of cost is worth, about which others are tried.
         capacity: Loss that a share of the parameters is worth.
-        cost: Of each group at each of its levels, less that at the plan, `(groups, levels)`: usage as a share of the limits.
+        cost: Of each group at each of its levels, less that at the plan before, `(groups, levels)`: usage as a share of the limits.
         params: Likewise, as a share of the teacher's parameters.
         block_cost: What each block costs, `(blocks,)`.
         block_params: Likewise.
         alternatives: The best plan with each set of removed blocks that was come across, this one first.
-        factor: How many times more the loss of one decision may count than that of another that is as far from the middle.
+        reluctance: What the loss of each decision was multiplied by to find the plan, `(steps,)`.
     """
 
     allocation: Allocation
@@ -76,7 +77,7 @@ class Reference:
     block_cost: np.ndarray
     block_params: np.ndarray
     alternatives: tuple[Allocation, ...] = ()
-    factor: float = 1.0
+    reluctance: np.ndarray | float = 1.0
 
 
 class Allocator:
@@ -111,6 +112,7 @@ class Allocator:
         self._place = [self._block_index[d.target] if not d.shrinks else self.graph.group_index[d.target] for d in problem.decisions]
         self.shrinks = np.array([d.shrinks for d in problem.decisions], bool)
         self._references: dict[tuple, Reference] = {}
+        self._factors: dict[tuple, float] = {}
         self._parts: dict[frozenset[str], tuple[list[int], np.ndarray]] = {}
 
     def kl(self, plan: Allocation) -> float:
@@ -153,29 +155,42 @@ class Allocator:
         start, found = self._start(limits), list[Reference]()
         for reluctance in RELUCTANCE if self._blocks else RELUCTANCE[:1]:
             weights = np.where(self.shrinks, 1.0, reluctance)
-            reference = self._tables(start, limits, 1.0)
+            tables = self._tables(start, limits, 1.0)
             for _ in range(ROUNDS):
-                plan, price = self._solve(reference, weights)
-                before, reference = reference.allocation, self._tables(plan, limits, price)
-                found.append(reference)
+                before = tables.allocation
+                plan, price = self._solve(tables, weights)
+                # With the very tables that the plan was found by, so that weights of 1 lead to it again.
+                found.append(replace(tables, allocation=plan, reluctance=weights))
                 if plan.removed == before.removed and np.array_equal(plan.widths, before.widths):
                     break
+                tables = self._tables(plan, limits, price)
         found.sort(key=lambda each: self.score(each.allocation))
         others = {each.allocation.removed: each.allocation for each in found}  # the best of each set of removed blocks
         others.pop(found[-1].allocation.removed)
-        plan = self.solve(found[-1], np.ones(len(self.shrinks)))  # by the very tables from which other weights depart
-        best = replace(found[-1], allocation=plan, alternatives=(plan, *reversed(others.values())))
-        return replace(best, factor=self._factor(best))
+        return replace(found[-1], alternatives=(found[-1].allocation, *reversed(others.values())))
 
-    def _factor(self, reference: Reference) -> float:
-        """The largest of FACTORS that GROWTH allows, the smallest if it allows none."""
-        corners = np.random.default_rng(0).choice((-1.0, 1.0), (CORNERS, len(self.shrinks)))
-        most = GROWTH * self.kl(reference.allocation)
-        for factor in reversed(FACTORS):
-            losses = [self.kl(self.solve(reference, self.weights(corner, factor))) for corner in corners]
-            if np.mean(losses) <= most:
-                return factor
-        return FACTORS[0]
+    def factor(self, reference: Reference) -> float:
+        """How many times more the loss of one decision may count than that of another: the largest of FACTORS that GROWTH allows.
+
+        Args:
+            reference: Of the limits; it is found once for them.
+
+        Returns:
+            The factor, the smallest of FACTORS if GROWTH allows none.
+        """
+        key = tuple(reference.limits.items())
+        if key not in self._factors:
+            if len(self._factors) > REMEMBERED:
+                self._factors.clear()
+            corners = np.random.default_rng(0).choice((-1.0, 1.0), (CORNERS, len(self.shrinks)))
+            most = GROWTH * self.kl(reference.allocation)
+
+            def grows(factor: float) -> bool:
+                losses = [self.kl(self.solve(reference, self.weights(corner, factor))) for corner in corners]
+                return bool(np.mean(losses) > most)
+
+            self._factors[key] = FACTORS[max(bisect_left(FACTORS, True, key=grows) - 1, 0)]
+        return self._factors[key]
 
     def weights(self, more: np.ndarray, factor: float) -> np.ndarray:
         """What the loss of each decision is multiplied by, `(steps,)`.
@@ -245,7 +260,7 @@ class Allocator:
         Returns:
             The plan; all limits that can be predicted are met.
         """
-        return self._solve(reference, weights)[0]
+        return self._solve(reference, reference.reluctance * weights)[0]
 
     def _solve(self, reference: Reference, weights: np.ndarray) -> tuple[Allocation, float]:
         """The plan, and the price at which it was found."""

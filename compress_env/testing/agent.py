@@ -18,7 +18,7 @@ from compress_env.search.recorder import Recorder
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial
-from compress_env.testing.require import named, require
+from compress_env.testing.require import calling, named, require
 
 TOGETHER = 3
 """How many students are asked for at once."""
@@ -73,17 +73,17 @@ def check_agent(
     if isinstance(made[0], Agent):
         batches = [_batches(name, factory, settings, evaluations, objective(), order) for order in (1, -1)]
         require(
-            len(batches[0]) == len(batches[1]) and all(map(np.array_equal, *batches)),
+            batches[0] == batches[1],
             f"the {name} proposes something else if it is told of the same trials in another order",
         )
 
 
 def _batches(
     name: str, factory: Callable[..., Any], settings: Mapping[str, Any] | None, evaluations: int, objective: Objective, order: int
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[Any]:  # fmt: skip
     """The actions that an agent proposes, several at a time, if each batch is told in an order: 1 as asked, -1 the other way round."""
     recorder = Recorder(objective, evaluations, 1, None, tqdm(disable=True))
-    proposed: list[np.ndarray] = []
+    proposed: list[Any] = []
     with own_random_state(), one_thread():
         player = factory(objective, evaluations, 1, **(settings or {}))
         while recorder.left:
@@ -94,15 +94,22 @@ def _batches(
                 break
             for proposal in proposals:
                 _check_proposal(name, proposal, objective)
-                proposed.append(np.array(proposal.actions))
+                proposed.append(proposal.plan.to_json() if proposal.plan else np.asarray(proposal.actions).tolist())
             player.tell([recorder.play(proposal) for proposal in proposals][::order])
     return proposed
 
 
 def _check_proposal(name: str, proposal: Proposal, objective: Objective) -> None:
-    actions, expected = np.asarray(proposal.actions), (objective.steps, 2)
-    require(actions.shape == expected, f"the {name} proposed actions of shape {actions.shape} instead of {expected}")
-    require(bool((np.abs(actions) <= 1).all()), f"the {name} proposed actions outside [-1, 1]")
+    if proposal.plan is not None:
+        graph = objective.problem.graph
+        with calling(f"the plan that the {name} proposed"):
+            graph.check(proposal.plan)
+        canonical = graph.canonical(frozenset(proposal.plan.removed), graph.widths(proposal.plan))
+        require(proposal.plan == canonical, f"the {name} proposed a plan that `LayerGraph.canonical` makes another one of")
+    else:
+        actions, expected = np.asarray(proposal.actions), (objective.steps, 2)
+        require(actions.shape == expected, f"the {name} proposed actions of shape {actions.shape} instead of {expected}")
+        require(bool((np.abs(actions) <= 1).all()), f"the {name} proposed actions outside [-1, 1]")
     if proposal.limits is not None:
         known = set(objective.problem.cost_model.teacher)
         wrong = sorted(n for n, limit in proposal.limits.items() if n not in known or not limit > 0)

@@ -50,7 +50,7 @@ class RelativeWalk:
     def completion(self) -> Allocation:
         """The plan of what is decided so far, with the allocation for the rest."""
         if self._plan is None:
-            self._plan = self.allocator.solve(self.reference, self.allocator.weights(self.more, self.reference.factor))
+            self._plan = self.allocator.solve(self.reference, self.allocator.weights(self.more, self.allocator.factor(self.reference)))
         return self._plan
 
     @property

@@ -153,7 +153,10 @@ class Walk:
         if self.done or cost_model.fits(view, widths, self._within):
             return Allocation(removed, widths)
         columns = np.where(opened[:, None], np.minimum(self.graph.levels[0], widths[:, None]), widths[:, None])
-        return Allocation(removed, columns[:, max(0, cost_model.last_fitting(view, columns, self._within))])
+        last = cost_model.last_fitting(view, columns, self._within)
+        if last < 0 and self.hard:  # only what the clamp assumes still fits
+            return Allocation(self.removed | (self.completion.removed & self._undecided), self._smallest.copy())
+        return Allocation(removed, columns[:, max(0, last)])
 
     def kept_by_zero(self) -> float:
         """What the action 0 keeps of the current target: a block, and of a group the uniform keep ratio."""
