@@ -42,6 +42,7 @@ N2N_EPOCHS = 5
 STAGES = (
     (LayerRemovalEnv, "reset", "reset"),
     (Allocator, "reference", "allocation"),
+    (Allocator, "factor", "allocation"),
     (Walk, "step", "decisions"),
     (Objective, "completed", "decisions"),
     (Embedding, "__call__", "observations"),
@@ -106,6 +107,8 @@ def decisions(objective: Objective, seconds: float, rng: np.random.Generator, pr
 
     def start_walk() -> Callable:
         walk = objective.begin({"macs": random_budget(problem, rng)["macs"] * problem.cost_model.teacher["macs"]})
+
+        objective.completed(walk)  # what is found once for a budget is no decision
 
         def step(action: list[float]) -> None:
             walk.step(*action)
