@@ -83,7 +83,7 @@ class RewardModel:
 
     def plan(self, actions: np.ndarray, limits: Mapping[str, float]) -> Allocation:
         """The plan that actions `(steps,)` lead to."""
-        if self.free and self.objective.spec.actions == "relative":
+        if self.free and self.objective.actions == "relative":
             allocator = self.objective.allocator
             more = np.where(allocator.shrinks, -actions, actions)
             return allocator.solve(self.objective.reference(limits), FACTOR**more)

@@ -77,6 +77,7 @@ class SurrogateObjective:
     Attributes:
         steps: Of the longest episodes.
         embedding: Names and bounds of the entries of observations.
+        actions: What actions mean, "relative" or "absolute"; the same for all.
         played: Episodes that were finished.
 
     Raises:
@@ -85,7 +86,7 @@ class SurrogateObjective:
 
     def __init__(self, teachers: Sequence[SurrogateTeacher], episodes: int):
         self.teachers = list(teachers)
-        self.embedding = teachers[0].objective.embedding
+        self.embedding, self.actions = teachers[0].objective.embedding, teachers[0].objective.actions
         for teacher in self.teachers[1:]:
             if differ := set(teacher.objective.embedding.names) ^ set(self.embedding.names):
                 raise UserError(

@@ -20,12 +20,12 @@ class SavedPolicy(Agent):
         noise: Standard deviation of the noise, in the unit of actions.
 
     Raises:
-        UserError: If the file is no policy for these observations.
+        UserError: If the file is no policy for these observations and actions.
     """
 
     def __init__(self, objective: Objective, evaluations: int, seed: int, *, file: str, noise: float = 0.2):
         self.objective, self.noise = objective, noise
-        self._policy = load_policy(file, objective.embedding.names)
+        self._policy = load_policy(file, objective.embedding.names, objective.actions)
         self._budgets, self._rng = np.random.default_rng(seed), np.random.default_rng(seed)
         self._asked = 0
 

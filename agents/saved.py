@@ -17,12 +17,13 @@ from compress_env.search.agent import Policy
 from compress_env.search.run import POLICY
 
 
-def save_policy(policy: nn.Module, names: Sequence[str], path: Path) -> None:
+def save_policy(policy: nn.Module, names: Sequence[str], actions: str, path: Path) -> None:
     """Write a policy for `load_policy`, whole or not at all.
 
     Args:
         policy: From observations `(n, entries)` to actions `(n, 2)`, without chance.
         names: Names of the entries that it observes.
+        actions: What its actions mean, "relative" or "absolute".
         path: The file.
     """
     import onnx
@@ -42,16 +43,18 @@ def save_policy(policy: nn.Module, names: Sequence[str], path: Path) -> None:
     finally:
         torch.distributions.Distribution.set_default_validate_args(checks)
     written.metadata_props.add(key="observation", value=json.dumps(list(names)))
+    written.metadata_props.add(key="actions", value=actions)
     with atomic(path) as part:
         onnx.save(written, part)
 
 
-def load_policy(path: str | Path, names: Sequence[str] | None = None) -> Policy:
+def load_policy(path: str | Path, names: Sequence[str] | None = None, actions: str | None = None) -> Policy:
     """The policy of a file of `save_policy`. Runs no code of the file's.
 
     Args:
         path: The file.
         names: Names of the entries that it is going to observe; None to find out only whether it is a policy.
+        actions: What its actions are going to mean; None likewise.
 
     Raises:
         UserError: If it cannot be read, or was learned from other observations.
@@ -67,7 +70,8 @@ def load_policy(path: str | Path, names: Sequence[str] | None = None) -> Policy:
     options.intra_op_num_threads = 1
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        learned = json.loads(session.get_modelmeta().custom_metadata_map["observation"])
+        known = session.get_modelmeta().custom_metadata_map
+        learned, meant = json.loads(known["observation"]), known["actions"]
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has an exception for each kind of damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is no policy of this package: {reason}; give the {POLICY} of a run folder") from error
@@ -77,4 +81,6 @@ def load_policy(path: str | Path, names: Sequence[str] | None = None) -> Policy:
             f"{path} was learned from other observations ({', '.join(differ[:4])}); take the budget that it was learned with, or "
             "learn anew"
         )
+    if actions is not None and meant != actions:
+        raise UserError(f"{path} was learned with {meant} actions, and these are {actions}; give actions={meant!r}, or learn anew")
     return lambda observation: session.run(None, {"observation": np.asarray(observation, np.float32)[None]})[0][0]

@@ -221,15 +221,19 @@ def _evaluator(objective: Objective) -> Evaluator:
     return found if isinstance(found, Evaluator) else Evaluator(objective.problem, objective.spec.evaluator)
 
 
-def objective_of(folder: RunFolder, progress: bool = True, budget: Mapping[str, Any] | None = None) -> Objective:
-    """The objective that a run folder was made with, or the same with another budget; data is loaded when it is first asked for.
+def objective_of(folder: RunFolder, progress: bool = True, **changed: Any) -> Objective:
+    """The objective that a run folder was made with; data is loaded when it is first asked for.
+
+    Args:
+        folder: The run folder.
+        progress: Whether to show on standard error how far it is.
+        changed: Fields of `EnvironmentSpec` that are to be others.
 
     Raises:
         UserError: If a part of it was a Python object, which a file cannot hold.
     """
     environment, _ = folder.spec()
-    if budget:
-        environment = replace(environment, budget=budget)
+    environment = replace(environment, **changed)
     return Objective(environment, measured=_measured(folder), sensitivities=_sensitivities(folder), progress=progress)
 
 
@@ -297,11 +301,12 @@ def learn_policy(
             raise UserError(f"{folder.path} has soft limits, whose rewards are only for its budget; search with hard ones")
         if len(folder.trials()) < 2:
             raise UserError(f"{folder.path} has too few trials to learn from; search further with --resume")
-        alike.setdefault(repr(replace(environment, budget={"macs": 1})), []).append(folder)
+        alone = replace(environment, budget={"macs": 1}, actions="relative", shaping=True)  # trials are of plans, however decided on
+        alike.setdefault(repr(alone), []).append(folder)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     teachers = []
     for folders in alike.values():
-        objective = objective_of(folders[0], progress, budget or {"macs": ["20%", "80%"]})
+        objective = objective_of(folders[0], progress, budget=budget or {"macs": ["20%", "80%"]}, actions="relative")
         trials = [trial for folder in folders for trial in folder.trials()]
         name = objective.problem.teacher.name
         with announced(f"fitting a model to {len(trials)} students of {name}", progress):

@@ -21,7 +21,8 @@ from compress_env.rewards import REWARDS
 from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import load_task
-from compress_env.walk.observation import AnyWalk, Embedding
+from compress_env.walk.base import AnyWalk
+from compress_env.walk.observation import Embedding
 from compress_env.walk.relative import RelativeWalk
 from compress_env.walk.walk import Walk
 
@@ -62,6 +63,7 @@ class Objective:
         spec: All settings.
         problem: The problem.
         hard: Whether every student has to meet its limits.
+        actions: What actions mean, "relative" or "absolute".
 
     Raises:
         UserError: If something cannot be used, before any long work.
@@ -74,6 +76,7 @@ class Objective:
     ):  # fmt: skip
         self.spec, self._progress = spec, progress
         self.hard = spec.constraint == "hard"
+        self.actions = str(spec.actions)
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
         task = load_task(spec.problem.task)
@@ -86,7 +89,7 @@ class Objective:
         self._sensitivities = sensitivities
         self._allocator: Allocator | None = None
         self._embedding: Embedding | None = None
-        self._completed: Completed | None = None
+        self._completed: tuple[AnyWalk, int, Completed] | None = None
 
     @property
     def evaluator(self) -> PlanEvaluator:
@@ -183,21 +186,21 @@ class Objective:
 
         Args:
             limits: By resource, in its unit.
-            actions: "relative" or "absolute"; the spec's if None.
+            actions: "relative" or "absolute"; the objective's if None.
 
         Raises:
             InfeasibleBudget: If they are hard and cannot be met.
         """
-        if (actions or self.spec.actions) == "relative":
+        if (actions or self.actions) == "relative":
             return RelativeWalk(self.problem, self.allocator, self.reference(limits))
         return Walk(self.problem, limits, self.hard)
 
     def completed(self, walk: AnyWalk) -> Completed:
         """What a walk decided so far, with the allocation for the rest, and what is predicted of that."""
-        plan = walk.completion if isinstance(walk, RelativeWalk) else walk.completed(self.reference(walk.limits).allocation)
-        if self._completed is None or self._completed.plan is not plan:
-            self._completed = Completed.of(plan, self.allocator)
-        return self._completed
+        if self._completed is None or self._completed[:2] != (walk, walk.step_index):  # a step asks for it twice
+            plan = walk.completed(self.reference(walk.limits).allocation)
+            self._completed = (walk, walk.step_index, Completed.of(plan, self.allocator))
+        return self._completed[2]
 
     def predicted(self, walk: AnyWalk) -> float:
         """The reward that is predicted of a walk's completion."""

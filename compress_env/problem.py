@@ -166,6 +166,11 @@ class Problem:
         return Measured(self.ranking, self.input_shape)
 
     @cached_property
+    def uniform_columns(self) -> np.ndarray:
+        """Widths `(groups, n)` at which all groups that may shrink keep one share, as columns that grow."""
+        return np.where(self.shrinkable[:, None], self.graph.levels[0], self.graph.full[:, None])
+
+    @cached_property
     def id(self) -> str:
         """Differs where a plan means another student, or a student is judged on other data: 16 hexadecimal digits.
 

@@ -56,8 +56,10 @@ def test_a_saved_policy_acts_like_the_one_that_was_learned(algorithm, digits_env
         for weight in model.policy.parameters():
             weight.data.normal_()
     names = digits_env.objective.embedding.names
-    save_policy(Deterministic(model.policy), names, tmp_path / "policy.onnx")
-    policy = load_policy(tmp_path / "policy.onnx", names)
+    save_policy(Deterministic(model.policy), names, "relative", tmp_path / "policy.onnx")
+    policy = load_policy(tmp_path / "policy.onnx", names, "relative")
+    with pytest.raises(UserError, match="with relative actions, and these are absolute"):
+        load_policy(tmp_path / "policy.onnx", names, "absolute")
     for seed in range(20):
         digits_env.observation_space.seed(seed)
         observation = digits_env.observation_space.sample()
@@ -165,7 +167,7 @@ def test_the_same_seed_learns_the_same_policy(searched, tmp_path):
 
 def teachers_of(runs) -> list[SurrogateTeacher]:
     return [
-        SurrogateTeacher(objective_of(f, False, {"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
+        SurrogateTeacher(objective_of(f, False, budget={"macs": ["20%", "80%"]}), f.trials(), np.random.default_rng(0))
         for f in map(RunFolder, runs)
     ]
 

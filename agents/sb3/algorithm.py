@@ -108,7 +108,8 @@ class StableBaselinesAgent(DrivingAgent):
     def save_policy(self, path: Path) -> None:
         """Write the actor for `load_policy`; a warning if it is of a kind that cannot be traced, since the search is done by then."""
         try:
-            save_policy(Deterministic(self.model.policy), self.objective.embedding.names, path)
+            objective = self.objective
+            save_policy(Deterministic(self.model.policy), objective.embedding.names, objective.actions, path)
         except Exception as error:  # noqa: BLE001 - a policy of the user's own may raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the policy is not saved: {reason}; the trials are", stacklevel=2)

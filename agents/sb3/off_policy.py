@@ -70,7 +70,7 @@ class OffPolicyAgent(StableBaselinesAgent):
         if (mutations or start) and not model_episodes:
             raise UserError("mutations and start need model episodes; take dyna-ddpg, or give model_episodes=4, too")
         self.model_episodes, self.mutations = model_episodes, mutations
-        self.start = load_policy(start, objective.embedding.names) if start else None
+        self.start = load_policy(start, objective.embedding.names, objective.actions) if start else None
         self.given = 2 if start else 1  # the student of the action 0, and the proposal
         with_model = bool(model_episodes) or self.offline
         rounds = max(0, evaluations - self.given)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from compress_env.allocation.sensitivities import Sensitivities
+from compress_env.decisions import Decision
 from compress_env.evaluation import CAPACITY, proxy_score
 from compress_env.problem import Problem
-from compress_env.surgery.graph import PrunedView
+from compress_env.surgery.graph import LayerGraph, PrunedView
 from compress_env.surgery.ir import Group
 
 LEVELS = 40
@@ -49,6 +50,14 @@ class Allocation:
 
     removed: frozenset[str]
     widths: np.ndarray
+
+    def kept(self, decision: Decision, graph: LayerGraph) -> float:
+        """What is kept of a decision's target, in [0, 1]: of a block all or nothing, of a group a share of its channels."""
+        view = graph.view(self.removed)
+        if not decision.shrinks:
+            return float(view.has(graph.blocks[decision.target].node))
+        i = graph.group_index[decision.target]
+        return float(self.widths[i] / graph.full[i]) if view.alive[i] else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +217,7 @@ class Allocator:
     def _start(self, limits: Mapping[str, float]) -> Allocation:
         """The uniform plan, or the smallest if there is none."""
         completion = self.problem.feasible_completion(limits)
-        columns = np.where(self.problem.shrinkable[:, None], self.graph.levels[0], self.graph.full[:, None])
+        columns = self.problem.uniform_columns
         last = self.cost_model.last_fitting(self.graph.view(frozenset()), columns, limits)
         return Allocation(completion.removed, completion.widths) if last < 0 else Allocation(frozenset(), columns[:, last])
 

@@ -123,7 +123,7 @@ def one(scenario: str, agent: str, seed: int, evaluations: int, data: str | None
     name, settings, environment = with_options(agent)
     judge = objective(scenario, data, environment)
     measured = len(probes(judge.problem))
-    without = name in WITHOUT_SENSITIVITIES and (judge.spec.actions == "absolute" or name in ("uniform", "stages"))
+    without = name in WITHOUT_SENSITIVITIES and (judge.actions == "absolute" or name in ("uniform", "stages"))
     count = evaluations + measured if without else evaluations
     found = search(judge, name, count, seed, RunFolder(folder), progress=False, settings=settings)
     if found.interrupted:

@@ -15,7 +15,7 @@ from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
 
-FORMAT = 2
+FORMAT = 3
 """Of `run.json`; counted up when an older one cannot be read any more."""
 
 RESULT = "result.json"

@@ -13,10 +13,7 @@ from compress_env.decisions import Decision
 from compress_env.problem import Problem
 from compress_env.resources import BUILT_IN
 from compress_env.surgery.ir import Layer
-from compress_env.walk.relative import RelativeWalk
-from compress_env.walk.walk import Walk
-
-AnyWalk = Walk | RelativeWalk
+from compress_env.walk.base import AnyWalk
 
 LAYER: tuple[tuple[str, float, str], ...] = (
     ("pass", 0, "0 while layers are removed, 1 while they are shrunk"),
@@ -123,14 +120,6 @@ class Embedding:
         widths[graph.group_index[decision.target]] = own.allowed(own.size // 2)
         return Allocation(frozenset(), widths)
 
-    def _kept(self, plan: Allocation, decision: Decision) -> float:
-        """What a plan keeps of a target."""
-        graph, view = self.problem.graph, self.problem.graph.view(plan.removed)
-        if not decision.shrinks:
-            return float(view.has(graph.blocks[decision.target].node))
-        i = graph.group_index[decision.target]
-        return float(plan.widths[i] / graph.full[i]) if view.alive[i] else 0.0
-
     def _template(self, limits: Mapping[str, float], allocation: Allocation) -> np.ndarray:
         """What is known of all steps beforehand at these limits, `(steps + 1, entries)`; at the end, of the last one."""
         key = tuple(limits.items())
@@ -155,7 +144,7 @@ class Embedding:
                 "share of MACs": sum(self._macs[x.name] for x in layers) / self._total,
                 "share of params": sum(self._params[x.name] for x in layers) / cost_model.teacher["params"],
                 "loss alone": alone[i, 0], "loss per cost": alone[i, 1], "rank": alone[i, 2],
-                "allocation": self._kept(allocation, decision),
+                "allocation": allocation.kept(decision, self.problem.graph),
                 "left to decide": sum(self._macs[name] for name in undecided) / self._total,
             }  # fmt: skip
             known |= {f"budget {name}": 1.0 for name in self._resources}
@@ -175,7 +164,7 @@ class Embedding:
         at, teacher = self._at, self.problem.cost_model.teacher
         vector = self._template(walk.limits, allocation)[walk.step_index].copy()
         decision = self.problem.decisions[min(walk.step_index, len(self.problem.decisions) - 1)]
-        vector[at] = walk.kept_by_zero() if isinstance(walk, Walk) else self._kept(walk.completion, decision)
+        vector[at] = walk.kept_by_zero()
         vector[at + 1] = completed.score
         vector[at + 2] = min(max((4 + _log10(completed.kl)) / 5, 0.0), 1.0)
         vector[at + 4], vector[at + 5] = walk.previous

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from compress_env.allocation.solver import Allocation, Allocator, Reference
-from compress_env.decisions import Decision
 from compress_env.problem import Problem
-from compress_env.surgery.graph import PrunedView
+from compress_env.walk.base import AnyWalk
 
 
-class RelativeWalk:
+class RelativeWalk(AnyWalk):
     """The state of one walk. What is decided so far, with the allocation for the rest, is a complete plan within every limit.
 
     An action multiplies the loss that its block or group causes alone, and the plan is the one that loses least by the losses that
@@ -25,61 +24,31 @@ class RelativeWalk:
 
     Attributes:
         more: By how much each target is to be kept rather than others of its kind, `(steps,)` in [-1, 1]; 0 where nothing is decided.
-        previous: The last action of each kind: keep, 0 if the last step was about a group; and sparsity.
     """
 
     def __init__(self, problem: Problem, allocator: Allocator, reference: Reference):
-        self.problem, self.allocator, self.reference, self.limits = problem, allocator, reference, reference.limits
-        self.graph = self.problem.graph
-        self.step_index = 0
-        self.more = np.zeros(len(self.problem.decisions))
-        self.previous = (0.0, 0.0)
+        super().__init__(problem, reference.limits)
+        self.allocator, self.reference = allocator, reference
+        self.more = np.zeros(len(problem.decisions))
         self._plan: Allocation | None = None
 
     @property
-    def done(self) -> bool:
-        """Whether every decision is taken."""
-        return self.step_index == len(self.problem.decisions)
-
-    @property
-    def current(self) -> Decision:
-        """The next decision."""
-        return self.problem.decisions[self.step_index]
-
-    @property
-    def completion(self) -> Allocation:
+    def plan(self) -> Allocation:
         """The plan of what is decided so far, with the allocation for the rest."""
         if self._plan is None:
-            self._plan = self.allocator.solve(self.reference, self.allocator.weights(self.more, self.allocator.factor(self.reference)))
+            factor = self.allocator.factor(self.reference)
+            self._plan = self.allocator.solve(self.reference, self.allocator.weights(self.more, factor))
         return self._plan
 
     @property
     def removed(self) -> frozenset[str]:
         """Blocks that the plan is without."""
-        return self.completion.removed
+        return self.plan.removed
 
     @property
     def widths(self) -> np.ndarray:
         """Channels that each group keeps in the plan, `(groups,)`."""
-        return self.completion.widths
-
-    @property
-    def view(self) -> PrunedView:
-        """What the plan leaves of the teacher."""
-        return self.graph.view(self.removed)
-
-    @property
-    def usage(self) -> dict[str, float]:
-        """Predicted usage of the plan, in each resource's unit."""
-        return self.problem.cost_model.predict_all(self.removed, self.widths)
-
-    def has_group(self, group: str) -> bool:
-        """Whether the plan has channels of the group."""
-        return bool(self.view.alive[self.graph.group_index[group]])
-
-    def has_block(self, block: str) -> bool:
-        """Whether the plan has the block."""
-        return self.view.has(self.graph.blocks[block].node)
+        return self.plan.widths
 
     def step(self, keep: float, sparsity: float) -> None:
         """Take the current decision; both actions lie in [-1, 1], and the one that is not asked for is ignored."""
@@ -89,3 +58,11 @@ class RelativeWalk:
             self.more[self.step_index], self._plan = more, None
         self.previous = (0.0, sparsity) if shrinks else (keep, 0.0)
         self.step_index += 1
+
+    def completed(self, allocation: Allocation) -> Allocation:  # noqa: ARG002 - the plan has it in it
+        """The plan; the allocation is in it."""
+        return self.plan
+
+    def kept_by_zero(self) -> float:
+        """What the plan as it stands keeps of the current target, in [0, 1]; 0 at the end."""
+        return 0.0 if self.done else self.plan.kept(self.current, self.graph)

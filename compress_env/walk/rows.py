@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from compress_env.problem import Problem
-from compress_env.walk.observation import AnyWalk
+from compress_env.walk.base import AnyWalk
 
 
 def network_rows(

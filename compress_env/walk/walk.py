@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from compress_env.allocation.solver import Allocation
-from compress_env.decisions import Decision
 from compress_env.problem import Problem
 from compress_env.surgery.graph import PrunedView
+from compress_env.walk.base import AnyWalk
 
 _ROUNDING = 1e-9
 
 
-class Walk:
+class Walk(AnyWalk):
     """The state of one walk.
 
     The clamp is AMC's algorithm 1 (He et al., ECCV 2018), generalised: for all that is still undecided the choices of a completion
@@ -27,8 +27,6 @@ class Walk:
         hard: Whether actions are clamped so that the completion stays possible.
 
     Attributes:
-        removed: Blocks that are removed so far.
-        widths: Channels that each group keeps, `(groups,)`; those of the teacher where nothing was decided.
         previous: The last decision as executed: -1 removed, 1 kept, 0 if it was none; and the last sparsity.
         completion: Choices for everything that are within the limits.
 
@@ -37,13 +35,11 @@ class Walk:
     """
 
     def __init__(self, problem: Problem, limits: Mapping[str, float], hard: bool = True):
-        self.problem, self.limits, self.hard = problem, dict(limits), hard
-        self.graph = problem.graph
+        super().__init__(problem, limits)
+        self.hard = hard
         self.completion = problem.feasible_completion(limits) if hard else problem.completions[0]
-        self.step_index = 0
-        self.removed: frozenset[str] = frozenset()
-        self.widths = self.graph.full.copy()
-        self.previous = (0.0, 0.0)
+        self._removed: frozenset[str] = frozenset()
+        self._widths = self.graph.full.copy()
         # What a check needs, kept up to date: limits with room for rounding; the view if undecided blocks go as in the completion; the
         # widths decided so far, with those of the completion for the rest; and with all uniform keep ratios for the rest.
         self._within = {name: limit * (1 + _ROUNDING) for name, limit in limits.items()}
@@ -51,36 +47,18 @@ class Walk:
         self._complete = self._completed(self.removed)
         self._smallest = np.where(problem.shrinkable, self.completion.widths, self.graph.full)
         self._decided = np.zeros(len(self.widths), bool)
-        self._uniform = np.where(problem.shrinkable[:, None], self.graph.levels[0], self.graph.full[:, None])
+        self._uniform = problem.uniform_columns.copy()
         self._ratio: float | None = None
 
     @property
-    def done(self) -> bool:
-        """Whether every decision is taken."""
-        return self.step_index == len(self.problem.decisions)
+    def removed(self) -> frozenset[str]:
+        """Blocks that are removed so far; undecided ones stay."""
+        return self._removed
 
     @property
-    def current(self) -> Decision:
-        """The next decision."""
-        return self.problem.decisions[self.step_index]
-
-    @property
-    def view(self) -> PrunedView:
-        """What is left of the teacher, with undecided blocks kept."""
-        return self.graph.view(self.removed)
-
-    @property
-    def usage(self) -> dict[str, float]:
-        """Predicted usage with undecided layers as in the teacher, in each resource's unit."""
-        return self.problem.cost_model.predict_all(self.removed, self.widths)
-
-    def has_group(self, group: str) -> bool:
-        """Whether channels of the group are left."""
-        return bool(self.view.alive[self.graph.group_index[group]])
-
-    def has_block(self, block: str) -> bool:
-        """Whether the block has not gone with another one."""
-        return self.view.has(self.graph.blocks[block].node)
+    def widths(self) -> np.ndarray:
+        """Channels that each group keeps, `(groups,)`; those of the teacher where nothing was decided."""
+        return self._widths
 
     def _completed(self, removed: frozenset[str]) -> PrunedView:
         """The view if everything undecided is as in the completion."""
@@ -104,7 +82,7 @@ class Walk:
             keep = not keep
             removed = self.removed if keep else self.removed | {block}
             complete = self._completed(removed)
-        self.removed, self._complete = removed, complete
+        self._removed, self._complete = removed, complete
         self.previous = (1.0 if keep else -1.0, 0.0)
 
     def shrink(self, group: str, sparsity: float) -> None:
@@ -121,7 +99,7 @@ class Walk:
             done = self.sparsity(width / own.size, ratio, floor)
             self.previous = (0.0, min(max(done, -1.0), 1.0))
         self._decided[i] = True
-        self.widths[i] = self._smallest[i] = self._uniform[i] = width
+        self._widths[i] = self._smallest[i] = self._uniform[i] = width
 
     @staticmethod
     def sparsity(share: float, ratio: float, floor: float) -> float:
