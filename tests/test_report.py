@@ -157,7 +157,7 @@ def test_files_of_another_format_are_named_with_the_cure(tmp_path):
     with pytest.raises(UserError, match=r"result.json: it is damaged \(KeyError: 'teacher'\); run compress-env finetune again"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text('{"teacher": "resnet8-digits"}')
-    with pytest.raises(UserError, match="is a run of format 1, and this version reads 2; search again in another folder"):
+    with pytest.raises(UserError, match="is a run of format 1, and this version reads 3; search again in another folder"):
         write_report(tmp_path)
     (tmp_path / "trials.jsonl").write_text('{"index": 0, "outcome": {}}\n')
     with pytest.raises(UserError, match=r"line 1 of .*trials.jsonl: it is a trial of format 1, and this version reads 2; search"):
