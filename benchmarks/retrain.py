@@ -17,6 +17,7 @@ from compress_env.cli.commands import Command
 from compress_env.distill.train import Diverged
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
+from compress_env.own_code import check_trust
 from compress_env.surgery.plan import Plan
 
 
@@ -63,6 +64,7 @@ def retrain(
         for run in runs[:seeds]
         if run.plan  # a search that met no budget has no winner
     }
+    check_trust({"scenario": sorted({key[0] for key in wanted})}, scenarios, results)
     todo = sorted(wanted - done, key=lambda key: (list(table).index(key[0]), key[2], key[1]))
     with tqdm(
         total=len(wanted), initial=len(wanted & done), desc="winners", unit="student", disable=not progress

@@ -21,6 +21,7 @@ from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
 from compress_env.export import export_all, save_student, state_bytes
 from compress_env.objective import Objective
+from compress_env.own_code import Trust
 from compress_env.problem import Measured
 from compress_env.progress import announced
 from compress_env.search.choice import choose
@@ -151,7 +152,9 @@ def run_search(
     return folder, objective
 
 
-def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None, progress: bool = True) -> Compressed:
+def finish(
+    folder: RunFolder, epochs: int, *, objective: Objective | None = None, progress: bool = True, trust: Trust = False
+) -> Compressed:
     """Distil the best student of a run folder fully, measure it beside its teacher, and write files and report.
 
     Args:
@@ -159,6 +162,7 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
         epochs: Passes over the training data.
         objective: The run's; made again from its settings if None.
         progress: Whether to show on standard error how far it is.
+        trust: As for `objective_of`.
 
     Raises:
         UserError: If no student meets the budget yet.
@@ -166,7 +170,7 @@ def finish(folder: RunFolder, epochs: int, *, objective: Objective | None = None
     trials = folder.trials()
     if best_trial(trials) is None:
         raise UserError(f"{folder.path} has no student that meets the budget yet; search further with --resume")
-    objective = objective or objective_of(folder, progress)
+    objective = objective or objective_of(folder, progress, trust=trust)
     check_problem(trials, objective.problem, folder)
     chosen = choose(objective, trials, progress)
     assert chosen is not None  # there is a student that meets the budget
@@ -221,18 +225,20 @@ def _evaluator(objective: Objective) -> Evaluator:
     return found if isinstance(found, Evaluator) else Evaluator(objective.problem, objective.spec.evaluator)
 
 
-def objective_of(folder: RunFolder, progress: bool = True, **changed: Any) -> Objective:
+def objective_of(folder: RunFolder, progress: bool = True, *, trust: Trust = False, **changed: Any) -> Objective:
     """The objective that a run folder was made with; data is loaded when it is first asked for.
 
     Args:
         folder: The run folder.
         progress: Whether to show on standard error how far it is.
+        trust: Whether to run code that the folder names, such as a reward in a file: True, or the places of what may be run
+            (`["mine.py:reward"]`).
         changed: Fields of `EnvironmentSpec` that are to be others.
 
     Raises:
-        UserError: If a part of it was a Python object, which a file cannot hold.
+        UserError: If a part of it was a Python object, which a file cannot hold, or names code that is not trusted.
     """
-    environment, _ = folder.spec()
+    environment, _ = folder.spec(trust)
     environment = replace(environment, **changed)
     return Objective(environment, measured=_measured(folder), sensitivities=_sensitivities(folder), progress=progress)
 
@@ -268,6 +274,7 @@ def learn_policy(
     episodes: int = 10_000,
     seed: int = 0,
     progress: bool = True,
+    trust: Trust = False,
 ) -> list[tuple[str, float]]:
     """Learn a policy from the trials of run folders, of one or several teachers, agents and budgets; nothing is evaluated.
 
@@ -283,6 +290,7 @@ def learn_policy(
         episodes: How many it plays.
         seed: Of everything random.
         progress: Whether to show on standard error how far it is.
+        trust: As for `objective_of`.
 
     Returns:
         For each teacher its name, and by its model the share of what the students of the action 0 lack that the policy makes good, 1
@@ -296,7 +304,7 @@ def learn_policy(
     find_agent(agent, agent_options)
     alike: dict[str, list[RunFolder]] = {}
     for folder in map(RunFolder, runs):
-        environment, _ = folder.spec()
+        environment, _ = folder.spec(trust)
         if environment.constraint != "hard":
             raise UserError(f"{folder.path} has soft limits, whose rewards are only for its budget; search with hard ones")
         if len(folder.trials()) < 2:
@@ -306,7 +314,7 @@ def learn_policy(
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     teachers = []
     for folders in alike.values():
-        objective = objective_of(folders[0], progress, budget=budget or {"macs": ["20%", "80%"]}, actions="relative")
+        objective = objective_of(folders[0], progress, trust=trust, budget=budget or {"macs": ["20%", "80%"]}, actions="relative")
         trials = [trial for folder in folders for trial in folder.trials()]
         name = objective.problem.teacher.name
         with announced(f"fitting a model to {len(trials)} students of {name}", progress):

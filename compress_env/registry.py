@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from compress_env.errors import UnknownName, UserError
+from compress_env.own_code import load_module
 
 
 class Registry:
@@ -38,6 +36,10 @@ class Registry:
         """All names with their entries, sorted by name."""
         return sorted(self._entries.items())
 
+    def known(self, name: str) -> Any | None:
+        """The entry named `name`, None if there is none; nothing is loaded."""
+        return self._entries.get(name)
+
     def get(self, spec: str) -> Any:
         """The entry named `spec`, or the object that `module:attribute` points at. Raises UnknownName or UserError."""
         if spec in self._entries:
@@ -59,19 +61,7 @@ def load_attribute(spec: str, kind: str) -> Any:
     place, _, attribute = spec.rpartition(":")
     if not place or not attribute:
         raise UserError(f"{kind} {spec!r} is not module:attribute or path/to/file.py:attribute")
-    if place.endswith(".py"):
-        path = Path(place).expanduser()
-        if not path.is_file():
-            raise UserError(f"{kind} {spec!r}: there is no file {path}")
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert module_spec is not None and module_spec.loader is not None  # the name ends in .py
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(place)
-        except ModuleNotFoundError as error:
-            raise UserError(f"{kind} {spec!r}: {error}; is it installed, or in the current folder?") from None
+    module = load_module(place, f"{kind} {spec!r}")
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise UnknownName(f"{kind} {spec!r}: {unknown('attribute', attribute, public)}")

@@ -363,14 +363,12 @@ def test_a_resource_a_reward_and_a_ranking_of_ones_own_are_given_by_their_file(t
         "def half(evaluation, limits): return evaluation.metric / 2\n"
     )
     file = tmp_path / "own.py"
-    works(
-        "search", "--agent", "uniform", "--evaluations", 1, "--finetune-epochs", 0, "--budget", f"{file}:Energy=0.5",
-        "--reward", f"{file}:half", "--ranking", "compress_env.surgery.ranking:magnitude", "--out", tmp_path / "a",
-    )  # fmt: skip
+    own = ("--budget", f"{file}:Energy=0.5", "--reward", f"{file}:half", "--ranking", "compress_env.surgery.ranking:magnitude")
+    works("search", "--agent", "uniform", "--evaluations", 1, "--finetune-epochs", 0, *own, "--out", tmp_path / "a")
     trial = json.loads((tmp_path / "a" / "trials.jsonl").read_text())
     assert trial["evaluation"]["usage"]["energy"] == 2 * trial["evaluation"]["usage"]["params"] <= trial["limits"]["energy"] == 77_754
     assert trial["reward"] == trial["evaluation"]["metrics"]["accuracy"] / 2
-    assert works("validate", "--out", tmp_path / "a").strip() == "1 of 1 plans reproduce"
+    assert works("validate", "--out", tmp_path / "a", *own).strip() == "1 of 1 plans reproduce"
 
 
 # Help

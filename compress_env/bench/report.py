@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,10 @@ def write(results: Path, out: Path, command: str) -> str:
         parts.append({"title": "All scenarios", "head": head, "rows": overall(table), "picture": None})
     for scenario, agents in table.items():
         runs = next(iter(agents.values()))
-        title = f"{scenario}: {SCENARIOS.get(scenario).about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
+        about = getattr(SCENARIOS.known(scenario), "about", "of a user's own")
+        title = f"{scenario}: {about}; {runs[0].evaluations} evaluations, {len(runs)} seeds"
         image = picture(agents, scenario)
-        with atomic(out / f"{scenario}.png") as file:
+        with atomic(out / (re.sub(r"[^\w.-]", "_", scenario) + ".png")) as file:
             file.write_bytes(image)
         found = {(r.scenario, r.plan, r.seed): r for r in distilled if r.scenario == scenario}
         head = (*HEAD, f"{distilled[0].epochs} epochs of distillation, test ± 95 % (seeds)") if found else HEAD

@@ -6,14 +6,17 @@ from pathlib import Path
 
 import click
 
+from compress_env.cli.trust import trust_of, trusting
+
 
 @click.command(short_help="Export the student of a run folder to ONNX and torch.export.")
+@trusting
 @click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
 @click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="Write ONNX to this file.")
 @click.option(
     "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
 )
-def export(out: str, onnx: Path | None, pt2: Path | None) -> None:
+def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.
 
     Without --onnx and --pt2 both are written into the run folder, as student.onnx and student.pt2; the batch size is free.
@@ -31,7 +34,7 @@ def export(out: str, onnx: Path | None, pt2: Path | None) -> None:
     folder.read("plan.json")
     given = {"student.onnx": onnx, "student.pt2": pt2}
     paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
-    problem = objective_of(folder).problem
+    problem = objective_of(folder, trust=trust_of([folder], trust)).problem
     student = load_student(problem.teacher.module, problem.graph, folder.path)
     for name, path in paths.items():
         with announced(f"writing and checking {path}"):

@@ -5,9 +5,6 @@ Each command is a file; heavy modules are imported where they are used, so that 
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
 
 from compress_env.cli.bench import bench
@@ -34,8 +31,6 @@ def main() -> None:
     compress-env inspect --teacher resnet20-cifar10             what can be removed or shrunk, and what that saves
     compress-env list                                           what teachers, agents, rewards and so on there are
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # so that `module:factory` finds modules in the current folder
 
 
 for _command in (search, inspect, finetune, report, export, validate, policy, bench, list_):

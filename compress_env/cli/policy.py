@@ -9,6 +9,7 @@ import click
 
 from compress_env.cli import options
 from compress_env.cli.run import FINETUNE_EPOCHS, run
+from compress_env.cli.trust import trust_of, trusting
 from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 
 
@@ -24,6 +25,7 @@ def policy() -> None:
 
 
 @policy.command("learn", short_help="One policy from the trials of searches, for all budgets and teachers.")
+@trusting
 @click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
 @options.of(EnvironmentSpec, "budget", budget={"macs": "20%..80%"})
 @options.of(SearchSpec, "agent", "agent_options", "seed", agent="ppo")
@@ -31,7 +33,7 @@ def policy() -> None:
     "--episodes", type=click.IntRange(2), default=10_000, show_default=True, help="Played against the models."
 )
 @click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
-def learn(runs: tuple[str, ...], out: str, **settings: Any) -> None:
+def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None:
     """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
     and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials. Cheap
     episodes suit ppo best.
@@ -45,8 +47,10 @@ def learn(runs: tuple[str, ...], out: str, **settings: Any) -> None:
     compress-env bench policy policy.onnx --teacher mobilenetv2-digits --out runs/zero-shot
     """
     from compress_env.api import learn_policy
+    from compress_env.search.store import RunFolder
 
-    for name, gain in learn_policy(runs, out, **settings):
+    trusted = trust_of(map(RunFolder, runs), trust, also=settings["budget"])
+    for name, gain in learn_policy(runs, out, trust=trusted, **settings):
         click.echo(f"{name}: {gain:.0%} of what the students of the action 0 lack, by the model of its trials")
     click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import click
 
+from compress_env.cli.trust import trust_of, trusting
+
 
 @click.command(short_help="Evaluate recorded trials again and compare.")
+@trusting
 @click.option("--out", type=click.Path(), required=True, help="Run folder of a search.")
 @click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="How many trials, the best first.")
-def validate(out: str, count: int) -> None:
+def validate(out: str, count: int, trust: bool) -> None:
     """Build and evaluate the best recorded plans again; exit code 1 if one does not reproduce.
 
     Metrics, KL, usage, reward and its terms are compared, and whether the trials belong to this teacher, data and ranking.
@@ -21,7 +24,8 @@ def validate(out: str, count: int) -> None:
     from compress_env.search.validate import differences
 
     folder = RunFolder(out)
-    checked, wrong = differences(objective_of(folder), folder.trials(), count)
+    objective = objective_of(folder, trust=trust_of([folder], trust))
+    checked, wrong = differences(objective, folder.trials(), count)
     for line in wrong:
         click.echo(line)
     click.echo(f"{checked} plans judged again, {len(wrong)} trials differ" if wrong else f"{checked} of {checked} plans reproduce")

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, difference, read_json, write_json
+from compress_env.own_code import Trust, check_trust
 from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
@@ -76,9 +77,17 @@ class RunFolder:
             raise UserError(f"{self.path} is a run of format {found}, and this version reads {FORMAT}; search again in another folder")
         return run
 
-    def spec(self) -> tuple[EnvironmentSpec, SearchSpec]:
-        """The settings that the run was begun with. Raises UserError if there are none, or one was an object."""
+    def spec(self, trust: Trust = False) -> tuple[EnvironmentSpec, SearchSpec]:
+        """The settings that the run was begun with.
+
+        Args:
+            trust: True, or the places of code that the caller names, too: what is named in the folder alone is not run.
+
+        Raises:
+            UserError: If there are none, one was an object, or one names code that is not trusted.
+        """
         run = self.recorded()
+        check_trust(run["environment"], trust, self.path / "run.json")
         return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
 
     def trials(self) -> list[Trial]:
