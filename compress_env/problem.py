@@ -135,7 +135,7 @@ class Problem:
             NothingToDecide: If nothing can be removed or shrunk.
         """
         task, needs_images = load_task(spec.task), RANKINGS.get(spec.ranking).NEEDS_INPUTS
-        teacher = load_teacher(spec.teacher, spec.weights)
+        teacher = load_teacher(spec.teacher, spec.weights, progress)
         data = None
         if needs_images and spec.input_shape is not None:
             raise UserError(f"an input shape is for a problem without data, and the ranking {spec.ranking!r} looks at images")

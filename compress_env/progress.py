@@ -21,3 +21,9 @@ def announced(what: str, progress: bool = True) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def say(text: str, progress: bool = True) -> None:
+    """One line on standard error about something that was chosen or found, if progress is shown."""
+    if progress:
+        print(text, file=sys.stderr, flush=True)

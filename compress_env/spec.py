@@ -76,7 +76,7 @@ class ProblemSpec(Settings):
     """
 
     teacher: Any = setting("resnet8-digits", "Name, module:factory or file.py:factory; from Python a module, too.")
-    weights: str | None = setting(None, "Weights of a teacher given by factory: safetensors, or a state dict.", path=True)
+    weights: str | None = setting(None, "Weights of a teacher given by factory: safetensors, a state dict or a checkpoint.", path=True)
     data: Any = setting(
         None,
         "digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent. From Python (train, "

@@ -128,6 +128,7 @@ def test_prepared_pixels_are_normalised_exactly():
 def test_floats_pass_through_preparation():
     data = Data("a", *[numbered(3)] * 3, 3, ((0.5,), (0.5,)))
     assert data.prepare(data.train.inputs) is data.train.inputs
+    assert Split(torch.ones(2, 3, dtype=torch.bfloat16), labels(2)).inputs.dtype == torch.float32
 
 
 def test_pixel_statistics_are_numpys():

@@ -20,12 +20,16 @@ class Split:
     """Examples in memory.
 
     Attributes:
-        inputs: Inputs `(n, ...)`, either uint8 pixels `(n, channels, height, width)` or ready-made floats.
+        inputs: Inputs `(n, ...)`, either uint8 pixels `(n, channels, height, width)` or ready-made floats, which become float32.
         labels: Labels `(n, ...)`: whole numbers from 0 (int64) such as a class each, or numbers of any kind that a task takes.
     """
 
     inputs: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.inputs.is_floating_point():
+            object.__setattr__(self, "inputs", self.inputs.float())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +72,7 @@ class Data:
         return tuple(self.train.inputs.shape[1:])
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Float inputs as the networks take them: uint8 becomes normalised float32, floats pass unchanged."""
+        """Float inputs as the networks take them: uint8 becomes normalised float32, others pass unchanged."""
         if inputs.dtype != torch.uint8:
             return inputs
         x = inputs.float().div_(255)

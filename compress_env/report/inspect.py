@@ -113,7 +113,7 @@ def inspect(
         if name not in SETTINGS:
             raise UserError(f"inspect: {unknown('argument', name, list(SETTINGS))}")
     spec = ProblemSpec.of(teacher=teacher, input_shape=input_shape, **settings)
-    loaded = load_teacher(spec.teacher, spec.weights)
+    loaded = load_teacher(spec.teacher, spec.weights, progress)
     runtime = RuntimeConfig(spec.runtime, spec.latency_batch, spec.latency_threads)
     shape = _shape(spec, loaded, progress)
     example = torch.zeros(2, *shape, device=next((p.device for p in loaded.module.parameters()), None))
