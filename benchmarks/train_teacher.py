@@ -21,8 +21,9 @@ from compress_env.contexts import one_thread
 from compress_env.data import load_data
 from compress_env.data.dataset import Split
 from compress_env.distill.checkpoint import Checkpoint
-from compress_env.distill.train import channels_last, fit, predict
+from compress_env.distill.train import fit, predict
 from compress_env.spec import ProblemSpec, SearchSpec
+from compress_env.surgery.layout import channels_last
 from compress_env.tasks import load_task
 from compress_env.teachers import TEACHERS
 

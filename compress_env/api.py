@@ -15,7 +15,7 @@ from compress_env.allocation.sensitivities import Sensitivities
 from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune
 from compress_env.distill.recipes import finetuning_recipe
-from compress_env.distill.train import channels_last, predict
+from compress_env.distill.train import predict
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
@@ -31,6 +31,7 @@ from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
+from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.walk.rows import network_rows
 

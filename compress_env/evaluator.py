@@ -13,11 +13,12 @@ from torch import Tensor, fx
 from compress_env import cache, devices
 from compress_env.contexts import one_thread
 from compress_env.distill.short import ShortDistillation
-from compress_env.distill.train import Diverged, channels_last, memory_format, predict
+from compress_env.distill.train import Diverged, predict
 from compress_env.evaluation import Evaluation
 from compress_env.problem import Problem
 from compress_env.resources.base import Candidate
 from compress_env.spec import EvaluatorSettings
+from compress_env.surgery.layout import channels_last, memory_format
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit
 
@@ -94,7 +95,7 @@ class Evaluator(Memory):
             )[""]
             self.teacher_metrics = self.task.metrics(self.teacher_outputs, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
-            inputs = inputs.contiguous(memory_format=memory_format(inputs))
+            inputs = inputs.contiguous(memory_format=memory_format(teacher, inputs))
             self._refit = Refit(teacher, problem.graph, inputs, bfloat16=self.bfloat16)
             self._distil = settings.distill_steps and ShortDistillation(
                 teacher, data, inputs, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,

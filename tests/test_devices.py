@@ -16,13 +16,14 @@ from compress_env.distill import train
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
-from compress_env.distill.train import channels_last, fit
+from compress_env.distill.train import fit
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.problem import Problem
 from compress_env.search.store import RunFolder
 from compress_env.search.validate import differences
 from compress_env.spec import EvaluatorSettings, ProblemSpec
+from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.teachers.resnet import resnet20_cifar10
 

@@ -17,12 +17,13 @@ from compress_env.cache import fingerprint
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
 from compress_env.distill.recipes import Recipe, finetuning_recipe
-from compress_env.distill.train import channels_last, fit, predict
+from compress_env.distill.train import fit, predict
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.files import JsonLines
 from compress_env.problem import Problem
 from compress_env.spec import EvaluatorSettings
+from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import Task
 from compress_env.walk.walk import Walk

@@ -12,9 +12,10 @@ from tqdm.auto import tqdm
 from benchmarks.fidelity.truths import Views, distil, draw, refitter
 from compress_env.contexts import one_thread
 from compress_env.distill.recipes import finetuning_recipe
-from compress_env.distill.train import channels_last, predict
+from compress_env.distill.train import predict
 from compress_env.files import JsonLines
 from compress_env.problem import Problem
+from compress_env.surgery.layout import channels_last
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from compress_env.allocation.solver import Allocator
 from compress_env.contexts import one_thread
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.short import ShortDistillation
-from compress_env.distill.train import channels_last, fit, predict
+from compress_env.distill.train import fit, predict
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
@@ -33,6 +33,7 @@ from compress_env.problem import Problem
 from compress_env.resources.cost_model import CostModel
 from compress_env.surgery import build
 from compress_env.surgery.build import build_student
+from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.walk.observation import Embedding
 from compress_env.walk.walk import Walk

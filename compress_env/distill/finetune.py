@@ -15,7 +15,8 @@ from compress_env.data.dataset import Data, Split
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
-from compress_env.distill.train import Objective, channels_last, fit, predict
+from compress_env.distill.train import Objective, fit, predict
+from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task
 
 

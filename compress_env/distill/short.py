@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
-from compress_env.distill.train import Diverged, memory_format, predict
+from compress_env.distill.train import Diverged, predict
+from compress_env.surgery.layout import memory_format
 from compress_env.surgery.rules import rule_of
 
 WARMUP = 3
@@ -58,7 +59,7 @@ class ShortDistillation:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * min(1.0, (step + 1) / WARMUP)
             raw = self.images[rows]
-            x = self.data.prepare(raw).to(device, memory_format=memory_format(raw))
+            x = self.data.prepare(raw).to(device, memory_format=memory_format(student, raw))
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
                 outputs = student(x)
             targets = self.outputs[rows].to(device), self.labels[rows].to(device)

@@ -13,6 +13,7 @@ from compress_env.devices import repeatable
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
 from compress_env.distill.recipes import Recipe
+from compress_env.surgery.layout import channels_last, memory_format
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`(outputs, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
@@ -72,7 +73,7 @@ def fit(
     mine, bfloat16 = slice(rank, None, world), recipe.precision == "bfloat16"
     model.train()
     example = data.prepare(data.train.inputs[: recipe.batch_size][mine].to(device))
-    example = example.to(memory_format=memory_format(example))
+    example = example.to(memory_format=memory_format(model, example))
     gpus = [device.index or 0] if device.type == "cuda" else []
     with bar, channels_last(model), repeatable(device), random.fork_rng(gpus), replayed_training(model, example, bfloat16):
         while step < total:
@@ -83,7 +84,7 @@ def fit(
                 raw = data.train.inputs[indices].to(device)
                 if recipe.augment:
                     raw = data.augment(raw, generator)
-                inputs = data.prepare(raw[mine]).to(memory_format=memory_format(raw))
+                inputs = data.prepare(raw[mine]).to(memory_format=memory_format(model, raw))
                 labels = data.train.labels[indices[mine]].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     outputs = model(inputs)
@@ -128,26 +129,8 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, b
     for indices in batches(split, batch_size):
         inputs = data.prepare(split.inputs[indices].to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            parts.append(model(inputs.to(memory_format=memory_format(inputs))).float())
+            parts.append(model(inputs.to(memory_format=memory_format(model, inputs))).float())
     return torch.cat(parts).cpu()
-
-
-class channels_last:
-    """Within the block, the 4-D weights of the module are laid out channels last, which convolutions on CPUs prefer."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.model.to(memory_format=torch.channels_last)
-
-    def __exit__(self, *_: object) -> None:
-        self.model.to(memory_format=torch.contiguous_format)
-
-
-def memory_format(inputs: Tensor) -> torch.memory_format:
-    """Channels last for images, which convolutions on CPUs prefer."""
-    return torch.channels_last if inputs.dim() == 4 else torch.contiguous_format
 
 
 def _average_gradients(model: nn.Module, world: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.layout import PLAIN
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.rules import rule_of
@@ -53,7 +54,10 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
             if hasattr(module, "inplace"):
                 module.__dict__["inplace"] = False
     new = _rewire(graph, reduced, alive, graph.widths(plan))
-    return fx.GraphModule(parts, new, class_name=graph.student_name).eval()
+    student = fx.GraphModule(parts, new, class_name=graph.student_name).eval()
+    if graph.plain_layout:
+        student.meta[PLAIN] = True
+    return student
 
 
 def _attribute(teacher: nn.Module, name: str, masks: dict[str, np.ndarray]) -> torch.Tensor:
@@ -152,6 +156,8 @@ def _rewire(graph: LayerGraph, reduced: PrunedView, alive: frozenset[str], width
             new.output(copies[reduced.resolve(graph.output)])
         elif node.name in alive or node.op == "placeholder":
             copy_of = new.node_copy(node, lambda n: copies[reduced.resolve(n.name)])
+            if copy_of.op == "call_method" and copy_of.target == "view" and not isinstance(copy_of.args[-1], torch.dtype):
+                copy_of.target = "reshape"  # the same numbers, in whatever layout they come
             if copy_of.target in _OUT_OF_PLACE:
                 copy_of.target = _OUT_OF_PLACE[copy_of.target]
             if node.name in graph.resizes:

@@ -28,6 +28,7 @@ class LayerGraph(Structure):
     `blocks`, `groups`, `layers` and `ops` are in the order in which the network computes them. `left_alone` maps layers
     that stay as they are to the reason. The teacher itself is not held.
     resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
+    plain_layout: whether students are computed in PyTorch's own layout, since the network does not run channels last.
     """
 
     fx_graph: fx.Graph
@@ -36,6 +37,7 @@ class LayerGraph(Structure):
     resizes: Mapping[str, Resize] = field(default_factory=dict)
     parameter_shapes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     teacher_name: str = ""
+    plain_layout: bool = False
     _views: dict[frozenset[str], PrunedView] = field(default_factory=dict, init=False, repr=False)
 
     def ranked(self, ranking: Ranking) -> LayerGraph:

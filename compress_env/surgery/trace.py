@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import torch
 from torch import Tensor, nn
 
 from compress_env.errors import UserError
+from compress_env.surgery.build import build_student
 from compress_env.surgery.dependencies import follow_channels
 from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Resize
 from compress_env.surgery.layer_costs import describe
+from compress_env.surgery.layout import needs_plain
 from compress_env.surgery.measure import measure, shared_copy
 from compress_env.surgery.paths import ancestors
+from compress_env.surgery.plan import Plan
 from compress_env.surgery.removal import Finder
 from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.rules import rule_of
@@ -100,7 +104,10 @@ def trace(
             ops, output.name, layers, blocks, groups, traced.graph, left_alone, shape, resizes, shapes, type(teacher).__name__
         )  # fmt: skip
 
-    return verified(model, build, examples)
+    graph = verified(model, build, examples)
+    smallest = graph.canonical(frozenset(graph.blocks), graph.full)
+    plain = needs_plain([build_student(model, graph, plan) for plan in {Plan(), smallest}], examples)
+    return replace(graph, plain_layout=True) if plain else graph
 
 
 def _examples(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
