@@ -48,7 +48,9 @@ def tensors(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> di
     return _kept(folder(kind) / f"{key}.safetensors", load_file, _write_tensors, compute, lambda found: found, WORTH)
 
 
-def values(kind: str, key: str, compute: Callable[[], Any], use: Callable[[Any], T]) -> T:
+def values(
+    kind: str, key: str, compute: Callable[[], Any], use: Callable[[Any], T], keep: Callable[[Any], bool] = lambda _: True
+) -> T:
     """Something made of plain values that are computed once.
 
     Args:
@@ -56,11 +58,12 @@ def values(kind: str, key: str, compute: Callable[[], Any], use: Callable[[Any],
         key: Names everything that it depends on.
         compute: Makes values that JSON can hold.
         use: Makes the thing of them; if it fails on kept ones, they are damaged, and computed again.
+        keep: Whether computed values are to be kept.
 
     Returns:
         The thing.
     """
-    return _kept(folder(kind) / f"{key}.json", read_json, write_json, compute, use, 0.0)
+    return _kept(folder(kind) / f"{key}.json", read_json, write_json, compute, use, 0.0, keep)
 
 
 def content_key(*parts: object) -> str:
@@ -108,7 +111,7 @@ def _write_tensors(file: Path, found: dict[str, Tensor]) -> None:
 
 def _kept(
     file: Path, read: Callable[[Path], V], write: Callable[[Path, V], None], compute: Callable[[], V], use: Callable[[V], T],
-    worth: float,
+    worth: float, keep: Callable[[V], bool] = lambda _: True,
 ) -> T:  # fmt: skip
     try:
         found = use(read(file))
@@ -118,7 +121,7 @@ def _kept(
         pass  # not kept, or damaged
     began = time.perf_counter()
     computed = compute()
-    if time.perf_counter() - began > worth:
+    if time.perf_counter() - began > worth and keep(computed):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             write(file, computed)

@@ -19,3 +19,7 @@ class NothingToDecide(UserError):
 
 class InvalidPlan(UserError):
     """A plan that does not belong to the layer graph it is used with."""
+
+
+class EveryStudentFailed(UserError):
+    """No student could be evaluated, so that further ones would only take time; the message has the reason of the last one."""

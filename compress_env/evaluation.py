@@ -35,6 +35,7 @@ class Evaluation:
         teacher_metrics: The same metrics of the teacher.
         teacher_usage: The teacher's usage.
         failed: The reason why there are no metrics (they are 0 then), or "".
+        transient: Whether the machine was the cause of that (memory, time, disk, device): the plan is judged again if it comes again.
         seconds: How long it took; no part of what makes two evaluations equal.
     """
 
@@ -44,6 +45,7 @@ class Evaluation:
     teacher_metrics: Mapping[str, float]
     teacher_usage: Mapping[str, float]
     failed: str = ""
+    transient: bool = False
     seconds: float = field(default=0.0, compare=False)
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,18 +14,15 @@ from torch import Tensor, fx
 from compress_env import cache, devices
 from compress_env.contexts import one_thread
 from compress_env.distill.short import ShortDistillation
-from compress_env.distill.train import Diverged, predict
+from compress_env.distill.train import predict
 from compress_env.evaluation import Evaluation
+from compress_env.failures import EvaluationFailed, Patience, failures, release_memory
 from compress_env.problem import Problem
 from compress_env.resources.base import Candidate
 from compress_env.spec import EvaluatorSettings
 from compress_env.surgery.layout import channels_last, memory_format
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit
-
-
-class EvaluationFailed(RuntimeError):
-    """A student that gives no outputs; the message is the reason."""
 
 
 class PlanEvaluator(Protocol):
@@ -74,6 +72,7 @@ class Evaluator(Memory):
         problem: The problem; its data is loaded.
         settings: How students are judged.
         every_image: Whether to judge on the whole validation split, whatever the settings say: for the choice among a search's best.
+        timeout: Seconds that an evaluation may take, 0 for no limit; a generous multiple of the first one's if None.
 
     Attributes:
         validation: The images that students are judged on.
@@ -81,8 +80,9 @@ class Evaluator(Memory):
         teacher_metrics: The task's metrics of these.
     """
 
-    def __init__(self, problem: Problem, settings: EvaluatorSettings, every_image: bool = False):
+    def __init__(self, problem: Problem, settings: EvaluatorSettings, every_image: bool = False, timeout: float | None = None):
         super().__init__(problem)
+        self.patience = Patience(timeout)
         self.settings, self.task, data = settings, problem.task, problem.data
         loss = self.task.losses.get(settings.loss or self.task.loss)
         self.validation = data.validation if every_image else data.validation_subset(settings.validation_images)
@@ -108,7 +108,7 @@ class Evaluator(Memory):
         Raises:
             EvaluationFailed: If it diverges.
         """
-        with _failures(), one_thread(), channels_last(student):
+        with failures(), one_thread(), channels_last(student):
             if self.settings.refit:
                 self._refit(student, plan)
             if self._distil:
@@ -131,7 +131,7 @@ class Evaluator(Memory):
             EvaluationFailed: If there are none, or they are not finite.
         """
         self.prepare(student, plan)
-        with _failures(), one_thread(), channels_last(student):
+        with failures(), one_thread(), channels_last(student):
             outputs = predict(student, self.problem.data, self.validation, bfloat16=self.bfloat16)
         if not torch.isfinite(outputs).all():
             raise EvaluationFailed("the student's outputs are not finite")
@@ -140,12 +140,15 @@ class Evaluator(Memory):
     def __call__(self, plan: Plan, built: Candidate | None = None) -> Evaluation:
         """The numbers of a plan. A plan that is known is not built again.
 
+        Where memory is short, one more attempt is made after what is not needed was given back.
+
         Args:
             plan: Any plan of the problem's graph.
             built: Its fresh student, if there is one already; it is used up.
 
         Returns:
-            The evaluation. A student that cannot be evaluated has metrics of 0 and says why in `failed`.
+            The evaluation. A student that cannot be evaluated has metrics of 0 and says why in `failed`. It is not known afterwards
+            if the machine was the cause.
 
         Raises:
             InvalidPlan: If the plan is not one of the problem's graph.
@@ -153,27 +156,47 @@ class Evaluator(Memory):
         if (known := self.known(plan)) is not None:
             return known
         began = time.perf_counter()
-        built = built or self.problem.built(plan)
-        metrics: Mapping[str, float] = dict.fromkeys(self.teacher_metrics, 0.0)
-        kl, failed = None, ""
-        try:
-            outputs = self.outputs(built.student.to(self.problem.device), plan)
-            metrics = self.task.metrics(outputs, self.validation.labels)
-            kl = self.task.divergence(outputs, self.teacher_outputs)
-        except EvaluationFailed as error:
-            failed = str(error)
-        found = Evaluation(
-            metrics, kl, built.usage, self.teacher_metrics, dict(self.problem.cost_model.teacher), failed,
-            round(time.perf_counter() - began, 4),
-        )  # fmt: skip
-        self._known[plan] = found
+        found = self._judged(plan, built)
+        if found is None:
+            del built
+            release_memory()
+            found = self._judged(plan, None, last=True)
+        assert found is not None
+        found = replace(found, seconds=round(time.perf_counter() - began, 4))
+        if not found.transient:
+            self._known[plan] = found
         return found
 
+    def _judged(self, plan: Plan, built: Candidate | None, last: bool = False) -> Evaluation | None:
+        """The numbers of a plan, or None if memory was short and this is not the last attempt."""
+        usage = built and built.usage
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    """What goes wrong in computing a student, as EvaluationFailed with a one-line reason."""
-    try:
-        yield
-    except (Diverged, ArithmeticError, MemoryError, RuntimeError) as error:
-        raise EvaluationFailed(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        def judge() -> tuple[Mapping[str, float], float]:
+            nonlocal usage
+            fresh = built or self.problem.built(plan)
+            usage = fresh.usage
+            outputs = self.outputs(fresh.student.to(self.problem.device), plan)
+            metrics = self.task.metrics(outputs, self.validation.labels)
+            kl = self.task.divergence(outputs, self.teacher_outputs)
+            if not all(map(math.isfinite, (kl, *metrics.values()))):
+                raise EvaluationFailed(f"the student's numbers are not finite: KL {kl}, {dict(metrics)}")
+            return metrics, kl
+
+        teacher = self.teacher_metrics, dict(self.problem.cost_model.teacher)
+        try:
+            metrics, kl = self.patience(judge)
+            assert usage is not None
+            return Evaluation(metrics, kl, usage, *teacher)
+        except EvaluationFailed as error:
+            if error.out_of_memory and not last:
+                return None
+            nothing = dict.fromkeys(self.teacher_metrics, 0.0)
+            return Evaluation(nothing, None, usage or self._predicted(plan), *teacher, str(error), error.transient)
+
+    def _predicted(self, plan: Plan) -> dict[str, float]:
+        """Usage of a student that cannot be counted; the teacher's if it cannot be predicted either."""
+        try:
+            with failures():
+                return self.problem.cost_model.predict_all(frozenset(plan.removed), self.problem.graph.widths(plan))
+        except EvaluationFailed:
+            return dict(self.problem.cost_model.teacher)

@@ -15,6 +15,7 @@ from compress_env.allocation.solver import Allocation, Allocator, Reference
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator, PlanEvaluator
+from compress_env.failures import EvaluationFailed, Patience
 from compress_env.problem import Measured, Problem
 from compress_env.resources.budget import Limit, parse_budget
 from compress_env.rewards import REWARDS
@@ -84,7 +85,7 @@ class Objective:
         self.problem = problem or Problem.build(spec.problem, measured=measured, progress=progress)
         if self.hard:
             self.problem.feasible_completion(self._range(self._budget)[0])
-        self._evaluator = evaluator
+        self._evaluator, self._patience = evaluator, Patience(spec.timeout)
         self._final_evaluator: PlanEvaluator | None = None
         self._sensitivities = sensitivities
         self._allocator: Allocator | None = None
@@ -95,7 +96,7 @@ class Objective:
     def evaluator(self) -> PlanEvaluator:
         """Judges plans."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.problem, self.spec.evaluator)
+            self._evaluator = Evaluator(self.problem, self.spec.evaluator, timeout=self.spec.timeout)
         return self._evaluator
 
     @property
@@ -104,7 +105,9 @@ class Objective:
         if self._final_evaluator is None:
             own = self.evaluator
             own_kind = isinstance(own, Evaluator)
-            self._final_evaluator = Evaluator(self.problem, self.spec.evaluator, every_image=True) if own_kind else own
+            self._final_evaluator = (
+                Evaluator(self.problem, self.spec.evaluator, every_image=True, timeout=self.spec.timeout) if own_kind else own
+            )
         return self._final_evaluator
 
     @property
@@ -234,8 +237,11 @@ class Objective:
         plan, built = problem.graph.canonical(removed, widths), None
         measures = self.hard and any(name in problem.cost_model.measured for name in limits)
         if measures or self.evaluator.known(plan) is None:  # where measuring decides, the plan is not settled yet
-            built = problem.finish(removed, widths, limits if self.hard else None)
-            plan = built.plan
+            try:
+                built = self._patience(lambda: problem.finish(removed, widths, limits if self.hard else None))
+                plan = built.plan
+            except EvaluationFailed:
+                pass  # the evaluator meets the same fault, and records it
         repeated = self.evaluator.known(plan) is not None
         evaluation = self.evaluator(plan, built)
         reward, terms = self.reward(evaluation, limits)

@@ -28,7 +28,12 @@ def evaluate(reward: Reward, evaluation: Evaluation, limits: Limits) -> tuple[fl
     Raises:
         UserError: If the reward is not a finite number.
     """
-    terms = reward(evaluation, limits)
+    try:
+        terms = reward(evaluation, limits)
+    except ArithmeticError:
+        if not evaluation.failed:  # the metrics of one that did are 0
+            raise
+        terms = {}
     if not isinstance(terms, dict):
         terms = {getattr(reward, "__name__", "reward"): terms}
     terms = {name: 0.0 if evaluation.failed else float(value) for name, value in terms.items()}

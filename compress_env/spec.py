@@ -201,6 +201,10 @@ class EnvironmentSpec(Settings):
         hidden=True,
     )  # fmt: skip
     reward: Any = setting("relative", "relative, n2n, amc_error, amc_flops or module:function.", text=True)
+    timeout: float | None = setting(
+        None, "Seconds that an evaluation may take; a student that takes longer has failed. If absent, thirty times the first one's, "
+        "at least 60; 0 for no limit.", low=0.0,
+    )  # fmt: skip
     evaluator: EvaluatorSettings = setting(
         None, "How a student is judged, e.g. distill_steps=10. May be repeated.", factory=EvaluatorSettings, metavar="NAME=VALUE"
     )
@@ -208,6 +212,9 @@ class EnvironmentSpec(Settings):
     def __post_init__(self) -> None:
         if self.constraint not in ("hard", "soft"):
             raise UserError(unknown("constraint", self.constraint, ["hard", "soft"]))
+        timeout = self.timeout
+        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 1e8):
+            raise UserError(f"timeout has to be a number of seconds, or 0 for no limit; got {timeout!r}")
         if not isinstance(self.budget, Mapping):
             raise UserError(f'a budget is a mapping such as {{"macs": 0.5}}, got {self.budget!r}')
         object.__setattr__(self, "budget", dict(self.budget))

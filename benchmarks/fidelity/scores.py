@@ -18,7 +18,8 @@ from benchmarks.trained import metric
 from compress_env.contexts import one_thread
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import fit
-from compress_env.evaluator import EvaluationFailed, Evaluator
+from compress_env.evaluator import Evaluator
+from compress_env.failures import EvaluationFailed
 from compress_env.files import JsonLines
 from compress_env.problem import Problem
 from compress_env.spec import EvaluatorSettings

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env import cache
+from compress_env.errors import EveryStudentFailed
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import PlanEvaluator
 from compress_env.problem import Problem
@@ -24,6 +26,8 @@ LEAST = 1e-7
 """Nats below which a KL is rounding, where its logarithm is taken."""
 FAILED = 10.0
 """Nats that a student counts for which could not be evaluated."""
+ENOUGH = 10
+"""Students after which measuring ends if none could be evaluated; they are spread over all decisions."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,14 @@ class Sensitivities:
         groups: With one group at a few widths: pairs of channels and KL, by its name, the fewest channels first.
         evaluations: How many students were judged for it.
         seconds: How long that took, when it was done.
+        failed: Why students could not be evaluated, by their plan as JSON; they count as `FAILED`.
     """
 
     blocks: Mapping[str, float]
     groups: Mapping[str, tuple[tuple[int, float], ...]]
     evaluations: int
     seconds: float = field(compare=False)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
@@ -51,7 +57,7 @@ class Sensitivities:
         """The sensitivities of `to_json`."""
         groups = {name: tuple((int(n), float(kl)) for n, kl in pairs) for name, pairs in data["groups"].items()}
         blocks = {name: float(kl) for name, kl in data["blocks"].items()}
-        return cls(blocks, groups, int(data["evaluations"]), float(data["seconds"]))
+        return cls(blocks, groups, int(data["evaluations"]), float(data["seconds"]), dict(data.get("failed", {})))
 
     def curve(self, group: str, size: int) -> np.ndarray:
         """The KL of a group with 0, 1, ... `size` channels, `(size + 1,)`.
@@ -112,27 +118,53 @@ def measure(problem: Problem, evaluator: PlanEvaluator, key: str | None, progres
         progress: Whether to show on standard error how far it is.
 
     Returns:
-        The sensitivities.
+        The sensitivities. They are kept unless memory or time ran out for one of them.
+
+    Raises:
+        EveryStudentFailed: If no student can be evaluated.
     """
+    transient = False
 
     def compute() -> dict[str, Any]:
+        nonlocal transient
         plans, began = probes(problem), time.perf_counter()
-        found = {}
-        for plan in tqdm(plans, desc=f"sensitivities of {problem.teacher.name}", unit="student", disable=not progress):
+        found: dict[Plan, float] = {}
+        failed: dict[str, str] = {}
+        name = problem.teacher.name
+        for plan in tqdm(_spread(plans), desc=f"sensitivities of {name}", unit="student", disable=not progress):
             known = evaluator.known(plan)
-            found[plan] = loss(known or evaluator(plan))
+            evaluation = known or evaluator(plan)
+            found[plan] = loss(evaluation)
             if known is None:
                 evaluator.forget(plan)
+            if evaluation.failed:
+                failed[plan.to_json()] = evaluation.failed
+                transient |= evaluation.transient
+            if len(failed) == len(found) == ENOUGH:
+                raise EveryStudentFailed(
+                    f"none of the first {ENOUGH} students of {name} could be evaluated ({evaluation.failed}); a search would go no "
+                    "better, so mend the cause first"
+                )
+        if failed:
+            plan_text, reason = next(iter(failed.items()))
+            warnings.warn(f"{len(failed)} of {len(plans)} students that sensitivities are measured with could not be evaluated; "
+                          f"{plan_text}: {reason}", stacklevel=2)  # fmt: skip
         graph = problem.graph
         blocks = {d.target: found[graph.canonical(frozenset([d.target]), graph.full)] for d in problem.decisions if not d.shrinks}
         groups: dict[str, list[tuple[int, float]]] = {}
-        for plan, kl in found.items():
+        for plan in plans:
             if not plan.removed:
-                ((name, width),) = plan.widths
-                groups.setdefault(name, []).append((width, kl))
-        pairs = {name: tuple(sorted(own)) for name, own in groups.items()}
-        return Sensitivities(blocks, pairs, len(plans), round(time.perf_counter() - began, 1)).to_json()
+                ((group, width),) = plan.widths
+                groups.setdefault(group, []).append((width, found[plan]))
+        pairs = {group: tuple(sorted(own)) for group, own in groups.items()}
+        return Sensitivities(blocks, pairs, len(plans), round(time.perf_counter() - began, 1), failed).to_json()
 
     if key is None:
         return Sensitivities.from_json(compute())
-    return cache.values("sensitivities", f"{FORMAT}-{key}", compute, Sensitivities.from_json)
+    return cache.values("sensitivities", f"{FORMAT}-{key}", compute, Sensitivities.from_json, keep=lambda _: not transient)
+
+
+def _spread(plans: Sequence[Plan]) -> list[Plan]:
+    """The plans, of which the first few come from all over them."""
+    stride = max(1, len(plans) // ENOUGH)
+    return list(dict.fromkeys([*plans[::stride], *plans]))

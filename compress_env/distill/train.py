@@ -13,6 +13,7 @@ from compress_env.devices import repeatable
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
 from compress_env.distill.recipes import Recipe
+from compress_env.failures import release_memory, short_of_memory
 from compress_env.surgery.layout import channels_last, memory_format
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -110,9 +111,8 @@ def fit(
     model.eval()
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, bfloat16: bool = False) -> Tensor:
-    """Outputs of a model for every example of a split.
+    """Outputs of a model for every example of a split; where memory is short, with an eighth of the batch.
 
     Args:
         model: A network in evaluation mode.
@@ -124,6 +124,17 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, b
     Returns:
         Outputs `(n, ...)`, float32 on the CPU.
     """
+    try:
+        return _predict(model, data, split, batch_size, bfloat16)
+    except (MemoryError, RuntimeError) as error:
+        if not short_of_memory(error) or batch_size < 8:
+            raise
+    release_memory()  # out of the handler, which holds what the attempt had made
+    return _predict(model, data, split, batch_size // 8, bfloat16)
+
+
+@torch.inference_mode()
+def _predict(model: nn.Module, data: Data, split: Split, batch_size: int, bfloat16: bool) -> Tensor:
     device = next(model.parameters()).device
     parts = []
     for indices in batches(split, batch_size):

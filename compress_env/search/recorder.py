@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.errors import UserError
+from compress_env.errors import EveryStudentFailed, UserError
 from compress_env.objective import Judged, Objective
 from compress_env.problem import Problem
 from compress_env.search.agent import Policy, Proposal
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
+
+HOPELESS = 10
+"""Students that fail one after the other and end a search, if none before them could be evaluated or the machine is the cause."""
 
 
 class Recorder:
@@ -41,7 +44,9 @@ class Recorder:
         self._rng = np.random.default_rng(seed)
         self._start = time.perf_counter()
         for trial in self.trials:
-            objective.evaluator.remember(trial.plan, trial.evaluation)
+            if not trial.evaluation.transient:
+                objective.evaluator.remember(trial.plan, trial.evaluation)
+        self._expect()
 
     @property
     def left(self) -> int:
@@ -51,6 +56,7 @@ class Recorder:
     def skip(self, episodes: int) -> None:
         """Go on after this many recorded trials, as an agent does that restores a checkpoint."""
         self.played = episodes
+        self._expect()
         self._bar.update(episodes - self._bar.n)
 
     def play(self, proposal: Proposal) -> Trial:
@@ -70,7 +76,8 @@ class Recorder:
         now = time.perf_counter()
         trial = make_trial(self.played, self.seed, judged, self.objective, now - self._start)
         self._start = now
-        if self.played < len(self.trials):
+        fresh = self.played == len(self.trials)
+        if not fresh:
             before = self.trials[self.played]
             assert self._folder is not None  # which they were read from
             if before.plan != trial.plan:
@@ -79,17 +86,42 @@ class Recorder:
                     f"{trial.plan.to_json()}. Versions now: {versions()}; search again in another folder"
                 )
             trial = before
+            if before.evaluation.transient:
+                self.objective.evaluator.forget(before.plan)
         else:
             self.trials.append(trial)
             if self._folder:
                 self._folder.append(trial)
         self.played += 1
+        self._expect()
         best = best_trial(self.trials[: self.played])
         self._bar.update()
         if best:
             name = self.objective.problem.task.metric
             self._bar.set_postfix_str(f"best {name} {best.evaluation.metric:.4f}")
+        if fresh:
+            self._give_up()
         return trial
+
+    def _expect(self) -> None:
+        """Have the next recorded trial found as it was, also where its student failed because of the machine."""
+        if self.played < len(self.trials):
+            trial = self.trials[self.played]
+            self.objective.evaluator.remember(trial.plan, trial.evaluation)
+
+    def _give_up(self) -> None:
+        """End a search in which nothing can be evaluated, or nothing any more."""
+        last = [t.evaluation for t in self.trials if not t.repeated][-HOPELESS:]
+        broken = len(last) == HOPELESS and all(e.failed and e.transient for e in last)
+        nothing = self.played >= HOPELESS and all(t.evaluation.failed for t in self.trials)
+        if broken or nothing:
+            which = f"first {self.played}" if nothing else f"last {HOPELESS}"
+            cure = "the network fails once it is changed; mend it first"
+            if broken:
+                cure = "see to the machine, or give more --timeout, and go on with --resume"
+            raise EveryStudentFailed(
+                f"the search stops: none of the {which} students could be evaluated ({last[-1].failed}); {cure}"
+            )
 
 
 def check_problem(trials: Sequence[Trial], problem: Problem, folder: RunFolder) -> None:

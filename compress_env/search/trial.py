@@ -94,3 +94,11 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """The trial with the highest reward among those that meet the budget and did not fail; the earliest of equals."""
     candidates = [t for t in trials if t.feasible and not t.evaluation.failed]
     return max(candidates, key=lambda t: t.reward, default=None)
+
+
+def reason_of_none(trials: Sequence[Trial]) -> str:
+    """Why trials have no best one, as a sentence without an end: all students failed, or none is within the budget."""
+    failed = [t for t in trials if t.evaluation.failed]
+    if failed and len(failed) == len(trials):
+        return f"none of the {len(trials)} students could be evaluated ({failed[-1].evaluation.failed})"
+    return f"none of the {len(trials)} students meets the budget"
