@@ -180,7 +180,7 @@ def finish(
     problem, plan, data, teacher = objective.problem, best.plan, objective.problem.data, objective.problem.whole
     student = _evaluator(objective).prepared(plan)
     done = finetune(
-        student, teacher, data, finetuning_recipe(len(data.train), epochs, problem.device), task=problem.task,
+        student, teacher, data, problem.runnable(finetuning_recipe(len(data.train), epochs, problem.device)), task=problem.task,
         seed=run["search"]["seed"], checkpoint=folder.path / f"finetune-{plan.key}-{epochs}.checkpoint", progress=progress,
     )  # fmt: skip
     student = student.cpu()

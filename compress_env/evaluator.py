@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, fx
 
-from compress_env import cache, devices
+from compress_env import cache
 from compress_env.contexts import one_thread
 from compress_env.distill.short import ShortDistillation
 from compress_env.distill.train import predict
@@ -87,7 +87,7 @@ class Evaluator(Memory):
         loss = self.task.losses.get(settings.loss or self.task.loss)
         self.validation = data.validation if every_image else data.validation_subset(settings.validation_images)
         teacher, device = problem.whole, problem.device
-        self.bfloat16 = devices.bfloat16_pays(float(problem.graph.view(frozenset()).macs(problem.graph.full)), device)
+        self.bfloat16 = problem.bfloat16
         with one_thread(), channels_last(teacher):
             key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
             self.teacher_outputs = cache.tensors(

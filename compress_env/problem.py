@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,14 +14,15 @@ from torch import Tensor, fx
 
 from compress_env import cache, devices
 from compress_env.contexts import one_thread
-from compress_env.data import Data, load_data
+from compress_env.data import Data
 from compress_env.decisions import Decision, decisions
+from compress_env.distill.recipes import Recipe
 from compress_env.errors import InfeasibleBudget, UserError
-from compress_env.progress import announced
 from compress_env.resources import RESOURCES
 from compress_env.resources.base import Candidate, amount
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
+from compress_env.running import EXAMPLES, answers, data_of, example_of, input_shape_of, run_teacher, takes_bfloat16
 from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
@@ -29,7 +30,6 @@ from compress_env.surgery.ir import Ranking
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import RANKINGS, rank_channels
 from compress_env.surgery.signature import signature
-from compress_env.surgery.trace import trace
 from compress_env.tasks import Task, load_task
 from compress_env.teachers import Teacher, load_teacher
 
@@ -53,23 +53,30 @@ class Measured:
     Attributes:
         ranking: The order of each group's channels.
         input_shape: Of one input, without the batch.
+        input_type: Torch's name of the type of its numbers.
     """
 
     ranking: Ranking
     input_shape: tuple[int, ...]
+    input_type: str = "float32"
+
+    @property
+    def example(self) -> Tensor:
+        """Zeros in the place of inputs."""
+        return torch.zeros(EXAMPLES, *self.input_shape, dtype=getattr(torch, self.input_type))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
         orders = {name: np.asarray(order).tolist() for name, order in self.ranking.orders.items()}
         ranking = {"name": self.ranking.name, "orders": orders}
-        return {"ranking": ranking, "input_shape": list(self.input_shape)}
+        return {"ranking": ranking, "input_shape": list(self.input_shape), "input_type": self.input_type}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
         """The measurements of `to_json`."""
         ranking = data["ranking"]
         orders = {name: np.array(order, int) for name, order in ranking["orders"].items()}
-        return cls(Ranking(ranking["name"], orders), tuple(data["input_shape"]))
+        return cls(Ranking(ranking["name"], orders), tuple(data["input_shape"]), data.get("input_type", "float32"))
 
 
 class Problem:
@@ -95,19 +102,17 @@ class Problem:
         runtime = RuntimeConfig(
             spec.runtime, spec.latency_batch, spec.latency_threads, "cpu" if spec.device == "auto" else str(spec.device)
         )
-        self.device = devices.usable("cpu" if spec.device == "auto" else spec.device)
         self.runtime = runtime
         devices.usable(runtime.device)
-        self.input_shape = measured.input_shape if measured else _input_shape(spec, teacher, data)
-        example = self.example(2)
+        example = measured.example if measured else example_of(spec, teacher, data)
         with one_thread():
-            graph = _traced(spec, teacher, task, data, example, progress)
-            if spec.device == "auto":
-                self.device = devices.fastest_for(float(graph.view(frozenset()).macs(graph.full)))
-            self.whole = build_student(teacher.module, graph, Plan()).to(self.device)
+            running = run_teacher(spec, teacher, task, data, example, progress)
+            graph, self.whole, example = running.graph, running.whole, running.example
+            self._inputs = torch.zeros_like(example)
+            self.device = next(self.whole.parameters()).device
             self.ranking = measured.ranking if measured else rank_channels(spec.ranking, self.whole, graph, self._images)
             self.graph: LayerGraph = graph.ranked(self.ranking)
-            self.cost_model = CostModel(teacher.module, self.graph, example, spec.resources, runtime, progress)
+            self.cost_model = CostModel(teacher.module, self.graph, example[:2], spec.resources, runtime, progress)
         self.decisions: tuple[Decision, ...] = decisions(self.graph, spec.schedule)
         self.removable = frozenset(d.target for d in self.decisions if not d.shrinks)
         shrinks = [d.target if d.shrinks else None for d in self.decisions]
@@ -139,23 +144,27 @@ class Problem:
         data = None
         if needs_images and spec.input_shape is not None:
             raise UserError(f"an input shape is for a problem without data, and the ranking {spec.ranking!r} looks at images")
-        if measured is None and (needs_images or _input_shape_of(spec, teacher) is None):
-            data = _load(spec, teacher, progress)
+        if measured is None and (needs_images or input_shape_of(spec, teacher) is None):
+            data = data_of(spec, teacher, progress)
         return cls(spec, teacher, task, data, measured, progress)
 
     @property
     def data(self) -> Data:
         """The teacher's data; loaded when it is first asked for. Raises UserError if there is none."""
         if self._data is None:
-            data = _load(self.spec, self.teacher, self._progress)
-            with torch.no_grad():
-                self.task.check(self.whole(data.calibration(2).to(self.device)), data, self.teacher.name)
+            data = data_of(self.spec, self.teacher, self._progress)
+            self.task.check(answers(self.whole, self.teacher.name, data.calibration(EXAMPLES)), data, self.teacher.name)
             self._data = data
         return self._data
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one input, without the batch."""
+        return tuple(self._inputs.shape[1:])
+
     def example(self, count: int) -> Tensor:
         """Inputs `(count, ...)` on the CPU: training inputs if the data is loaded, else zeros."""
-        return self._data.calibration(count) if self._data else torch.zeros(count, *self.input_shape)
+        return self._data.calibration(count) if self._data else self._inputs[:1].expand(count, *self.input_shape).clone()
 
     def _images(self) -> Tensor:
         return self.data.calibration(RANKING_IMAGES).to(self.device)
@@ -163,7 +172,19 @@ class Problem:
     @property
     def measured(self) -> Measured:
         """What was measured on images, to make the problem again without them."""
-        return Measured(self.ranking, self.input_shape)
+        return Measured(self.ranking, self.input_shape, str(self._inputs.dtype).removeprefix("torch."))
+
+    @cached_property
+    def bfloat16(self) -> bool:
+        """Whether students are computed in mixed precision: the processor is faster in it, and the teacher runs in it."""
+        pays = devices.bfloat16_pays(float(self.graph.view(frozenset()).macs(self.graph.full)), self.device)
+        return pays and takes_bfloat16(self.whole, self.example(2))
+
+    def runnable(self, recipe: Recipe) -> Recipe:
+        """The recipe, in float32 where the teacher does not run in bfloat16."""
+        if recipe.precision != "bfloat16" or takes_bfloat16(self.whole, self.example(2)):
+            return recipe
+        return replace(recipe, precision="float32")
 
     @cached_property
     def uniform_columns(self) -> np.ndarray:
@@ -255,50 +276,3 @@ class Problem:
             removed, widths, limits, removable=self.removable, shrinkable=self.shrinkable, smallest=completion.widths
         )  # fmt: skip
         return found or self.candidate(completion.removed, completion.widths)._replace(usage=dict(completion.usage))
-
-
-def _load(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
-    if spec.data is None and teacher.data is None:
-        raise UserError(f"the teacher {teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)")
-    return load_data(
-        teacher.data if spec.data is None else spec.data, normalization=spec.normalization or teacher.normalization,
-        image_size=spec.image_size, progress=progress,
-    )  # fmt: skip
-
-
-def _input_shape_of(spec: ProblemSpec, teacher: Teacher) -> tuple[int, ...] | None:
-    """The shape of one input as far as it is known without data."""
-    if spec.input_shape is not None and spec.data is not None:
-        raise UserError("give data or an input shape, not both; either one says what the teacher takes")
-    if spec.input_shape is not None:
-        return spec.input_shape
-    return teacher.input_shape if spec.data is None else None
-
-
-def _input_shape(spec: ProblemSpec, teacher: Teacher, data: Data | None) -> tuple[int, ...]:
-    known = tuple(data.input_shape) if data else _input_shape_of(spec, teacher)
-    assert known is not None  # data is loaded where it is not known
-    return known
-
-
-def _traced(
-    spec: ProblemSpec, teacher: Teacher, task: Task, data: Data | None, example: Tensor, progress: bool
-) -> LayerGraph:
-    """The teacher's graph. Raises UserError if the teacher does not take the inputs, or its outputs do not suit the data."""
-    module = teacher.module
-    if module.training:
-        raise UserError(f"the teacher {teacher.name!r} is in training mode; call .eval() on it first")
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    try:
-        with torch.no_grad():
-            outputs = module(example.to(device))
-    except Exception as error:  # noqa: BLE001 - what a network raises for a wrong shape is up to its author
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        shape = tuple(example.shape[1:])
-        raise UserError(f"the teacher {teacher.name!r} does not take inputs of shape {shape}: {reason}; give other data or "
-                        "another input shape") from error  # fmt: skip
-    if data is not None:
-        task.check(outputs, data, teacher.name)
-    multiple = spec.channel_multiple or max([RESOURCES.get(name).channel_multiple for name in spec.resources], default=1)
-    with announced(f"tracing {teacher.name}", progress):
-        return trace(module, example, **spec.scope, channel_multiple=multiple)

@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from os import PathLike
 from typing import Any, TypeVar
 
 from compress_env.errors import UserError
@@ -121,6 +122,8 @@ class ProblemSpec(Settings):
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
         if self.weights is not None:
+            if not isinstance(self.weights, (str, PathLike)):
+                raise UserError(f"weights have to be a file's path, got {type(self.weights).__name__}; load them into the teacher")
             object.__setattr__(self, "weights", str(self.weights))
         if self.schedule not in SCHEDULES:
             raise UserError(unknown("schedule", self.schedule, list(SCHEDULES)))

@@ -269,7 +269,7 @@ def teachers(tmp_path):
 
 @pytest.mark.parametrize("factory, told", [
     ("seven", "answers with (7,), but the data set 'digits' has 10 classes"),
-    ("colour", "does not take inputs of shape (1, 8, 8)"),
+    ("colour", "does not take float32 inputs of shape (1, 8, 8) on cpu: RuntimeError: "),
     ("nothing", "returned NoneType; it has to return a torch.nn.Module"),
     ("sevn", "did you mean 'seven'?"),
 ])  # fmt: skip

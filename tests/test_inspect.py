@@ -198,7 +198,7 @@ def test_data_tells_the_input_shape_too():
 
 @pytest.mark.parametrize("options, told", [
     ((), "does not say what it takes; give an input shape, for example 3,224,224, or data"),
-    (("--input-shape", "3,9,9"), r"does not take inputs of shape \(3, 9, 9\): .*; give another input shape"),
+    (("--input-shape", "3,9,9"), r"does not take float32 inputs of shape \(3, 9, 9\) on cpu: .*; give other data, or"),
     (("--input-shape", "3x8x8"), "'3x8x8' is not whole numbers with commas between them"),
     (("--input-shape", "3,0,8"), "is not a shape of one input"),
     (("--input-shape", "3,8,8", "--data", "digits"), "give data or an input shape, not both"),

@@ -156,7 +156,7 @@ def test_a_problem_is_made_again_without_its_data(problem):
 
 
 def test_a_problem_needs_data_only_where_its_ranking_does(monkeypatch):
-    monkeypatch.setattr(problem_module, "load_data", lambda *_, **__: pytest.fail("no data is needed"))
+    monkeypatch.setattr(problem_module, "data_of", lambda *_, **__: pytest.fail("no data is needed"))
     found = Problem.build(ProblemSpec("resnet8-digits", ranking="magnitude"))
     assert found.built(Plan()).usage == found.cost_model.teacher
     with pytest.raises(UserError, match="give data or an input shape, not both"):

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from compress_env.contexts import one_thread
-from compress_env.data import load_data
 from compress_env.errors import UserError
 from compress_env.progress import announced
 from compress_env.registry import unknown
@@ -20,13 +18,13 @@ from compress_env.report.formats import fit_name
 from compress_env.resources.base import amount
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
+from compress_env.running import data_of, example_of, input_shape_of, run_teacher
 from compress_env.search.result import ResourceName
 from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Group
-from compress_env.surgery.trace import trace
-from compress_env.teachers import Teacher, load_teacher
+from compress_env.teachers import load_teacher
 
 PARTS = ("weights", "data", "image_size", "resources", "protect", "removable", "shrinkable", "channel_multiple", "min_width")
 SETTINGS = (*PARTS, "runtime", "latency_batch", "latency_threads")
@@ -104,7 +102,7 @@ def inspect(
         input_shape: Of one input, without the batch; either it or data tells it, shipped teachers know it.
         progress: Whether to show on standard error how far it is.
         settings: Fields of `ProblemSpec` that tell parts and costs (`SETTINGS`), such as `protect`, or `resources=("latency",)` to
-            measure it, too. Of data, the shape of the inputs alone is used.
+            measure it, too. Of data, a few inputs are used.
 
     Raises:
         UserError: If something cannot be used.
@@ -115,12 +113,13 @@ def inspect(
     spec = ProblemSpec.of(teacher=teacher, input_shape=input_shape, **settings)
     loaded = load_teacher(spec.teacher, spec.weights, progress)
     runtime = RuntimeConfig(spec.runtime, spec.latency_batch, spec.latency_threads)
-    shape = _shape(spec, loaded, progress)
-    example = torch.zeros(2, *shape, device=next((p.device for p in loaded.module.parameters()), None))
-    _check(loaded.module, example, loaded.name)
+    if spec.image_size is not None and spec.data is None:
+        raise UserError("an image size is for data; give the input shape alone, for example 3,224,224")
+    known = input_shape_of(spec, loaded)
+    data = data_of(spec, loaded, progress) if known is None and spec.data is not None else None
     with one_thread():
-        with announced(f"tracing {loaded.name}", progress):
-            graph = trace(loaded.module, example, **spec.scope, channel_multiple=spec.channel_multiple or 1)
+        running = run_teacher(spec, loaded, None, data, example_of(spec, loaded, data), progress)
+        graph, example = running.graph, running.example[:2]
         with announced(f"measuring {loaded.name}", progress):
             cost_model = CostModel(loaded.module, graph, example, spec.resources, runtime, progress)
             smallest = _smallest(loaded.module, graph, cost_model)
@@ -128,7 +127,7 @@ def inspect(
     only_shrink, stays = left_alone(graph)
     rows = tree(graph, blocks, groups, stays)
     return Inspection(
-        loaded.name, shape, len(graph.layers), rows, dict(cost_model.teacher), smallest, only_shrink, stays,
+        loaded.name, graph.input_shape, len(graph.layers), rows, dict(cost_model.teacher), smallest, only_shrink, stays,
         runtime.label if cost_model.measured else "",
     )  # fmt: skip
 
@@ -259,32 +258,3 @@ def _smallest(module: nn.Module, graph: LayerGraph, cost_model: CostModel) -> di
     plans = [graph.canonical(removed, graph.floor) for removed in (frozenset(graph.blocks), frozenset[str]())]
     counted = [cost_model.count(build_student(module, graph, plan), plan) for plan in dict.fromkeys(plans)]
     return {name: min(usage[name] for usage in counted) for name in cost_model.teacher}
-
-
-def _shape(spec: ProblemSpec, teacher: Teacher, progress: bool) -> tuple[int, ...]:
-    if spec.input_shape is not None and spec.data is not None:
-        raise UserError("give data or an input shape, not both; either one says what the teacher takes")
-    if spec.image_size is not None and spec.data is None:
-        raise UserError("an image size is for data; give the input shape alone, for example 3,224,224")
-    if spec.data is not None:
-        return tuple(load_data(spec.data, image_size=spec.image_size, progress=progress).input_shape)
-    shape = spec.input_shape or teacher.input_shape
-    if shape is None:
-        raise UserError(
-            f"the teacher {teacher.name!r} does not say what it takes; give an input shape, for example 3,224,224, or data"
-        )
-    return shape
-
-
-def _check(module: nn.Module, example: torch.Tensor, name: str) -> None:
-    """Raises UserError if the teacher does not take this input."""
-    if module.training:
-        raise UserError(f"the teacher {name!r} is in training mode; call .eval() on it first")
-    try:
-        with torch.no_grad():
-            module(example)
-    except Exception as error:  # noqa: BLE001 - what a network raises for a wrong shape is up to its author
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the teacher {name!r} does not take inputs of shape {tuple(example.shape[1:])}: {reason}; give another input shape"
-        ) from error
