@@ -50,6 +50,6 @@ class _Counter(TorchDispatchMode):
         operator = getattr(func, "_overloadpacket", func)
         if operator in _FORMULAS:
             self.operations += _FORMULAS[operator](*args, **(kwargs or {}), out_val=result)
-        elif "attention" in str(func) or "encoder" in str(func):  # whole layers in one operator
+        elif any(kind in str(func) for kind in ("attention", "encoder", "rnn")):  # whole layers in one operator
             self.unknown = True
         return result

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from compress_env.resources.base import RESOURCES, Resource
+from compress_env.surgery.call import tensors
 from compress_env.surgery.graph import PrunedView
 
 
@@ -50,9 +51,8 @@ class _Peak(fx.Interpreter):
         result = super().run_node(node)
         alive: dict[int, int] = {}
         for value in [result, *self.env.values()]:
-            for tensor in value if isinstance(value, (tuple, list)) else [value]:
-                if isinstance(tensor, Tensor):
-                    storage = tensor.untyped_storage()
-                    alive[storage._cdata] = storage.nbytes()
+            for tensor in tensors(value):
+                storage = tensor.untyped_storage()
+                alive[storage._cdata] = storage.nbytes()
         self.bytes = max(self.bytes, sum(n for key, n in alive.items() if key not in self.held))
         return result

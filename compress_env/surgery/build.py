@@ -42,7 +42,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
         name = str(node.target)
         if node.name in alive and node.op in ("call_module", "get_attr") and name not in parts:
             if node.op == "get_attr":
-                parts[name] = _attribute(teacher, name, masks.get(name, {}))
+                parts[name] = _attribute(teacher, graph, name, masks.get(name, {}))
                 continue
             module = teacher.get_submodule(name)
             if name in repaired:
@@ -60,7 +60,10 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     return student
 
 
-def _attribute(teacher: nn.Module, name: str, masks: dict[str, np.ndarray]) -> torch.Tensor:
+def _attribute(teacher: nn.Module, graph: LayerGraph, name: str, masks: dict[str, np.ndarray]) -> torch.Tensor:
+    if name in graph.constants:
+        device = next((p.device for p in teacher.parameters()), None)
+        return graph.constants[name].to(device, copy=True)
     owner, _, attribute = name.rpartition(".")
     value = getattr(teacher.get_submodule(owner), attribute)
     new = value.detach()

@@ -20,7 +20,7 @@ class Call:
         node: The node.
         result: Its result.
         values: The results of earlier nodes.
-        ids: Channel ids of the tensors among them; a tuple of ids for a tuple of tensors.
+        ids: Channel ids of the tensors among them; where a result is a tuple or dictionary, even a nested one, so are its ids.
     """
 
     node: fx.Node
@@ -62,14 +62,20 @@ class Call:
         return getattr(args[0], method)(*args[1:], **kwargs)
 
 
-def nothing(result: Any) -> Ids | tuple[Ids, ...]:
-    """The ids of a result whose channels all stay."""
-    return tuple([] for _ in result) if isinstance(result, (tuple, list)) else []
+def nothing(result: Any) -> Any:
+    """The ids of a result whose channels all stay: of a tensor, or in tuples and dictionaries as there."""
+    if isinstance(result, Mapping):
+        return {key: nothing(part) for key, part in result.items()}
+    return tuple(map(nothing, result)) if isinstance(result, (tuple, list)) else []
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors of a result."""
-    return [t for t in (value if isinstance(value, (tuple, list)) else [value]) if isinstance(t, Tensor)]
+    """The tensors of a result, or all tensors of ids, in whatever tuples, lists and dictionaries they are."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [t for part in value for t in tensors(part)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def axes_of(where: int | Sequence[int], rank: int) -> set[int]:

@@ -32,7 +32,8 @@ class _Dependencies(fx.Interpreter):
         result = super().run_node(node)
         node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
         given = {_storage(t) for i in node.all_input_nodes for t in tensors(self.env.get(i))}
-        node.meta["view"] = node.op != "placeholder" and all(_storage(t) in given for t in tensors(result))
+        own = {_storage(t) for t in tensors(result)}
+        node.meta["view"] = node.op != "placeholder" and bool(own) and own <= given
         ids = self._follow(node, result)
         if ids is not None:
             self.flow.ids[node] = ids
@@ -55,7 +56,7 @@ class _Dependencies(fx.Interpreter):
         if not tensors(result):
             return None
         first: Any = node.args[0] if node.args else None
-        if call.name == "getitem" and isinstance(self.env.get(first), (tuple, list)):
+        if call.name == "getitem" and isinstance(self.env.get(first), (tuple, list, dict)):
             return flow.ids[first][node.args[1]]
         if not any(flow.ids.get(i) for i in node.all_input_nodes):
             return nothing(result)

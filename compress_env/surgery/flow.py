@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from compress_env.surgery.call import Call, Ids, nothing
+from compress_env.surgery.call import Call, Ids, nothing, tensors
 from compress_env.surgery.channel_ids import Ties, compact, respread
 
 LARGEST_PARAMETER = 200_000
@@ -49,13 +49,10 @@ class ChannelFlow:
 
     def fix(self, ids: Any, reason: str) -> None:
         """The channels of these ids, of one tensor or of several, have to stay."""
-        for each in ids:
-            if isinstance(each, list):
-                self.fix(each, reason)
-            else:
-                self.ties.fix(each.numpy(), reason)
+        for each in tensors(ids):
+            self.ties.fix(each.numpy(), reason)
 
-    def opaque(self, call: Call, reason: str = "") -> Ids | tuple[Ids, ...]:
+    def opaque(self, call: Call, reason: str = "") -> Any:
         """The ids of a result that nothing is known of: the channels that the operation reads have to stay."""
         reason = reason or f"{call.name or call.node.target} has no rule for shrinking"
         for i in call.node.all_input_nodes:
@@ -153,10 +150,7 @@ class ChannelFlow:
     def settle(self) -> None:
         """Make channels run along one axis: where they were spread over several, they shrink along that of most choices."""
         self.parameters = {name: each for name, each in self.parameters.items() if not self._all_fixed(each)}
-        self.ids = {
-            node: tuple(self._open(part) for part in ids) if isinstance(ids, tuple) else self._open(ids)
-            for node, ids in self.ids.items()
-        }
+        self.ids = {node: self._open(ids) for node, ids in self.ids.items()}
         changed = True
         while changed:
             changed = False
@@ -180,10 +174,14 @@ class ChannelFlow:
 
     def of(self, node: fx.Node) -> Ids:
         """The ids of a node's result, or of all tensors in it."""
-        ids = self.ids[node]
-        return [each for part in ids for each in part] if isinstance(ids, tuple) else ids
+        return tensors(self.ids[node])
 
-    def _open(self, ids: Ids) -> Ids:
+    def _open(self, ids: Any) -> Any:
+        """The same without what is fixed."""
+        if isinstance(ids, dict):
+            return {key: self._open(part) for key, part in ids.items()}
+        if isinstance(ids, tuple):
+            return tuple(map(self._open, ids))
         return [each for each in ids if not self._all_fixed(each)]
 
     def _all_fixed(self, ids: Tensor) -> bool:
@@ -199,4 +197,13 @@ class ChannelFlow:
 
     def _all(self) -> Iterator[Ids]:
         for ids in [*self.ids.values(), *([p] for p in self.parameters.values())]:
-            yield from ids if isinstance(ids, tuple) else [ids]
+            yield from _parts(ids)
+
+
+def _parts(ids: Any) -> Iterator[Ids]:
+    """The ids of each tensor of a result."""
+    if isinstance(ids, list):
+        yield ids
+    else:
+        for part in ids.values() if isinstance(ids, dict) else ids:
+            yield from _parts(part)

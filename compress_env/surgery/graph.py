@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
@@ -29,6 +29,7 @@ class LayerGraph(Structure):
     that stay as they are to the reason. The teacher itself is not held.
     resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
     plain_layout: whether students are computed in PyTorch's own layout, since the network does not run channels last.
+    constants: tensors that the network makes in its forward, by the name by which `fx_graph` reads them.
     """
 
     fx_graph: fx.Graph
@@ -38,6 +39,7 @@ class LayerGraph(Structure):
     parameter_shapes: Mapping[tuple[str, str], int] = field(default_factory=dict)
     teacher_name: str = ""
     plain_layout: bool = False
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
     _views: dict[frozenset[str], PrunedView] = field(default_factory=dict, init=False, repr=False)
 
     def ranked(self, ranking: Ranking) -> LayerGraph:

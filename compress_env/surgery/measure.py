@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress_env.surgery.call import tensors
+
 M = TypeVar("M", bound=nn.Module)
 Usage = dict[str, tuple[float, int, tuple[int, ...] | None]]
 
@@ -20,7 +22,8 @@ def measure(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> Usage:
     """
     single = tuple(x[:1] for x in examples)
     try:
-        return _Usage(meta_copy(traced)).measured(tuple(x.to("meta") for x in single))
+        with torch.device("meta"):  # for tensors that the network makes
+            return _Usage(meta_copy(traced)).measured(tuple(x.to("meta") for x in single))
     except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
         return _Usage(traced).measured(single)
 
@@ -48,7 +51,7 @@ class _Usage(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         before = self.counter.get_total_flops()
         result = super().run_node(node)
-        tensors = [t for t in (result if isinstance(result, (tuple, list)) else [result]) if isinstance(t, Tensor)]
-        shape = tuple(tensors[0].shape) if len(tensors) == 1 else None
-        self.found[node.name] = ((self.counter.get_total_flops() - before) / 2, sum(t.numel() for t in tensors), shape)
+        given = tensors(result)
+        shape = tuple(given[0].shape) if len(given) == 1 else None
+        self.found[node.name] = ((self.counter.get_total_flops() - before) / 2, sum(t.numel() for t in given), shape)
         return result

@@ -51,11 +51,14 @@ def trace(
         if hasattr(module, "inplace"):
             module.__dict__["inplace"] = False
     examples = _examples(model, example_input)
-    traced, output, opaque = trace_modules(model, examples)
+    traced, capture, opaque = trace_modules(model, examples)
+    output = next(n for n in traced.graph.nodes if n.op == "output").args[0]
     flow = follow_channels(traced, examples)
     inner = inner_sides(traced, examples, opaque, flow.ties) if opaque else {}
     flow.sides.update(inner)
     modules = dict(traced.named_modules())
+    constants = {n.target: getattr(model, n.target) for n in traced.graph.nodes
+                 if n.op == "get_attr" and "." not in n.target and not hasattr(teacher, n.target)}  # fmt: skip
     flow.settle()
     alive = ancestors(output)
     nodes = [n for n in traced.graph.nodes if n in alive]
@@ -101,7 +104,8 @@ def trace(
         }
         shape = tuple(examples[0].shape[1:])
         return LayerGraph(
-            ops, output.name, layers, blocks, groups, traced.graph, left_alone, shape, resizes, shapes, type(teacher).__name__
+            ops, output.name, layers, blocks, groups, traced.graph, left_alone, shape, resizes, shapes, type(teacher).__name__,
+            constants=constants,
         )  # fmt: skip
 
     graph = verified(model, build, examples)

@@ -1,4 +1,4 @@
-"""A traced copy of a network, whatever it is: parts that cannot be followed become one opaque layer each, with a warning."""
+"""A network as a graph, whatever it is: parts that cannot be followed become one opaque layer each, with a warning."""
 
 from __future__ import annotations
 
@@ -12,37 +12,63 @@ from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
 from compress_env.surgery.graph import WHOLE
-from compress_env.surgery.rules import rule_of
+from compress_env.surgery.leaves import Capture, input_names
+from compress_env.surgery.recorded import recorded
+from compress_env.surgery.symbolic import symbolic
+
+OURS = ("/torch/", "/compress_env/surgery/")
+"""Parts of the paths of files that are not the network's."""
 
 
 class NotTraced(UserWarning):
     """Part of a network cannot be followed, so that no layer in it can be removed."""
 
 
-class _Tracer(fx.Tracer):
-    def __init__(self, opaque: set[str]) -> None:
-        super().__init__()
-        self.opaque = opaque
-        self.path: list[str] = []
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return name in self.opaque or rule_of(module).leaf or super().is_leaf_module(module, name)
-
-    def call_module(
-        self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        name = self.path_of_module(module)
-        self.path.append(name)
-        result = super().call_module(module, forward, args, kwargs)
-        self.path.pop()  # not in a `finally`: after an error, the path says where it was
-        return result
+class _Different(Exception):
+    """A graph computes something else than the network."""
 
 
-def trace_modules(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.GraphModule, fx.Node, set[str]]:
-    """The traced network, the node of its logits, and the names of the layers that could not be followed.
+def trace_modules(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.GraphModule, Capture, set[str]]:
+    """The traced network, its graph, and the names of the layers that could not be followed.
 
-    Raises UserError if it does not run or returns no single tensor.
+    Args:
+        model: The network; a copy, because attributes may be set.
+        examples: Its inputs, two examples in a batch.
+
+    Raises:
+        UserError: If it does not run or returns no single tensor.
     """
+    _run(model, examples)
+    opaque: set[str] = set()
+    for _ in range(sum(1 for _ in model.modules())):
+        error, path = Exception(), list[str]()
+        for way in (symbolic, recorded):
+            path.clear()
+            try:
+                capture = way(model, examples, opaque, path)
+                traced = fx.GraphModule(model, capture.graph)
+                _compare(model, traced, capture, examples, path)
+                return traced, capture, opaque
+            except Exception as found:  # noqa: BLE001 - what a network raises on symbols is up to its author
+                error = found
+        while path and path[-1] in opaque:
+            path.pop()
+        _warn(model, error, path)
+        if not path:
+            break
+        opaque.add(path[-1])
+    return *whole(model, len(examples)), {WHOLE}
+
+
+def whole(model: nn.Module, inputs: int) -> tuple[fx.GraphModule, Capture]:
+    """The network as one opaque layer."""
+    graph = fx.Graph()
+    graph.output(graph.call_module(WHOLE, tuple(graph.placeholder(name) for name in input_names(model, inputs))))
+    return fx.GraphModule({WHOLE: model}, graph), Capture(graph, [])
+
+
+def _run(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
+    """Raises UserError if the network does not run or returns no single tensor."""
     try:
         with torch.no_grad():
             result = model(*examples)
@@ -53,48 +79,78 @@ def trace_modules(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.Gr
         raise UserError(
             f"{type(model).__name__} returns {type(result).__name__}; a teacher has to return one tensor of logits"
         )
-    opaque: set[str] = set()
-    while True:
-        tracer = _Tracer(opaque)
-        try:
-            graph = tracer.trace(model)
-            break
-        except Exception as error:  # noqa: BLE001 - control flow on a proxy raises whatever the network makes of it
-            if not tracer.path:
-                where = _place(error)
-                warnings.warn(
-                    NotTraced(
-                        f"{type(model).__name__} cannot be traced ({where}: {error}); no layer of it can be removed"
-                    ),
-                    stacklevel=3,
-                )
-                return *_whole(model, len(examples)), {WHOLE}
-            name = tracer.path[-1]
-            opaque.add(name)
-            warnings.warn(
-                NotTraced(
-                    f"{name} ({type(model.get_submodule(name)).__name__}) cannot be traced ({_place(error)}: {error}); "
-                    "its layers cannot be removed"
-                ),
-                stacklevel=3,
-            )
-    traced = fx.GraphModule(model, graph)
-    output = next(n for n in graph.nodes if n.op == "output").args[0]
-    if not isinstance(output, fx.Node):
-        raise UserError(f"{type(model).__name__} returns a constant")
-    return traced, output, opaque
+
+
+def _compare(
+    model: nn.Module, traced: fx.GraphModule, capture: Capture, examples: tuple[Tensor, ...], path: list[str]
+) -> None:
+    """Raises _Different if the graph computes something else than the network; `path` then names the module that differs."""
+    for count in (2, 3):
+        inputs = tuple(x[:1].expand(count, *x.shape[1:]).clone() for x in examples)
+        with torch.no_grad():
+            expected = model(*inputs)
+            if _equal(traced.forward(*inputs), expected) or not _equal(model(*inputs), expected):
+                continue  # a network that is random cannot be compared
+            path[:] = _different_module(model, traced, capture, inputs)
+        raise _Different(f"what was traced computes something else on {count} examples")
+
+
+def _different_module(
+    model: nn.Module, traced: fx.GraphModule, capture: Capture, inputs: tuple[Tensor, ...]
+) -> list[str]:
+    """The name of the innermost module that computes something else than its part of the graph, if it is one."""
+    returned: list[tuple[str, Tensor]] = []
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(*called: Any) -> None:
+            if isinstance(called[-1], Tensor):
+                returned.append((name, called[-1].clone()))
+
+        return hook
+
+    names = {name for name, _ in capture.ends}
+    hooks = [model.get_submodule(name).register_forward_hook(note(name)) for name in sorted(names)]
+    values = _Values(traced)
+    try:
+        model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values.run(*inputs)
+    for (name, node), (called, value) in zip(capture.ends, returned):
+        if name != called or not _equal(values.found.get(node), value):
+            return [name]
+    return []
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph and keeps what its nodes gave."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[fx.Node, Any] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = super().run_node(node)
+        self.found[node] = result.clone() if isinstance(result, Tensor) else result
+        return result
+
+
+def _equal(a: Any, b: Tensor) -> bool:
+    return isinstance(a, Tensor) and a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def _warn(model: nn.Module, error: Exception, path: list[str]) -> None:
+    name = path[-1] if path else ""
+    what, rest = type(model).__name__, "no layer of it can be removed"
+    if name:
+        what, rest = f"{name} ({type(model.get_submodule(name)).__name__})", "its layers cannot be removed"
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    warnings.warn(NotTraced(f"{what} cannot be traced ({_place(error)}: {message}); {rest}"), stacklevel=4)
 
 
 def _place(error: Exception) -> str:
     """File and line of the network's own code where the error came up."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(p in f.filename for p in OURS)]
     last = frames[-1] if frames else None
     return f"{last.filename.rpartition('/')[2]}:{last.lineno}" if last else type(error).__name__
-
-
-def _whole(model: nn.Module, inputs: int) -> tuple[fx.GraphModule, fx.Node]:
-    """The network as one opaque layer."""
-    graph = fx.Graph()
-    output = graph.call_module(WHOLE, tuple(graph.placeholder(f"input_{i + 1}") for i in range(inputs)))
-    graph.output(output)
-    return fx.GraphModule({WHOLE: model}, graph), output

@@ -50,7 +50,8 @@ class Activation(Elementwise):
     "log log1p erf sin cos clamp clamp_min clamp_max reciprocal relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh "
     "leaky_relu elu selu celu mish softplus softsign logsigmoid softmax log_softmax dropout dropout1d dropout2d "
     "alpha_dropout feature_dropout normalize float to type type_as contiguous clone detach masked_fill where lerp add_ sub_ mul_ "
-    "div_ relu_ clamp_ sigmoid_ _assert copy_ rsub addcmul gt lt ge le stochastic_depth drop_path".split()
+    "div_ relu_ clamp_ sigmoid_ _assert copy_ rsub addcmul gt lt ge le stochastic_depth drop_path "
+    "zeros_like ones_like full_like empty_like rand_like randn_like".split()
 )
 def follow_elementwise(flow: ChannelFlow, call: Call) -> Any:
     """Operations on numbers in the same place of several tensors."""

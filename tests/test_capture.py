@@ -1,0 +1,179 @@
+"""How a network is captured: everyday Python, structures of detectors and others, and what `forward` reads besides calling layers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from networks import random_plan
+from torch import nn
+from torch.nn import functional as F
+
+from compress_env.resources.cost_model import CostModel
+from compress_env.surgery.build import build_student
+from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.plan import Plan
+from compress_env.surgery.trace import trace
+
+IMAGE = (3, 8, 8)
+
+
+class Plain(nn.Module):
+    """A residual network; subclasses do something of their own before its head."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.n = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1), nn.BatchNorm2d(16)
+        self.c, self.fc = nn.Conv2d(16, 24, 3, 2, 1), nn.Linear(24, 5)
+
+    def features(self, x):
+        x = self.a(x).relu()
+        return self.c(x + self.n(self.b(x)).relu()).relu()
+
+    def forward(self, x):
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class Lengths(Plain):
+    """Lengths, assertions, conditions on sizes, integers made of them, loops over channels."""
+
+    def forward(self, x):
+        assert x.shape[1] == 3 and len(x.shape) == 4, "colour images"
+        if not isinstance(x, torch.Tensor) or x.shape[0] > 1000 or len(x) > 1000:
+            x = -x
+        half = int(x.shape[2] / 2)
+        for i in range(x.shape[1]):
+            x = x + 0.1 * x[:, i : i + 1]
+        x = F.interpolate(x, (half * 2, math.floor(x.shape[-1]))) / math.sqrt(x.size(1))
+        return self.fc(self.features(x).mean((2, 3)))
+
+
+class Loops(Plain):
+    """Lists that grow, loops over parts, dictionaries, a view with the number of examples in it."""
+
+    def forward(self, x):
+        parts = list(self.features(x).chunk(3, 1))
+        parts.extend(p.sigmoid() for p in reversed(parts))
+        found = {i: p for i, p in enumerate(parts)}
+        x = torch.cat([found[i] for i in (0, 1, 2)], 1) + torch.cat([*parts[3:]][::-1], 1)
+        b, c, h, w = (int(n) for n in x.shape)
+        return self.fc(x.reshape(b * c, h * w).mean(1).reshape(b, c))
+
+
+class Made(Plain):
+    """Constants made in forward: with the number of examples, of another type, from a list, from numpy."""
+
+    def forward(self, x):
+        x = self.features(x)
+        b, c, h, w = x.shape
+        x = x + torch.arange(w, device=x.device) / w + torch.zeros(b, 1, h, w) + torch.tensor([0.5])
+        x = x * torch.from_numpy(np.ones(w, np.float32)) + torch.zeros_like(x) + x.new_ones(h, 1)
+        return self.fc(x.mean((2, 3)))
+
+
+class Optional(Plain):
+    """Arguments that a user may leave out."""
+
+    def forward(self, x, mask=None, return_features=False, *, scale: float = 1.0):
+        x = self.features(x) * scale
+        if mask is not None:
+            x = x * mask
+        return x if return_features else self.fc(x.mean((2, 3)))
+
+
+class Hidden(nn.Module):
+    """A classifier on the last hidden state of an LSTM."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv1d(3, 16, 5, 2, 2), nn.Conv1d(16, 16, 5, 2, 2)
+        self.rnn = nn.LSTM(16, 12, num_layers=2, batch_first=True)
+        self.one, self.fc = nn.Linear(24, 20), nn.Linear(20, 5)
+
+    def forward(self, x):
+        out, (h, c) = self.rnn(self.b(self.a(x).relu()).relu().transpose(1, 2))
+        return self.fc(self.one(torch.cat([h[-1], c[-1]], 1) + out[:, -1].repeat(1, 2)).relu())
+
+
+class Positions(nn.Module):
+    """Positions in a buffer that is longer than the sequence."""
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.patch = nn.Conv2d(3, width, 2, 2)
+        self.register_buffer("pe", torch.randn(1, 30, width))
+        self.one, self.two, self.fc = nn.Linear(width, 40), nn.Linear(40, width), nn.Linear(width, 5)
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = x + self.pe[:, : x.size(1)]
+        return self.fc((x + self.two(self.one(x).relu())).mean(1))
+
+
+class Recurrent(nn.Module):
+    """A recurrent convolution over a clip, whose state starts with zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.new = nn.Conv2d(40, 32, 3, 1, 1), nn.Conv2d(40, 16, 3, 1, 1)
+        self.frame, self.c, self.fc = nn.Conv2d(3, 24, 3, 2, 1), nn.Conv2d(16, 24, 3, 2, 1), nn.Linear(24, 5)
+
+    def forward(self, x):
+        b, t = x.shape[:2]
+        frames = self.frame(x.flatten(0, 1)).relu().unflatten(0, (b, t))
+        h = torch.zeros_like(frames[:, 0, :16])
+        for i in range(t):
+            r, z = self.gates(torch.cat([frames[:, i], h], 1)).sigmoid().split(16, 1)
+            h = (1 - z) * h + z * self.new(torch.cat([frames[:, i], r * h], 1)).tanh()
+        return self.fc(self.c(h).mean((2, 3)))
+
+
+CAPTURED = {
+    "lengths": (Lengths, IMAGE, 1, 2), "loops": (Loops, IMAGE, 1, 2), "made": (Made, IMAGE, 1, 2),
+    "optional": (Optional, IMAGE, 1, 2), "hidden": (Hidden, (3, 32), 1, 2), "positions": (Positions, IMAGE, 1, 1),
+    "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1),
+}  # fmt: skip
+"""By name: the network, the shape of an input, the blocks that can be removed, and the least number of groups."""
+
+
+def checked(teacher: nn.Module, shape: tuple[int, ...], plans: int = 5) -> LayerGraph:
+    """The graph of a network: it is rebuilt bit for bit for any number of examples, and students cost what was predicted."""
+    example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    graph = trace(teacher, example)
+    unchanged = build_student(teacher, graph, Plan())
+    with torch.no_grad():
+        for count in (1, 2, 7):
+            x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(2))
+            assert torch.equal(unchanged(x), teacher(x))
+    assert unchanged.state_dict().keys() >= teacher.state_dict().keys()
+    cost_model = CostModel(teacher, graph, example)
+    assert cost_model.teacher["params"] == sum(p.numel() for p in teacher.parameters())
+    rng = np.random.default_rng(0)
+    for _ in range(plans):
+        plan = random_plan(graph, rng)
+        student = build_student(teacher, graph, plan)
+        usage, predicted = cost_model.count(student, plan), cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
+        assert usage["params"] == predicted["params"] == sum(p.numel() for p in student.parameters())
+        assert usage == pytest.approx(predicted, rel=1e-12)
+        student.train()(torch.cat([example, example])).square().sum().backward()
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in student.parameters())
+    return graph
+
+
+def made(network, *arguments) -> nn.Module:
+    """A network with weights that are always the same."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return network(*arguments).eval()
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_everyday_python_is_followed(name):
+    network, shape, blocks, groups = CAPTURED[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = checked(made(network), shape)
+    assert len(graph.blocks) >= blocks and len(graph.groups) >= groups, dict(graph.left_alone)
