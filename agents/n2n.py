@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_env.agents.sequence import BatchAgent, Batches
+from compress_env.errors import UserError
 from compress_env.objective import Objective
 from compress_env.search.agent import Policy
 from compress_env.search.trial import Trial
@@ -107,6 +108,8 @@ class N2N(BatchAgent):
 
     def __init__(self, objective: Objective, evaluations: int, seed: int, rollouts: int = 5, lr: float = 3e-3):
         super().__init__(objective, evaluations, seed)
+        if rollouts < 1:
+            raise UserError(f"rollouts is a number of students, 1 or more; got {rollouts}")
         self.rollouts, self.lr = rollouts, lr
         self.final = np.zeros((self.steps, 2), np.float32)
         """The likeliest choices, `(steps, 2)`."""

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import click
 
+from compress_env.cli import options
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMIT = "12db54c"
 """The last one before the problem became the centre."""
@@ -157,7 +159,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--code", type=click.Choice(["before", "after"]), default="after", show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="JSON lines.")
+@click.option("--out", type=options.Place(path_type=Path), required=True, help="JSON lines.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
 def record(code: str, out: Path, jobs: int) -> None:
     """Search with the code that is imported; `before` is for the earlier commit."""
@@ -166,7 +168,7 @@ def record(code: str, out: Path, jobs: int) -> None:
 
 @main.command()
 @click.option("--commit", default=COMMIT, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of both records.")
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder of both records.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True)
 def compare(commit: str, out: Path, jobs: int) -> None:
     """Make both records, unless OUT has them, and compare."""

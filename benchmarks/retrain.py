@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from benchmarks.trained import recipe_of, train
 from compress_env.bench.retrained import FRESH, Retrained, path_of, records
 from compress_env.bench.run import load, objective
+from compress_env.cli import options
 from compress_env.cli.commands import Command
 from compress_env.distill.train import Diverged
 from compress_env.errors import UserError
@@ -94,7 +95,7 @@ def retrain(
 
 
 @click.command(cls=Command)
-@click.option("--results", type=click.Path(path_type=Path), required=True, metavar="DIR",
+@click.option("--results", type=options.Place(path_type=Path), required=True, metavar="DIR",
               help="Folder of `bench run`, or a results file.")  # fmt: skip
 @click.option("--data", help="For scenarios on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
 @click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)

@@ -32,7 +32,7 @@ from compress_env.teachers import TEACHERS
 @click.argument("name", type=click.Choice(TEACHERS.names()))
 @options.of(ProblemSpec, "data", "device")
 @options.of(SearchSpec, "seed")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Weights file to write (.safetensors).")
+@click.option("--out", type=options.Place(path_type=Path), required=True, help="Weights file to write (.safetensors).")
 def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None:
     teacher = TEACHERS.get(name)
     if "RANK" in os.environ:  # set by torchrun

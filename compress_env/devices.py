@@ -32,8 +32,8 @@ def usable(name: str) -> torch.device:
     """The device of this name. Raises UserError if this machine does not have it."""
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, ImportError, ValueError, TypeError) as error:
         raise UserError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike
@@ -20,6 +21,10 @@ COUNTED = ("params", "macs", "memory")
 SCHEDULES = ("two-step", "joint", "removal", "shrink")
 RUNTIMES = {"eager": "PyTorch eager", "compile": "torch.compile", "onnxruntime": "ONNX Runtime"}
 """Where latency can be measured: names, and what tables call them."""
+LARGEST_INPUT = 2**27
+"""Numbers in one input; more than any image has, and what a laptop can hold."""
+SEEDS = 2**32
+"""Seeds are below; NumPy takes no larger ones."""
 OBJECT = "python object"
 """Key of a value in JSON that stands for an object, which JSON cannot hold."""
 
@@ -136,6 +141,11 @@ class ProblemSpec(Settings):
         if self.input_shape is not None and not all(isinstance(n, int) and n > 0 for n in self.input_shape or (0,)):
             raise UserError(
                 f"input_shape {self.input_shape} is not a shape of one input without the batch, for example 3,224,224"
+            )
+        if self.input_shape is not None and math.prod(self.input_shape) > LARGEST_INPUT:
+            raise UserError(
+                f"input_shape {self.input_shape} is one input of {4 * math.prod(self.input_shape) / 2**30:,.0f} GiB; give one of at "
+                f"most {LARGEST_INPUT:,} numbers, for example 3,224,224"
             )
         if (self.mean is None) != (self.std is None):
             raise UserError("mean and std have to be given together, as numbers")
@@ -264,11 +274,13 @@ class SearchSpec(Settings):
         option="--agent-option", metavar="NAME=VALUE",
     )  # fmt: skip
     evaluations: int = setting(150, "Students to try.", low=1)
-    seed: int = setting(0, "Of everything random.")
+    seed: int = setting(0, "Of everything random.", low=0, high=SEEDS - 1)
 
     def __post_init__(self) -> None:
         if self.evaluations < 1:
             raise UserError(f"evaluations must be at least 1, got {self.evaluations}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
+            raise UserError(f"seed has to be a whole number from 0 to {SEEDS - 1:,}, got {self.seed!r}")
         object.__setattr__(self, "agent_options", dict(self.agent_options or {}))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import configure_logger
 from torch import Tensor, nn
 
 from compress_env.agents.saved import save_policy
@@ -61,6 +62,8 @@ class StableBaselinesAgent(DrivingAgent):
     ):  # fmt: skip
         self.objective, self.evaluations, self.seed = objective, evaluations, seed
         self.algorithm = _algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        if not isinstance(reward_scale, (int, float)) or not 0 < reward_scale < math.inf:
+            raise UserError(f"reward_scale has to be a positive number, got {reward_scale!r}")
         self.reward_scale, self.settings = reward_scale, {"policy": "MlpPolicy", **settings}
         self.steps = objective.steps
         self.timesteps = (evaluations - 1) * self.steps
@@ -81,7 +84,23 @@ class StableBaselinesAgent(DrivingAgent):
             self.model = self.algorithm(env=self.relative, seed=self.seed, device="cpu", verbose=0, **deepcopy(self.settings))
         except (TypeError, ValueError, AssertionError) as error:
             raise UserError(f"{self.algorithm.__name__} does not take these settings: {error}") from error
-        self.model.set_logger(Logger(None, []))  # otherwise each search leaves an empty folder among temporary files
+        self.model.set_logger(self._logger())
+
+    def _logger(self) -> Logger:
+        """For TensorBoard if that was asked for; else silent, where Stable-Baselines3 would leave an empty folder."""
+        place = self.settings.get("tensorboard_log")
+        return configure_logger(0, str(place), self.algorithm.__name__) if place else Logger(None, [])
+
+    def learn(self, timesteps: int, **arguments: Any) -> None:
+        """Let the model learn until all episodes are played, and write what was logged."""
+        try:
+            self.model.learn(timesteps, **arguments)
+        except Enough:
+            pass
+        finally:
+            if self.model.logger.output_formats:
+                self.model.logger.dump(self.model.num_timesteps)
+                self.model.logger.close()
 
     def play_zero(self) -> None:
         """The first episode; its rewards are what later ones are relative to."""
@@ -96,23 +115,22 @@ class StableBaselinesAgent(DrivingAgent):
         """Play all episodes."""
         self.build(env)
         self.play_zero()
-        try:
-            self.model.learn(self.timesteps)
-        except Enough:
-            pass
+        self.learn(self.timesteps)
 
     def policy(self) -> Policy:
         """The actor without noise."""
         return lambda observation: self.model.predict(observation, deterministic=True)[0]
 
     def save_policy(self, path: Path) -> None:
-        """Write the actor for `load_policy`; a warning if it is of a kind that cannot be traced, since the search is done by then."""
+        """Write the actor for `load_policy`. Raises UserError if it cannot be traced, or there is no place for it."""
+        objective = self.objective
         try:
-            objective = self.objective
             save_policy(Deterministic(self.model.policy), objective.embedding.names, objective.actions, path)
+        except (UserError, OSError):
+            raise
         except Exception as error:  # noqa: BLE001 - a policy of the user's own may raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"the policy is not saved: {reason}; the trials are", stacklevel=2)
+            raise UserError(f"this policy cannot be written as ONNX: {reason}") from error
 
 
 def start_at_zero(model: BaseAlgorithm) -> None:

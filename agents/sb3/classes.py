@@ -13,7 +13,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 
 from compress_env.agents.sb3.algorithm import StableBaselinesAgent
-from compress_env.agents.sb3.wrappers import Enough
 from compress_env.objective import Objective
 
 
@@ -38,10 +37,7 @@ class StockAgent(StableBaselinesAgent):
     def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
         """Play all episodes."""
         self.build(env)
-        try:
-            self.model.learn(self.timesteps)
-        except Enough:
-            pass
+        self.learn(self.timesteps)
 
 
 def of_class(algorithm: type[BaseAlgorithm]) -> Callable[..., StockAgent]:

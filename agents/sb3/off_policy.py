@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from compress_env.agents.saved import load_policy
 from compress_env.agents.sb3 import checkpoints
 from compress_env.agents.sb3.algorithm import StableBaselinesAgent, start_at_zero
 from compress_env.agents.sb3.noise import DecayingNoise
-from compress_env.agents.sb3.wrappers import Enough
 from compress_env.errors import UserError
 from compress_env.objective import Objective
 
@@ -64,6 +64,13 @@ class OffPolicyAgent(StableBaselinesAgent):
         for name, value in (("model_episodes", model_episodes), ("mutations", mutations)):
             if not isinstance(value, int) or value < 0:
                 raise UserError(f"{name} is a number of episodes, 0 or more; got {value!r}")
+        pair = isinstance(noise, (list, tuple)) and len(noise) == 2
+        if noise is not None and not (pair and all(isinstance(n, (int, float)) and 0 < n < math.inf for n in noise)):
+            raise UserError(f"noise is two positive numbers, the first and the last deviation, or null; got {noise!r}")
+        if warmup_share is not None and not (isinstance(warmup_share, (int, float)) and 0 <= warmup_share <= 1):
+            raise UserError(f"warmup_share is a share, from 0 to 1; got {warmup_share!r}")
+        if not isinstance(actor_delay, int) or actor_delay < 1:
+            raise UserError(f"actor_delay is a number of updates, 1 or more; got {actor_delay!r}")
         self.offline = isinstance(objective, PolicyScorer)
         if self.offline and (model_episodes or mutations or start):
             raise UserError("all episodes are against a model here; leave model_episodes, mutations and start out")
@@ -117,12 +124,7 @@ class OffPolicyAgent(StableBaselinesAgent):
                 self._play_start()
                 done = 2
         if done < self.evaluations:
-            try:
-                self.model.learn(
-                    self.timesteps, callback=_BetweenEpisodes(self, checkpoint), reset_num_timesteps=begin
-                )
-            except Enough:
-                pass
+            self.learn(self.timesteps, callback=_BetweenEpisodes(self, checkpoint), reset_num_timesteps=begin)
             if checkpoint:
                 checkpoints.save(self, checkpoint)
         if self.selection:

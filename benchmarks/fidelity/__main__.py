@@ -9,7 +9,8 @@ import click
 
 from compress_env.cli import options
 from compress_env.cli.commands import Command
-from compress_env.spec import ProblemSpec
+from compress_env.errors import UserError
+from compress_env.spec import SEEDS, ProblemSpec
 
 
 @click.command(cls=Command)
@@ -19,9 +20,9 @@ from compress_env.spec import ProblemSpec
               "or those of the file of truths.")  # fmt: skip
 @click.option("--passes", type=click.IntRange(1), help="Passes over the training images to distil a plan; 1 if absent.")
 @click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak rate; that of full distillation if absent.")
-@click.option("--seed", type=int, help="Of the plans and of the training; 0 if absent.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
-@click.option("--truths", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.jsonl",
+@click.option("--seed", type=click.IntRange(0, SEEDS - 1), help="Of the plans and of the training; 0 if absent.")
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--truths", type=options.Place(path_type=Path, dir_okay=False), metavar="FILE.jsonl",
               help="Distilled plans; OUT/truths.jsonl if absent. Those that it lacks are distilled.")  # fmt: skip
 def main(
     plans: tuple[str, ...], passes: int | None, lr: float | None, seed: int | None, out: Path, truths: Path | None, **problem: Any
@@ -42,6 +43,8 @@ def main(
     from compress_env.problem import Problem
 
     counts = measure.parse_counts(plans)
+    if counts and min(counts.values()) < 3:
+        raise UserError("a correlation needs three plans at least at each share; give more, for example --plans 0.5:40")
     built = Problem.build(ProblemSpec(**problem), progress=True)
     settings, known = measure.truths(built, truths or out / "truths.jsonl", counts, passes=passes, lr=lr, seed=seed)
     found = scores.score(built, known, out / "scores.jsonl")

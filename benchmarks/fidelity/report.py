@@ -12,6 +12,7 @@ from scipy import stats
 
 from benchmarks.fidelity.scores import PlanScore
 from benchmarks.fidelity.truths import Truth
+from compress_env.errors import UserError
 from compress_env.evaluation import proxy_score
 from compress_env.files import atomic, write_text
 
@@ -44,7 +45,7 @@ def agreement(scores: Sequence[float], truths: Sequence[float], seed: int = 0) -
     """Compare scores with truths, both higher is better. Constant scores predict nothing: their correlations are 0."""
     x, y = np.asarray(scores, float), np.asarray(truths, float)
     if len(x) != len(y) or len(x) < 3:
-        raise ValueError(f"{len(x)} scores and {len(y)} truths: at least three pairs are needed")
+        raise UserError(f"{len(x)} scores and {len(y)} truths: at least three pairs are needed; distil more plans")
     picks = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
     found: dict[str, Any] = {}
     for name, statistic in (("spearman", spearman), ("kendall", kendall), ("pearson", pearson)):

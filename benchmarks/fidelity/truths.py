@@ -175,6 +175,8 @@ def truths(
     path.parent.mkdir(parents=True, exist_ok=True)
     results = JsonLines(path, Truth, header=True)
     found = results.settings
+    if found and not found.keys() >= {"recipe", "passes", "seed"}:
+        raise UserError(f"{path} holds no distilled plans; give a file that this command has written, or another name")
     if seed is None:
         seed = found.get("seed", 0)
     if lr is None and found:

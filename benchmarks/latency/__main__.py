@@ -24,7 +24,7 @@ from compress_env.spec import RUNTIMES, ProblemSpec
 @click.option("--input-side", type=click.IntRange(8), default=224, show_default=True,
               help="Pixels of images for teachers that are not shipped.")  # fmt: skip
 @options.of(ProblemSpec, "channel_multiple", "latency_batch", "latency_threads", "device", channel_multiple=8, device="cpu")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=Path("latency.jsonl"), show_default=True,
+@click.option("--out", type=options.Place(dir_okay=False, path_type=Path), default=Path("latency.jsonl"), show_default=True,
               help="JSON lines.")  # fmt: skip
 def main(
     teachers: tuple[str, ...], runtimes: tuple[str, ...], budgets: tuple[float, ...], random_policies: int, input_side: int, out: Path,

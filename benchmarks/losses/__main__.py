@@ -21,7 +21,7 @@ from compress_env.spec import ProblemSpec, SearchSpec
               show_default=True, help="Peak rates; each loss is judged at its best one. May be repeated.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="Batches that each student sees.")
 @options.of(SearchSpec, "seed")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE.jsonl",
+@click.option("--out", type=options.Place(path_type=Path, dir_okay=False), required=True, metavar="FILE.jsonl",
               help="Results; continued if not complete.")  # fmt: skip
 def main(
     plans: tuple[str, ...], losses: tuple[str, ...], rates: tuple[float, ...], steps: int, seed: int, out: Path, **problem: Any

@@ -36,15 +36,15 @@ def _show(context: click.Context, _parameter: click.Parameter, value: Path | Non
 @options.of(EnvironmentSpec, "budget")
 @click.option("--method", "methods", multiple=True, default=METHODS, show_default=True,
               help="Pruners of torch-pruning; also taylor-uniform and bn-scale-uniform. May be repeated.")  # fmt: skip
-@click.option("--run", "runs", multiple=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@click.option("--run", "runs", multiple=True, type=options.Place(path_type=Path, file_okay=False), metavar="DIR",
               help="Folder of a search whose best student takes part. May be repeated.")  # fmt: skip
 @click.option("--finetune-epochs", type=click.IntRange(1), default=30, show_default=True)
 @click.option("--lr", type=click.FloatRange(0, min_open=True),
               help="Peak rate; that of full distillation if absent, which is low for few epochs.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
-@click.option("--show", type=click.Path(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
+@click.option("--show", type=options.Place(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
               metavar="FILE.jsonl", callback=_show, help="Print a table of results and stop.")  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 def main(
     budget: dict[str, Any], methods: tuple[str, ...], runs: tuple[Path, ...], finetune_epochs: int, lr: float | None, seeds: int,
     out: Path, **problem: Any,

@@ -19,7 +19,7 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 )
 @options.of(SearchSpec, "agent", "evaluations", "seed", evaluations=300)
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
+    "--out", type=options.Place(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
 )
 def main(seconds: float, agent: str, evaluations: int, seed: int, out: Path | None, **problem: Any) -> None:
     """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights; and a

@@ -125,7 +125,7 @@ def report(folder: Path) -> str:
     for file in sorted(folder.glob("*.jsonl")):
         results = JsonLines(file, ProposedStudent, header=True)
         if rows := results.read():
-            of[results.settings["teacher"] if file.name == FILE else file.stem] = rows
+            of[results.settings.get("teacher", file.stem) if file.name == FILE else file.stem] = rows
     if not of:
         raise UserError(f"there are no results in {folder}; `compress-env bench policy --out {folder}` makes them")
     picture(of, folder / "zero-shot.png")

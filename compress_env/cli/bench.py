@@ -47,7 +47,7 @@ def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: 
 @click.option("--data", help="For scenarios on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; one a core if absent.")
 @click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of results and runs."
+    "--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder of results and runs."
 )
 @click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=_list_scenarios,
               help="Show the scenarios and stop.")  # fmt: skip
@@ -67,9 +67,9 @@ def run(
 
 
 @bench.command("report", short_help="Tables and pictures of what bench run measured.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of `bench run`.")
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder of `bench run`.")
 @click.option(
-    "--results", type=click.Path(path_type=Path), help="A results file elsewhere, such as one in benchmarks/."
+    "--results", type=options.Place(path_type=Path), help="A results file elsewhere, such as one in benchmarks/."
 )
 def report(out: Path, results: Path | None) -> None:
     """Write report.md, a picture a scenario and report.html.
@@ -93,7 +93,7 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
 
 
 @bench.command("policy", short_help="Uniform students, allocations, saved policies and searches at ten budgets.")
-@click.argument("files", type=click.Path(), nargs=-1, metavar="[POLICY.onnx...]")
+@click.argument("files", type=options.Place(), nargs=-1, metavar="[POLICY.onnx...]")
 @options.of(ProblemSpec, "teacher", "weights", "data")
 @click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True),
               help="Share of the MACs; ten from 0.2 to 0.8 if absent. May be repeated.")  # fmt: skip
@@ -102,8 +102,8 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
     "--evaluations", type=click.IntRange(0), default=200, show_default=True, help="Of each search; 0: no searches."
 )
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Searches at each budget.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
-@click.option("--show", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", is_eager=True, expose_value=False,
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
+@click.option("--show", type=options.Place(path_type=Path, file_okay=False), metavar="DIR", is_eager=True, expose_value=False,
               callback=_show_policies, help="Print tables of all results in DIR, draw DIR/zero-shot.png, and stop.")  # fmt: skip
 def policy(
     files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int, out: Path, **problem: Any

@@ -23,6 +23,11 @@ def _plainly() -> Iterator[None]:
         yield
     except UserError as error:
         raise _Failure(" ".join(str(error).split())) from error
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        raise _Failure(f"cannot use{where}: {error.strerror or error}; choose another place, or make room") from error
+    except MemoryError as error:
+        raise _Failure(f"there is too little memory for this: {error or 'no more is given'}; ask for less at once") from error
     except KeyboardInterrupt:
         click.echo(
             "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
@@ -32,7 +37,7 @@ def _plainly() -> Iterator[None]:
 
 
 class Command(click.Command):
-    """A command of its own that ends with exit code 2 and one line for a UserError, and with 130 for Ctrl-C."""
+    """A command of its own that ends with exit code 2 and one line for a UserError or a failing disk, and with 130 for Ctrl-C."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments."""

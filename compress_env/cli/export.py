@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
+from compress_env.cli import options
 from compress_env.cli.trust import trust_of, trusting
 
 
 @click.command(short_help="Export the student of a run folder to ONNX and torch.export.")
 @trusting
-@click.option("--out", type=click.Path(), required=True, help="Run folder with a fine-tuned student.")
-@click.option("--onnx", type=click.Path(path_type=Path, dir_okay=False), help="Write ONNX to this file.")
+@click.option("--out", type=options.Place(), required=True, help="Run folder with a fine-tuned student.")
+@click.option("--onnx", type=options.Place(path_type=Path, dir_okay=False), help="Write ONNX to this file.")
 @click.option(
-    "--pt2", type=click.Path(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
+    "--pt2", type=options.Place(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
 )
 def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.

@@ -19,7 +19,7 @@ FIELDS = (
 
 @click.command(short_help="What can be removed from a teacher or shrunk, and what that saves.")
 @options.of(ProblemSpec, *FIELDS)
-@click.option("--picture", type=click.Path(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
+@click.option("--picture", type=options.Place(dir_okay=False), metavar="FILE.png", help="Draw it too: .png, .svg or .pdf.")
 @click.option(
     "--sensitivities", is_flag=True, help="Measure what each decision costs alone; needs the teacher's weights and data, and takes "
     "40 to 200 evaluations, once.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
@@ -67,6 +68,16 @@ class Numbers(click.ParamType):
         except ValueError:
             kind = "whole numbers" if self.number is int else "numbers"
             self.fail(f"{value!r} is not {kind} with commas between them", param, ctx)
+
+
+class Place(click.Path):
+    """A path of at least a letter: an empty one is what is left of a shell variable that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if not os.fspath(value):
+            self.fail("it is empty; give a path", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class NameValue(click.ParamType):

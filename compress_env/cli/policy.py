@@ -26,13 +26,13 @@ def policy() -> None:
 
 @policy.command("learn", short_help="One policy from the trials of searches, for all budgets and teachers.")
 @trusting
-@click.argument("runs", nargs=-1, required=True, type=click.Path(), metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=options.Place(), metavar="RUN...")
 @options.of(EnvironmentSpec, "budget", budget={"macs": "20%..80%"})
 @options.of(SearchSpec, "agent", "agent_options", "seed", agent="ppo")
 @click.option(
     "--episodes", type=click.IntRange(2), default=10_000, show_default=True, help="Played against the models."
 )
-@click.option("--out", type=click.Path(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
+@click.option("--out", type=options.Place(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
 def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None:
     """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
     and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials. Cheap
@@ -56,7 +56,7 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None
 
 
 @policy.command("apply", short_help="The students that a saved policy proposes, without a search.")
-@click.argument("file", type=click.Path())
+@click.argument("file", type=options.Place())
 @options.of(ProblemSpec, without=["input_shape"])
 @options.of(EnvironmentSpec, "budget", "evaluator")
 @click.option(
@@ -65,7 +65,7 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None
 @click.option(
     "--proposals", type=click.IntRange(1), default=10, show_default=True, help="Plans to judge: its own, then others near it."
 )
-@click.option("--out", type=click.Path(), required=True, help="Run folder to write.")
+@click.option("--out", type=options.Place(), required=True, help="Run folder to write.")
 def apply(file: str, finetune_epochs: int, proposals: int, out: str, **settings: Any) -> None:
     """Let the policy in FILE decide about a teacher within a budget: neither has to be what it was learned with. Its own plan, trial
     0, and others near it are judged, and the best is kept.

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from compress_env.cli import options
+
 
 @click.command(short_help="Write report.html of a run folder again.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder of a search.")
+@click.option("--out", type=options.Place(path_type=Path), required=True, help="Run folder of a search.")
 def report(out: Path) -> None:
     """Write report.html from what is in a run folder, also of a search that is still running.
 

@@ -20,7 +20,7 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
     "--finetune-epochs", type=FINETUNE_EPOCHS, default=30, show_default=True,
     help="Full distillation of the best student; 0 leaves it for later.",
 )  # fmt: skip
-@click.option("--out", type=click.Path(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
+@click.option("--out", type=options.Place(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 def search(finetune_epochs: int, out: str | None, resume: bool, **settings: Any) -> None:
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from compress_env.cli import options
 from compress_env.cli.trust import trust_of, trusting
 
 
 @click.command(short_help="Evaluate recorded trials again and compare.")
 @trusting
-@click.option("--out", type=click.Path(), required=True, help="Run folder of a search.")
+@click.option("--out", type=options.Place(), required=True, help="Run folder of a search.")
 @click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="How many trials, the best first.")
 def validate(out: str, count: int, trust: bool) -> None:
     """Build and evaluate the best recorded plans again; exit code 1 if one does not reproduce.

@@ -66,6 +66,15 @@ class Data:
     flip: bool = False
     _cache: dict = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.normalization and self.train.inputs.dtype == torch.uint8:
+            given, channels = len(self.normalization[0]), self.train.inputs.shape[1]
+            if given not in (1, channels):
+                raise UserError(
+                    f"images of the data set {self.name!r} are of {channels} channels, and mean and std are for {given}; give one "
+                    "number a channel"
+                )
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, without the batch dimension."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from compress_env.objective import Objective
 from compress_env.registry import load_attribute, unknown
 from compress_env.search.agent import Agent, DrivingAgent
 from compress_env.search.recorder import Recorder, trial_of_policy
+from compress_env.search.settings import check_settings
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial
 
@@ -137,15 +138,36 @@ def search(
         recorder = Recorder(judge, evaluations, seed, folder, bar)
         with own_random_state(), one_thread():
             try:
-                player = factory(judge, evaluations, seed, **(settings or {}))
-                _play(player, recorder, env, folder)
-                if (policy := player.policy()) is not None:
-                    final = trial_of_policy(policy, judge, seed)
+                with _blaming(label, settings):
+                    player = factory(judge, evaluations, seed, **(settings or {}))
+                    _play(player, recorder, env, folder)
+                    if (policy := player.policy()) is not None:
+                        final = trial_of_policy(policy, judge, seed)
                 if folder and hasattr(player, "save_policy"):
-                    player.save_policy(folder.path / POLICY)
+                    _save_policy(player, folder.path / POLICY)
             except KeyboardInterrupt:
                 interrupted = True
     return SearchResult(recorder.trials, best_trial(recorder.trials), final, time.perf_counter() - start, interrupted)
+
+
+@contextmanager
+def _blaming(agent: str, settings: Mapping[str, Any] | None) -> Iterator[None]:
+    """An error of an agent that was given settings, which it may not bear, as UserError that names them."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever a wrong setting leads to in a library
+        if isinstance(error, UserError) or not settings:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        raise UserError(f"the agent {agent!r} failed with {given}: {type(error).__name__}: {error}") from error
+
+
+def _save_policy(player: Any, path: Path) -> None:
+    """Have an agent write its policy; a warning if it cannot, since the search is done by then."""
+    try:
+        player.save_policy(path)
+    except UserError as error:
+        warnings.warn(f"the policy is not saved: {error}; the trials are", stacklevel=2)
 
 
 def _play(player: AnyAgent, recorder: Recorder, env: gym.Env | None, folder: RunFolder | None) -> None:
@@ -174,8 +196,5 @@ def find_agent(agent: str | Factory, settings: Mapping[str, Any] | None = None) 
     factory = load_attribute(AGENTS.get(agent, agent), "agent") if isinstance(agent, str) else agent
     if isinstance(factory, type) and hasattr(factory, "learn"):
         factory = load_attribute("compress_env.agents.sb3:of_class", "agent")(factory)
-    try:
-        inspect.signature(factory).bind(None, 1, 0, **(settings or {}))
-    except TypeError as error:
-        raise UserError(f"the agent {agent!r} cannot be made with these settings: {error}") from error
+    check_settings(agent, factory, settings or {})
     return factory
