@@ -154,10 +154,10 @@ def test_a_users_resource_goes_from_the_command_line_into_result_report_and_vali
     RESOURCES._loaded.clear()  # as in another process
     call("report")
     assert "mJ" in (tmp_path / "run/report.html").read_text()
-    call("validate")
+    call("validate", "--budget", f"{energy}=60%")
     path = tmp_path / "run/trials.jsonl"
     path.write_text(path.read_text().replace(f'"energy": {usage["energy"]}', f'"energy": {usage["energy"] / 2}'))
-    assert "energy was" in CliRunner().invoke(main, ["validate", "--out", out]).output  # forged
+    assert "energy was" in CliRunner().invoke(main, ["validate", "--trust", "--out", out]).output  # forged
 
 
 def test_a_resource_that_is_registered_but_not_in_the_budget_changes_nothing(depth, energy):

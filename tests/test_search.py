@@ -322,7 +322,7 @@ def test_a_run_whose_teacher_has_changed_is_neither_resumed_nor_finished(tmp_pat
     with pytest.raises(UserError, match="trial 0 of .*/run was recorded for another problem: the teacher's weights"):
         run_search(spec, SearchSpec("random", {}, 2, 0), tmp_path / "run", resume=True, progress=False)
     with pytest.raises(UserError, match="recorded for another problem"):
-        finish(folder, 1, progress=False)
+        finish(folder, 1, progress=False, trust=True)
 
 
 def test_a_run_made_with_other_settings_is_not_resumed(tmp_path):
