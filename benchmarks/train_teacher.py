@@ -22,6 +22,7 @@ from compress_env.data import load_data
 from compress_env.data.dataset import Split
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.train import fit, predict
+from compress_env.files import remove
 from compress_env.spec import ProblemSpec, SearchSpec
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import load_task
@@ -72,7 +73,7 @@ def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None
                     examples = getattr(images, split)
                     value = measured(examples)
                     click.echo(f"{name}: {split} {task.metric} {value:.4f} on {len(examples):,} images of {images.name}")
-            checkpoint.remove()
+            remove(checkpoint.path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from compress_env.contexts import one_thread
 from compress_env.data.dataset import Split
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe, finetuning_recipe
-from compress_env.distill.train import channels_last, predict
+from compress_env.distill.train import Diverged, channels_last, predict
+from compress_env.files import remove
 from compress_env.problem import Problem
 
 
@@ -67,4 +68,7 @@ def train(
     done = finetune(
         student, problem.whole, problem.data, recipe, problem.task, seed=seed, checkpoint=checkpoint, progress=progress
     )
+    if done.diverged:
+        raise Diverged(done.diverged)
+    remove(checkpoint)
     return Trained(done.history[0], start, done.best_validation, done.metric_test, done.best_epoch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,26 +17,29 @@ from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.train import predict
-from compress_env.errors import UserError
+from compress_env.errors import EveryStudentFailed, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
-from compress_env.export import export_all, save_student, state_bytes
+from compress_env.export import export_all, load_student, save_student, state_bytes
+from compress_env.failures import EvaluationFailed, of_the_machine, reason_of
+from compress_env.files import make_folder, remove
 from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.problem import Measured
 from compress_env.progress import announced
-from compress_env.search.choice import choose
+from compress_env.search.choice import Finalists
 from compress_env.search.recorder import check_problem
 from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
-from compress_env.search.store import RunFolder
-from compress_env.search.trial import Trial, best_trial, versions
+from compress_env.search.store import RunFolder, alone_in
+from compress_env.search.trial import Trial, best_trial, reason_of_none, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
 from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.walk.rows import network_rows
 
 T = TypeVar("T")
+CHECKPOINT = "finetune-{}.checkpoint"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +153,7 @@ def run_search(
     policy = final and {
         "metrics": dict(final.evaluation.metrics), "reward": final.reward, "usage": dict(final.evaluation.usage)
     }  # fmt: skip
-    folder.write("search.json", {"seconds": round(found.seconds, 1), "final_policy": policy})
+    folder.write("search.json", {"final_policy": policy})
     return folder, objective
 
 
@@ -157,6 +161,9 @@ def finish(
     folder: RunFolder, epochs: int, *, objective: Objective | None = None, progress: bool = True, trust: Trust = False
 ) -> Compressed:
     """Distil the best student of a run folder fully, measure it beside its teacher, and write files and report.
+
+    Every step is recorded when it is done, so that an interruption loses at most an epoch. A student that fails makes place for the
+    next best, and a run that is finished is not distilled again.
 
     Args:
         folder: A run folder with trials.
@@ -166,23 +173,72 @@ def finish(
         trust: As for `objective_of`.
 
     Raises:
-        UserError: If no student meets the budget yet.
+        UserError: If no student meets the budget yet, or none can be distilled.
     """
-    trials = folder.trials()
-    if best_trial(trials) is None:
-        raise UserError(f"{folder.path} has no student that meets the budget yet; search further with --resume")
-    objective = objective or objective_of(folder, progress, trust=trust)
-    check_problem(trials, objective.problem, folder)
-    chosen = choose(objective, trials, progress)
-    assert chosen is not None  # there is a student that meets the budget
-    best, evaluation = chosen
-    run = folder.read("run.json")
-    problem, plan, data, teacher = objective.problem, best.plan, objective.problem.data, objective.problem.whole
-    student = _evaluator(objective).prepared(plan)
-    done = finetune(
-        student, teacher, data, problem.runnable(finetuning_recipe(len(data.train), epochs, problem.device)), task=problem.task,
-        seed=run["search"]["seed"], checkpoint=folder.path / f"finetune-{plan.key}-{epochs}.checkpoint", progress=progress,
-    )  # fmt: skip
+    run = folder.recorded()
+    with alone_in(folder.path):
+        trials = folder.trials()
+        if best_trial(trials) is None:
+            every = all(t.evaluation.failed for t in trials) and trials
+            raise UserError(f"{folder.path}: {reason_of_none(trials)}{'' if every else '; search further with --resume'}")
+        objective = objective or objective_of(folder, progress, trust=trust)
+        check_problem(trials, objective.problem, folder)
+        finalists = Finalists(objective, trials, folder.path)
+        found = _finished(folder, trials, finalists, epochs) or _distilled(folder, finalists, epochs, run, progress)
+        from compress_env.report.page import write_report
+
+        write_report(folder.path)
+        for checkpoint in folder.path.glob(CHECKPOINT.format("*")):
+            remove(checkpoint)
+    return found
+
+
+def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, epochs: int) -> Compressed | None:
+    """The outcome that is in the folder, if it is that of these trials and as many epochs, and its files are there."""
+    try:
+        result = folder.result()
+        best = next((t for t in trials if result and t.index == result.best_trial), None)
+        if result is None or best is None or result.evaluations != len(trials):
+            return None
+        done = Finetuned.from_json(result.finetune)
+        written = [n for n, difference in result.exports.items() if difference is not None]
+        if not (done.epochs == epochs or done.diverged) or not all((folder.path / name).is_file() for name in written):
+            return None
+        problem = finalists.objective.problem
+        student = load_student(problem.teacher.module, problem.graph, folder.path)
+    except UserError as error:
+        warnings.warn(f"{error}; the student is made again", stacklevel=3)
+        return None
+    return Compressed(student, best.plan, finalists.known(best), trials, done, result, folder.path)
+
+
+def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mapping[str, Any], progress: bool) -> Compressed:
+    """The best of the finalists that can be distilled, with its files."""
+    objective, reason = finalists.objective, ""
+    problem, data, teacher = objective.problem, objective.problem.data, objective.problem.whole
+    recipe = problem.runnable(finetuning_recipe(len(data.train), epochs, problem.device))
+    for finalist in finalists.ranked(progress):
+        best, plan = finalist.trial, finalist.trial.plan
+        checkpoint = folder.path / CHECKPOINT.format(f"{plan.key}-{epochs}")
+        try:
+            student = _evaluator(objective).prepared(plan)
+            done = finetune(
+                student, teacher, data, recipe, task=problem.task, seed=run["search"]["seed"], checkpoint=checkpoint, progress=progress
+            )
+            break
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # noqa: BLE001 - what a network raises is up to its author
+            reason = str(error) if isinstance(error, EvaluationFailed) else reason_of(error)
+            if of_the_machine(error):
+                raise UserError(
+                    f"the fine-tuning of trial {best.index} ended ({reason}); {checkpoint.name} has what was done so far: see to the "
+                    f"machine, and go on with compress-env finetune --out {folder.path}"
+                ) from error
+            finalists.failed(finalist, f"fine-tuning: {reason}")
+            warnings.warn(f"trial {best.index} cannot be fine-tuned ({reason}); the next best takes its place", stacklevel=3)
+    else:
+        raise EveryStudentFailed(f"{folder.path}: none of the best students can be fine-tuned ({reason})")
     student = student.cpu()
     size = save_student(student, plan, folder.path).stat().st_size
     exports = export_all(student, data.calibration(8), folder.path, progress=progress)
@@ -198,32 +254,26 @@ def finish(
         runtime=problem.runtime.label,
         budget=dict(best.limits),
         feasible=all(usage[name] <= limit for name, limit in best.limits.items()),
-        evaluations=len(trials),
-        seconds=searched.get("seconds"),
+        evaluations=len(finalists.trials),
+        seconds=round(sum(t.seconds for t in finalists.trials), 1),
         agent=run["search"]["agent"],
         seed=run["search"]["seed"],
         best_trial=best.index,
         final_policy=searched.get("final_policy"),
-        finetune={
-            **{k: v for k, v in asdict(done).items() if k != "history"},
-            "history": [{"epoch": i, "validation": value} for i, value in enumerate(done.history)],
-        },
+        finetune=done.to_json(),
         exports=exports,
         layers=network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan)),
         versions=versions(),
         command=run["command"],
     )
     folder.write("result.json", result.to_json())
-    from compress_env.report.page import write_report
-
-    write_report(folder.path)
-    return Compressed(student, plan, evaluation, trials, done, result, folder.path)
+    return Compressed(student, plan, finalist.evaluation, list(finalists.trials), done, result, folder.path)
 
 
 def _evaluator(objective: Objective) -> Evaluator:
     """The objective's evaluator, or one like it where the objective judges by something else than running students."""
-    found = objective.evaluator
-    return found if isinstance(found, Evaluator) else Evaluator(objective.problem, objective.spec.evaluator)
+    found, spec = objective.evaluator, objective.spec
+    return found if isinstance(found, Evaluator) else Evaluator(objective.problem, spec.evaluator, timeout=spec.timeout)
 
 
 def objective_of(folder: RunFolder, progress: bool = True, *, trust: Trust = False, **changed: Any) -> Objective:
@@ -312,7 +362,7 @@ def learn_policy(
             raise UserError(f"{folder.path} has too few trials to learn from; search further with --resume")
         alone = replace(environment, budget={"macs": 1}, actions="relative", shaping=True)  # trials are of plans, however decided on
         alike.setdefault(repr(alone), []).append(folder)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(out).parent)
     teachers = []
     for folders in alike.values():
         objective = objective_of(folders[0], progress, trust=trust, budget=budget or {"macs": ["20%", "80%"]}, actions="relative")

@@ -23,3 +23,7 @@ class InvalidPlan(UserError):
 
 class EveryStudentFailed(UserError):
     """No student could be evaluated, so that further ones would only take time; the message has the reason of the last one."""
+
+
+class CannotWrite(UserError):
+    """A file cannot be written: the disk is full, or the place is not there or not to be written to."""

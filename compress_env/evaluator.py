@@ -120,9 +120,13 @@ class Evaluator(Memory):
         Raises:
             EvaluationFailed: If it diverges.
         """
-        student = self.problem.student(plan)
-        self.prepare(student, plan)
-        return student
+
+        def make() -> fx.GraphModule:
+            student = self.problem.student(plan)
+            self.prepare(student, plan)
+            return student
+
+        return self.patience(make)
 
     def outputs(self, student: fx.GraphModule, plan: Plan) -> Tensor:
         """Outputs `(images, ...)` on the validation images of a fresh student, which is prepared in place.

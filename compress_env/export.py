@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from compress_env.contexts import quiet
 from compress_env.errors import UserError
-from compress_env.files import atomic, write_text
+from compress_env.files import atomic, system_error, write_text
 from compress_env.progress import announced
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
@@ -165,6 +165,8 @@ def _explained(path: Path) -> Iterator[None]:
     except (ExportFailed, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - whatever is raised is the reason why there is no file
+        if (full := system_error(error, path)) is not None:
+            raise full from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if reason.startswith("Constraints violated (batch)"):
             reason = "the network turns the batch size into a constant, so that it works at one batch size only"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,11 +13,13 @@ from glob import escape
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from compress_env.errors import UserError
+from compress_env.errors import CannotWrite, UserError
 
 Row = TypeVar("Row")
 """A dict, a dataclass of what JSON can hold, or a class with `to_json() -> dict` and `from_json(dict)`."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ROOM = 64 << 10
+"""Bytes; where fewer are left, whatever fails in writing fails because of that."""
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     _check_folder(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with _writing(path):
+        with writing(path):
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -50,6 +53,22 @@ def remove(path: Path) -> None:
     """Delete a file, if it is there, and unfinished ones that processes left which were killed while they wrote it."""
     for file in (path, *path.parent.glob(f".{escape(path.stem)}.*.part{path.suffix}")):
         file.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete unfinished files in a folder that processes left which do not run any more."""
+    for file in folder.glob(".*.part*"):
+        number = file.name.rpartition(".part")[0].rpartition(".")[2]
+        if number.isdecimal() and not _runs(int(number)):
+            file.unlink(missing_ok=True)
+
+
+def make_folder(folder: str | Path) -> None:
+    """Make a folder, and those that it is in, unless it is there. Raises UserError if that cannot be done."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make the folder {folder}: {error.strerror or error}; {_cure(error)}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -117,7 +136,7 @@ class JsonLines(Generic[Row]):
             UserError: The file was begun with other settings; the first that differs is named.
         """
         self.repair()
-        _make_folder(self.path)
+        make_folder(self.path.parent)
         found, wanted = self.settings, json.loads(json.dumps(settings))
         if not self._lines():
             write_text(self.path, json.dumps(wanted) + "\n")
@@ -130,22 +149,22 @@ class JsonLines(Generic[Row]):
     def append(self, row: Row) -> None:
         """Write a row so that it outlives a crash right after. Raises UserError if the file cannot be written."""
         self.repair()
-        _make_folder(self.path)
-        with _writing(self.path), self.path.open("ab") as file:
+        make_folder(self.path.parent)
+        with writing(self.path), self.path.open("ab") as file:
             file.write(_line(row).encode())
             file.flush()
             os.fsync(file.fileno())
 
     def write(self, rows: Iterable[Row]) -> None:
         """Put these rows in the place of all that a file without a header holds. Raises UserError as `append`."""
-        _make_folder(self.path)
+        make_folder(self.path.parent)
         write_text(self.path, "".join(map(_line, rows)))
 
     def repair(self) -> None:
         """Cut a torn last line off, so that the next row starts on a line of its own."""
         if not self.path.exists():
             return
-        with _writing(self.path), self.path.open("r+b") as file:
+        with writing(self.path), self.path.open("r+b") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             if end and file.read() != b"\n":
@@ -188,9 +207,14 @@ def _line(row: Any) -> str:
     return json.dumps(data) + "\n"
 
 
-def _make_folder(path: Path) -> None:
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass  # somebody else's
+    return True
 
 
 def _frozen(value: Any) -> Any:
@@ -200,16 +224,37 @@ def _frozen(value: Any) -> Any:
 
 def _check_folder(path: Path) -> None:
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+        raise CannotWrite(f"cannot write {path}: there is no folder {path.parent}; make it first")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """What goes wrong in writing, as UserError."""
+def writing(path: Path) -> Iterator[None]:
+    """What goes wrong in writing, as UserError: also where a library says it in its own words, and the system's are the cause."""
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
+        found = system_error(error, path)
+        if found is None:
+            raise
         _check_folder(path)
-        full = error.errno in FULL
-        cure = "make room, or choose another place" if full else "choose another place"
-        raise UserError(f"cannot write {path}: {error.strerror or error}; {cure}") from error
+        raise CannotWrite(f"cannot write {path}: {found.strerror or found}; {_cure(found)}") from error
+
+
+def system_error(error: BaseException, path: Path) -> OSError | None:
+    """The system's error that an exception in writing `path` is or came of, as where a library says it in its own words."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and (found is error or found.errno in FULL):
+            return found
+        found = found.__cause__ or found.__context__
+    try:
+        full = shutil.disk_usage(path.parent).free < ROOM
+    except OSError as gone:
+        return gone
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else None
+
+
+def _cure(error: OSError) -> str:
+    return "make room, or choose another place" if error.errno in FULL else "choose another place"

@@ -23,6 +23,7 @@ from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import fit, predict
 from compress_env.evaluator import Evaluator
+from compress_env.files import remove
 from compress_env.problem import Problem
 from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.surgery.build import build_student
@@ -201,7 +202,7 @@ def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path
     )
     logits = predict(student, data, data.validation)
     assert (logits.argmax(1) == data.validation.labels).double().mean().item() == done.best_validation
-    assert done.metric_test > 0.8 and not list(tmp_path.iterdir())
+    assert done.metric_test > 0.8 and [p.name for p in tmp_path.iterdir()] == ["f.checkpoint"]  # until its outcome is written
 
 
 RECIPE = Recipe(epochs=3, batch_size=64, lr=0.05)
@@ -247,7 +248,8 @@ def test_a_finetuning_killed_at_any_write_ends_as_if_it_had_not_been(trained, tm
     assert {p.name for p in tmp_path.iterdir()} <= {path.name}
     done, found = finetuned(trained, path)
     assert done == expected and all(torch.equal(v, found[k]) for k, v in weights.items())
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [path]
+    assert finetuned(trained, path)[0] == expected  # the training is over: it is not done again
 
 
 DIES = """
@@ -278,6 +280,7 @@ def test_a_finetuning_whose_process_is_killed_goes_on(trained, tmp_path):
     assert path.exists() and len(list(tmp_path.glob(".f.*part*"))) == 1  # the second epoch's, not in place yet
     result, found = finetuned(trained, path)
     assert result == expected and all(torch.equal(v, found[k]) for k, v in weights.items())
+    remove(path)
     assert list(tmp_path.iterdir()) == [teacher]
 
 

@@ -28,7 +28,7 @@ from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
 from compress_env.search import search
-from compress_env.search.choice import FINALISTS, choose
+from compress_env.search.choice import FINALISTS, Finalists
 from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial, best_trial, ranked
 from compress_env.spec import EnvironmentSpec
@@ -191,12 +191,13 @@ def test_the_winner_is_the_best_of_ten_on_images_that_the_search_did_not_see(sea
     assert len(seen) == 20 and len(everything.validation) == len(whole) == len(own.final_evaluator.validation) > 200
     finalists = ranked(trials)[:FINALISTS]
     rewards = [own.reward(everything(t.plan), t.limits)[0] for t in finalists]
-    trial, evaluation = choose(own, trials)
+    best = Finalists(own, trials).ranked()[0]
+    trial, evaluation = best.trial, best.evaluation
     assert trial is finalists[int(np.argmax(rewards))] and evaluation == everything(trial.plan)
     assert trial.index != best_trial(trials).index and trial.reward < best_trial(trials).reward
     assert max(rewards) > rewards[0] + 0.001
     with_repeated = [*trials, replace(trials[trial.index], index=len(trials), repeated=True)]
-    assert choose(own, with_repeated)[0] is trial
+    assert Finalists(own, with_repeated).ranked()[0].trial is trial
 
 
 def test_only_ten_students_within_the_budget_are_judged_again(searched, monkeypatch):
@@ -205,10 +206,10 @@ def test_only_ten_students_within_the_budget_are_judged_again(searched, monkeypa
     monkeypatch.setattr(own, "_final_evaluator", lambda plan: asked.append(plan) or own.evaluator(plan))
     over = replace(trials[0], index=98, reward=9.0, limits={"macs": 1.0})
     failed = replace(trials[1], index=99, reward=9.0, evaluation=replace(trials[1].evaluation, failed="no"))
-    trial, _ = choose(own, [*trials, over, failed])
+    trial = Finalists(own, [*trials, over, failed]).ranked()[0].trial
     assert asked == [t.plan for t in ranked(trials)[:FINALISTS]] and len(set(asked)) == FINALISTS == 10
     assert trial is best_trial(trials)  # judged on the same images, the search's best is the best
-    assert choose(own, [over, failed]) is None
+    assert Finalists(own, [over, failed]).ranked() == []
 
 
 def test_a_search_sees_at_most_half_of_the_validation_images(objective):

@@ -19,7 +19,7 @@ from compress_env.bench.retrained import Retrained, of_agent, records
 from compress_env.bench.run import Run, Table, load
 from compress_env.bench.scenarios import SCENARIOS
 from compress_env.bench.statistics import hypervolume, improvement, interval, iqm, percent, profile
-from compress_env.files import atomic, write_text
+from compress_env.files import atomic, make_folder, write_text
 
 REFERENCE = "random"
 """What every agent has to beat."""
@@ -161,7 +161,7 @@ def write(results: Path, out: Path, command: str) -> str:
     """
     table = load(results)
     distilled = records(results).read()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     parts: list[dict[str, Any]] = []
     head: Sequence[str]
     if len(table) > 1:

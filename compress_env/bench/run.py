@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from compress_env.allocation.sensitivities import probes
 from compress_env.bench.scenarios import SCENARIOS
 from compress_env.errors import UserError
-from compress_env.files import JsonLines
+from compress_env.files import JsonLines, make_folder
 from compress_env.objective import Objective
 from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
@@ -140,12 +140,12 @@ def with_options(agent: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return name, own, {key: value for key, value in settings.items() if key not in own}
 
 
-def _end_with(parent: int) -> None:
-    """End this worker soon after `parent`, which may be killed: what it would go on to write, the next run writes too."""
+def _end_with(parent: int, stop: Event) -> None:
+    """End this worker soon after `parent`, which may be killed, or when told to: what it would write, the next run writes."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        while os.getppid() == parent and not stop.wait(1):
+            pass
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -186,7 +186,7 @@ def run(
         SCENARIOS.get(name)
     for agent in agents:
         find_agent(*with_options(agent)[:2])
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with alone_in(out):
         return _run(
             scenarios, agents, seeds, evaluations, out / "results.jsonl", data, jobs or len(os.sched_getaffinity(0))
@@ -208,13 +208,12 @@ def _run(
     todo = [key for s in seeds for x in scenarios for a in agents if (key := (x, a, s)) not in known]
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which compete for the same cores otherwise
+    context = get_context("spawn")
+    stop = context.Event()
     try:
         with (
             ProcessPoolExecutor(
-                min(jobs, max(1, len(todo))),
-                mp_context=get_context("spawn"),
-                initializer=_end_with,
-                initargs=(os.getpid(),),
+                min(jobs, max(1, len(todo))), mp_context=context, initializer=_end_with, initargs=(os.getpid(), stop)
             ) as pool,
             tqdm(total=len(todo), unit="search", desc="bench") as bar,
         ):
@@ -230,6 +229,7 @@ def _run(
                     bar.update()
                     bar.set_postfix_str("{} {} {}".format(*futures[future]))
             except BaseException:
+                stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.errors import UserError
-from compress_env.files import JsonLines
+from compress_env.files import JsonLines, atomic, make_folder
 from compress_env.objective import Objective
 from compress_env.problem import Problem
 from compress_env.registry import load_attribute
@@ -77,7 +77,7 @@ def compare(
     for seed in seeds if evaluations else ():
         which = f"{agent}, {evaluations} evaluations, seed {seed}"
         players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with alone_in(out):
         results = JsonLines(out / FILE, ProposedStudent, header=True)
         rows = results.begin({name: spec.to_json()[name] for name in ("teacher", "weights", "data")})
@@ -161,7 +161,8 @@ def picture(of: Mapping[str, Sequence[ProposedStudent]], path: Path) -> None:
     figure.legend(labels.values(), labels, loc="outside upper left", ncols=len(labels), fontsize=8, frameon=False)
     figure.supxlabel("MACs, % of the teacher", fontsize=8)
     figure.supylabel("validation metric before training, %", fontsize=8)
-    figure.savefig(path, dpi=110)
+    with atomic(path) as part:
+        figure.savefig(part, dpi=110)
 
 
 def _line(name: str, cells: Sequence[float]) -> str:

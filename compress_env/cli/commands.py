@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import click
 
 from compress_env.errors import UserError
+
+ENDING = ("SIGTERM", "SIGHUP")
+"""Signals by which a system, a queue or a terminal that is closed ends a command."""
+_received: list[int] = []
+"""The one that came."""
 
 
 class _Failure(click.ClickException):
@@ -20,10 +29,13 @@ class _Failure(click.ClickException):
 @contextmanager
 def _plainly() -> Iterator[None]:
     try:
-        yield
+        with _ends_like_ctrl_c():
+            yield
     except UserError as error:
         raise _Failure(" ".join(str(error).split())) from error
     except OSError as error:
+        if error.errno == errno.EPIPE:  # of whoever reads what is printed; click knows what to do
+            raise
         where = f" {error.filename}" if error.filename else ""
         raise _Failure(f"cannot use{where}: {error.strerror or error}; choose another place, or make room") from error
     except MemoryError as error:
@@ -33,11 +45,31 @@ def _plainly() -> Iterator[None]:
             "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
             err=True,
         )
-        raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(128 + (_received.pop() if _received else signal.SIGINT)) from None
+
+
+@contextmanager
+def _ends_like_ctrl_c() -> Iterator[None]:
+    """Within the block, SIGTERM and SIGHUP interrupt as Ctrl-C does."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        _received[:] = [number]
+        raise KeyboardInterrupt
+
+    own = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ENDING if own and hasattr(signal, name)]
+    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class Command(click.Command):
-    """A command of its own that ends with exit code 2 and one line for a UserError or a failing disk, and with 130 for Ctrl-C."""
+    """A command of its own: one line and exit code 2 for a UserError or a failing disk, 130 for Ctrl-C, and 143 for SIGTERM."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments."""

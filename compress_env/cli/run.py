@@ -37,13 +37,14 @@ def run(environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epo
         show(finish(folder, finetune_epochs, objective=objective))
         return
     from compress_env.report.page import write_report
-    from compress_env.search.trial import best_trial
+    from compress_env.search.trial import best_trial, reason_of_none
 
     trials = folder.trials()
     best = best_trial(trials)
-    found = f"best reward {best.reward:.4f}" if best else "no student within the budget"
-    click.echo(f"{found} in {len(trials)} evaluations; report: {write_report(folder.path)}")
-    click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
+    found = f"best reward {best.reward:.4f} in {len(trials)} evaluations" if best else reason_of_none(trials)
+    click.echo(f"{found}; report: {write_report(folder.path)}")
+    if best:
+        click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
 
 
 def show(done: Compressed) -> None:

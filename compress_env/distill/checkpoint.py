@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from compress_env.distill.recipes import Recipe
-from compress_env.files import atomic, remove
+from compress_env.files import atomic
 
 FORMAT = 2
 
@@ -62,10 +62,6 @@ class Checkpoint:
         }  # fmt: skip
         with atomic(self.path) as part, part.open("wb") as file:
             torch.save(state, file)
-
-    def remove(self) -> None:
-        """Delete the file: the training is over."""
-        remove(self.path)
 
     def _load(self) -> dict[str, Any] | None:
         if not self.path.exists():

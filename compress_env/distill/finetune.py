@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from compress_env.data.dataset import Data, Split
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
-from compress_env.distill.train import Objective, fit, predict
+from compress_env.distill.train import Diverged, Objective, fit, predict
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task
 
@@ -31,6 +33,7 @@ class Finetuned:
         best_validation: Its metric on validation images.
         last_validation: The last epoch's.
         metric_test: The best epoch's metric on test images, measured once.
+        diverged: The reason why the training ended early, or "".
     """
 
     epochs: int
@@ -39,6 +42,16 @@ class Finetuned:
     best_validation: float
     last_validation: float
     metric_test: float
+    diverged: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; `history` has the epoch beside each number."""
+        return asdict(self) | {"history": [{"epoch": i, "validation": value} for i, value in enumerate(self.history)]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Finetuned:
+        """The course of `to_json`."""
+        return cls(**{**data, "history": tuple(row["validation"] for row in data["history"])})
 
 
 def finetune(
@@ -56,7 +69,7 @@ def finetune(
 ) -> Finetuned:
     """Distil `teacher` into `student`, in place; it ends with the weights of the epoch that was best on validation images.
 
-    The test images are looked at once, after that choice.
+    The test images are looked at once, after that choice. A training that diverges after an epoch or more ends there, with a warning.
 
     Args:
         student: A network on the device of the training.
@@ -67,11 +80,11 @@ def finetune(
         loss: Name of one of the task's losses, or `module:attribute`; the task's own choice if None.
         temperature: For the loss.
         seed: Of the order of the images and their augmentation.
-        checkpoint: File from which an interrupted run goes on.
+        checkpoint: File from which an interrupted run goes on; it stays, for whoever has written what came of the training to delete.
         progress: Whether a bar is shown.
 
     Raises:
-        Diverged: If the loss stops being finite.
+        Diverged: If the loss stops being finite within the first epoch.
     """
     loss = task.loss if loss is None else loss
     objective = distillation(teacher, task.losses.get(loss), temperature, recipe.precision)
@@ -92,17 +105,22 @@ def finetune(
         history.append(value)
         return f"validation {task.metric} {value:.4f}, best {max(history):.4f}"
 
-    generator = torch.Generator().manual_seed(seed)
+    generator, diverged = torch.Generator().manual_seed(seed), ""
     with one_thread(), channels_last(teacher), channels_last(student):
         if not history:
             on_epoch(0)
-        fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=file,
-            progress="fine-tuning" if progress else None)  # fmt: skip
+        try:
+            fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=file,
+                progress="fine-tuning" if progress else None)  # fmt: skip
+        except Diverged as error:
+            if len(history) < 2:
+                raise
+            diverged = str(error)
+            student.eval()
+            warnings.warn(f"the fine-tuning ends after epoch {len(history) - 1}: {diverged}; its best epoch is kept", stacklevel=2)
         student.load_state_dict(best)
         with channels_last(student):
             test = measured(data.test)
-    if file:
-        file.remove()
     return Finetuned(
         epochs=len(history) - 1,
         history=tuple(history),
@@ -110,6 +128,7 @@ def finetune(
         best_validation=max(history),
         last_validation=history[-1],
         metric_test=test,
+        diverged=diverged,
     )
 
 

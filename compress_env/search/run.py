@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -15,7 +14,8 @@ from tqdm.auto import tqdm
 
 from compress_env.contexts import one_thread, own_random_state
 from compress_env.envs.layer_removal import LayerRemovalEnv
-from compress_env.errors import UnknownName, UserError
+from compress_env.errors import CannotWrite, UnknownName, UserError
+from compress_env.files import make_folder
 from compress_env.objective import Objective
 from compress_env.registry import load_attribute, unknown
 from compress_env.search.agent import Agent, DrivingAgent
@@ -46,7 +46,7 @@ class SearchResult:
         trials: Every evaluation.
         best: The trial with the highest reward among those within the budget, or None.
         final_policy: The trial that the learned policy gives without noise, None for agents without one.
-        seconds: How long the search took.
+        seconds: How long the search took, in all processes if it was resumed.
         interrupted: Whether Ctrl-C stopped it before all evaluations were done.
     """
 
@@ -126,8 +126,8 @@ def search(
     factory = find_agent(agent, settings)
     folder = out if isinstance(out, RunFolder) or out is None else RunFolder(out)
     if folder:
-        folder.path.mkdir(parents=True, exist_ok=True)
-    start, interrupted, final = time.perf_counter(), False, None
+        make_folder(folder.path)
+    interrupted, final = False, None
     label = agent if isinstance(agent, str) else getattr(agent, "__name__", "search")
     with (
         alone_in(folder.path) if folder else nullcontext(),
@@ -147,7 +147,7 @@ def search(
                     _save_policy(player, folder.path / POLICY)
             except KeyboardInterrupt:
                 interrupted = True
-    return SearchResult(recorder.trials, best_trial(recorder.trials), final, time.perf_counter() - start, interrupted)
+    return SearchResult(recorder.trials, best_trial(recorder.trials), final, sum(t.seconds for t in recorder.trials), interrupted)
 
 
 @contextmanager
@@ -166,6 +166,8 @@ def _save_policy(player: Any, path: Path) -> None:
     """Have an agent write its policy; a warning if it cannot, since the search is done by then."""
     try:
         player.save_policy(path)
+    except CannotWrite:
+        raise
     except UserError as error:
         warnings.warn(f"the policy is not saved: {error}; the trials are", stacklevel=2)
 

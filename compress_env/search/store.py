@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress_env.errors import UserError
-from compress_env.files import JsonLines, difference, read_json, write_json
+from compress_env.files import JsonLines, difference, make_folder, read_json, remove_parts, write_json, writing
 from compress_env.own_code import Trust, check_trust
 from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
@@ -57,10 +57,7 @@ class RunFolder:
 
     def begin(self, environment: EnvironmentSpec, search: SearchSpec, command: str | None = None) -> None:
         """Make the folder and note the settings, unless a run that is resumed has noted them."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot make the run folder {self.path}: {error.strerror}") from error
+        make_folder(self.path)
         run = {
             "format": FORMAT, "environment": environment.to_json(), "search": search.to_json(), "versions": versions(),
             "command": command,
@@ -134,13 +131,15 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Within the block, no other process works in `folder`, which exists. Raises UserError if one already does."""
     file = folder / ".lock"
     lock = FileLock(file)
+    with writing(file):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"another process is working in {folder}; wait until it ends, or choose another --out"
+            ) from None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"another process is working in {folder}; wait until it ends, or choose another --out"
-        ) from None
-    try:
+        remove_parts(folder)
         yield
     finally:
         file.unlink(missing_ok=True)
