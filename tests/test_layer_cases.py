@@ -8,14 +8,17 @@ import torch
 from networks import random_plan
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 from torch.utils.data import TensorDataset
 
+from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.problem import Problem
 from compress_env.spec import EvaluatorSettings, ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
+from compress_env.teachers import load_teacher
 
 
 def made(factory, shape, seed=0):
@@ -134,3 +137,42 @@ def test_only_weights_of_convolutions_of_images_are_laid_out_channels_last():
     with channels_last(net):
         assert net.conv.weight.is_contiguous(memory_format=torch.channels_last) and net.bare.is_contiguous()
     assert net.conv.weight.is_contiguous()
+
+
+def test_a_bfloat16_teacher_is_searched():
+    teacher, _ = made(ViewNet, (2, 8, 8))
+    problem = problem_of(teacher.bfloat16(), (2, 8, 8), torch.bfloat16)
+    evaluator = Evaluator(problem, EvaluatorSettings(distill_steps=2, batch_size=8))
+    assert evaluator(problem.graph.canonical(frozenset(), problem.graph.floor)).failed == ""
+    with torch.no_grad():
+        own = teacher.double()(evaluator.validation.inputs.double()).float()
+    torch.testing.assert_close(evaluator.teacher_outputs, own, rtol=1e-4, atol=1e-5)
+
+
+COMPUTED = {
+    "weight_norm": parametrizations.weight_norm,
+    "old weight_norm": nn.utils.weight_norm,
+    "spectral_norm": parametrizations.spectral_norm,
+    "old spectral_norm": nn.utils.spectral_norm,
+    "mask": lambda layer: prune.random_unstructured(layer, "weight", 0.3),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_weights_that_are_computed_from_others_are_folded(name):
+    def factory():
+        wrap = COMPUTED[name]
+        return nn.Sequential(wrap(nn.Conv2d(2, 6, 3)), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.Flatten(), wrap(nn.Linear(96, 3)))
+
+    teacher, example = made(factory, (2, 8, 8))
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    folded = load_teacher(teacher).module
+    assert sorted(folded.state_dict()) == sorted(["0.weight", "0.bias", "2.weight", "2.bias", "4.weight", "4.bias"])
+    assert all(p.requires_grad for p in folded.parameters())
+    with torch.no_grad():
+        assert torch.equal(folded(example), teacher(example))
+    with pytest.raises(UserError, match="weights of '0' are computed from others.*load_teacher"):
+        trace(teacher, example)
+    assert check(folded, example).groups.keys() == {"0", "2"}
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())

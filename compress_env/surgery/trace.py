@@ -13,6 +13,7 @@ from compress_env.errors import UserError
 from compress_env.surgery.build import build_student
 from compress_env.surgery.dependencies import follow_channels
 from compress_env.surgery.fallback import inner_macs, inner_sides
+from compress_env.surgery.folding import computed_weights
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.ir import Resize
@@ -44,8 +45,11 @@ def trace(
     (`"layer1.*"`) that stay as they are; removable, shrinkable: patterns of those that may be removed or shrunk.
     channel_multiple: widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time.
     min_width: the smallest share of a group's channels that may stay. The teacher is not changed.
-    Raises UserError if the network cannot be run or returns no single tensor, or if a pattern fits no layer.
+    Raises UserError if the network cannot be run or returns no single tensor, if weights are computed from others, or if a pattern
+    fits no layer.
     """
+    if names := computed_weights(teacher):
+        raise UserError(f"the weights of {names[0]!r} are computed from others before each use; load_teacher(model).module folds them")
     model = shared_copy(teacher).eval()
     for module in model.modules():
         if hasattr(module, "inplace"):

@@ -96,8 +96,8 @@ class Teacher:
 def load_teacher(spec: Any, weights: str | Path | None = None, progress: bool = False) -> Teacher:
     """A teacher from an `nn.Module`, a registered name, `module:factory` or `path/to/file.py:factory`, and a weights file.
 
-    A given module is used as it is and never changed, unless weights are to be loaded into it, which is refused. One that is in
-    other floats than float32 is copied.
+    A given module is used as it is and never changed, unless weights are to be loaded into it, which is refused. One with
+    computed weights, or in other floats than float32, is copied.
 
     Args:
         spec: The module, name or place.

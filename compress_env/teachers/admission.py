@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from compress_env.errors import UserError
 from compress_env.progress import say
+from compress_env.surgery.folding import folded
 from compress_env.teachers.checkpoints import check_finite
 
 WRAPPED = {DataParallel: "module", DistributedDataParallel: "module"}
@@ -46,7 +47,7 @@ def made(factory: Callable[[], Any], name: str) -> nn.Module:
 
 
 def admitted(module: nn.Module, name: str, progress: bool = False) -> nn.Module:
-    """The network that is compressed: the module itself, what a wrapper holds, or a copy in float32 of one in other floats.
+    """The network that is compressed: the module itself or what a wrapper holds; a copy where weights are `folded` or in other floats.
 
     Args:
         module: Any; it is not changed.
@@ -68,6 +69,7 @@ def admitted(module: nn.Module, name: str, progress: bool = False) -> nn.Module:
             f"the teacher {name!r} is TorchScript, whose layers cannot be taken out; give the Python module that it was made from, "
             "with its state dict as weights"
         )
+    module = folded(module)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if not any(True for _ in module.parameters()):
         raise UserError(
