@@ -14,6 +14,7 @@ from compress_env.surgery.layout import PLAIN
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.rules import rule_of
+from compress_env.surgery.rules.cutting import Indices, taken
 from compress_env.surgery.slicing import sliced
 from compress_env.surgery.view import PrunedView
 
@@ -30,9 +31,9 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     graph.check(plan)
     teacher = graph.holding(teacher)
     reduced = graph.view(frozenset(plan.removed))
-    masks: dict[str, dict[str, np.ndarray]] = {}
-    for (layer, side), mask in feature_masks(graph, plan).items():
-        masks.setdefault(layer, {})[side] = mask
+    indices: dict[str, dict[str, np.ndarray]] = {}
+    for (layer, side), index in feature_indices(graph, plan).items():
+        indices.setdefault(layer, {})[side] = index
     repaired: dict[str, list[str]] = {}
     for block, layer in repairs(graph, reduced):
         repaired.setdefault(layer, []).append(block)
@@ -42,13 +43,13 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
         name = str(node.target)
         if node.name in alive and node.op in ("call_module", "get_attr") and name not in parts:
             if node.op == "get_attr":
-                parts[name] = _attribute(teacher, graph, name, masks.get(name, {}))
+                parts[name] = _attribute(teacher, graph, name, indices.get(name, {}))
                 continue
             module = teacher.get_submodule(name)
             if name in repaired:
                 module = copy.deepcopy(module)
                 _repair(module, [_linear_part(teacher, graph, block) for block in repaired[name]])
-            parts[name] = sliced(module, masks, name)
+            parts[name] = sliced(module, indices, name)
     for part in parts.values():
         for module in part.modules() if isinstance(part, nn.Module) else ():
             if hasattr(module, "inplace"):
@@ -60,54 +61,66 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     return student
 
 
-def _attribute(teacher: nn.Module, graph: LayerGraph, name: str, masks: dict[str, np.ndarray]) -> torch.Tensor:
+def _attribute(teacher: nn.Module, graph: LayerGraph, name: str, indices: Indices) -> torch.Tensor:
     if name in graph.constants:
         device = next((p.device for p in teacher.parameters()), None)
         return graph.constants[name].to(device, copy=True)
     owner, _, attribute = name.rpartition(".")
     value = getattr(teacher.get_submodule(owner), attribute)
-    new = value.detach()
-    for axis, mask in masks.items():
-        new = new.index_select(int(axis), torch.from_numpy(np.flatnonzero(mask)).to(new.device))
-    new = new if masks else new.clone()
+    new = taken(value.detach(), [str(axis) for axis in range(value.dim())], indices)
     return nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
 
 
-def feature_masks(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.ndarray]:
-    """For each side `(layer, "in" or "out")` that loses features under the plan, the mask of those that stay."""
+def feature_indices(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.ndarray]:
+    """For each side `(layer, "in" or "out")` that has other features under the plan than before, their numbers in the teacher.
+
+    Numbers grow where groups shrink. Where a group grows, the copies of a channel stand behind it.
+    """
     reduced = graph.view(frozenset(plan.removed))
-    own = {g.name: g.kept(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
-    masks: dict[tuple[str, str], np.ndarray] = {}
-    for group in graph.groups.values():
-        mask, resized = _kept(group.name, reduced, own, graph)
-        if mask.all() and not resized:
+    own = {g.name: g.copies(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
+    copies: dict[tuple[str, str], np.ndarray] = {}
+    channels: dict[tuple[str, str], np.ndarray] = {}
+    for number, group in enumerate(graph.groups.values()):
+        of_group, resized = _copies(group.name, reduced, own, graph)
+        if (of_group == 1).all() and not resized:
             continue
         for member in group.members:
-            repeats = len(member.position) // group.size
+            key = (member.layer, member.side)
             if resized:
-                full = np.repeat(mask, repeats)
-                if full.all():
-                    continue
-                masks[member.layer, member.side] = full
-            else:
-                key = (member.layer, member.side)
-                full = masks.setdefault(key, np.ones(graph.features[key], bool))
-                full[member.position] = mask[member.channel]
-    return masks
+                repeats = len(member.position) // group.size
+                features = np.repeat(of_group, repeats)
+                if (features != 1).any():
+                    copies[key], channels[key] = features, np.repeat(np.arange(len(of_group)), repeats)
+                continue
+            if key not in copies:
+                copies[key], channels[key] = np.ones(graph.features[key], int), np.full(graph.features[key], -1)
+            copies[key][member.position] = of_group[member.channel]
+            channels[key][member.position] = member.channel + number * graph.full.max()
+    return {key: _index(copies[key], channels[key]) for key in copies}
 
 
-def _kept(name: str, reduced: PrunedView, own: dict[str, np.ndarray], graph: LayerGraph) -> tuple[np.ndarray, bool]:
-    """Mask of a group's channels that stay, or of those that took their place; and whether they are as many as before."""
+def _index(copies: np.ndarray, channels: np.ndarray) -> np.ndarray:
+    """The features that are there, each as often as `copies` says; neighbours of one channel, as after flattening, together."""
+    if copies.max(initial=0) <= 1:
+        return np.flatnonzero(copies)
+    ends = np.append(np.flatnonzero(np.diff(channels)) + 1, len(channels))
+    starts = np.append(0, ends[:-1])
+    runs = [np.tile(np.arange(start, end), copies[start]) for start, end in zip(starts, ends)]
+    return np.concatenate(runs)
+
+
+def _copies(name: str, reduced: PrunedView, own: dict[str, np.ndarray], graph: LayerGraph) -> tuple[np.ndarray, bool]:
+    """How often a group's channels are there, or those that took their place; and whether these are others in number."""
     if name not in reduced.sources:
         return own[name], False
     source = reduced.sources[name]
     if not source.channels.parts:
         size = source.channels.fixed
-        return np.ones(size, bool), size != graph.groups[name].size
-    mask, resized = _kept(source.channels.parts[0][0], reduced, own, graph)
+        return np.ones(size, int), size != graph.groups[name].size
+    found, resized = _copies(source.channels.parts[0][0], reduced, own, graph)
     if source.index is None:
-        return mask, True
-    return (mask, True) if resized else (mask[source.index], False)
+        return found, True
+    return (found, True) if resized else (found[source.index], False)
 
 
 def repairs(graph: LayerGraph, reduced: PrunedView) -> list[tuple[str, str]]:

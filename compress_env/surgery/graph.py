@@ -27,6 +27,7 @@ class LayerGraph(Structure):
 
     `blocks`, `groups`, `layers` and `ops` are in the order in which the network computes them. `left_alone` maps layers
     that stay as they are to the reason. The teacher itself is not held.
+    growth: how many times its channels a group may have at most; more than 1 where a network is to grow.
     resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
     plain_layout: whether students are computed in PyTorch's own layout, since the network does not run channels last.
     constants: tensors that the network makes in its forward, by the name by which `fx_graph` reads them.
@@ -40,6 +41,7 @@ class LayerGraph(Structure):
     teacher_name: str = ""
     plain_layout: bool = False
     constants: Mapping[str, Tensor] = field(default_factory=dict)
+    growth: float = 1.0
     _views: dict[frozenset[str], PrunedView] = field(default_factory=dict, init=False, repr=False)
 
     def ranked(self, ranking: Ranking) -> LayerGraph:
@@ -55,6 +57,12 @@ class LayerGraph(Structure):
             groups[name] = replace(groups[name], importance=constant(-np.argsort(order)))
         new = replace(self, groups=groups)
         new.__dict__["costs"] = self.costs  # which channels stay makes no difference to what they cost
+        return new
+
+    def growing(self, growth: float) -> LayerGraph:
+        """The same graph, whose groups may have up to `growth` times their channels. This graph is not changed."""
+        new = replace(self, growth=growth)
+        new.__dict__["costs"] = self.costs
         return new
 
     @property
@@ -153,5 +161,5 @@ class LayerGraph(Structure):
         for name, n in plan.widths:
             if name not in self.groups:
                 raise InvalidPlan(f"the plan shrinks {name!r}: {unknown('group', name, list(self.groups))}")
-            if not 1 <= n <= self.groups[name].size:
+            if not 1 <= n <= round(self.groups[name].size * self.growth):
                 raise InvalidPlan(f"the plan keeps {n} channels of {name!r}, which has {self.groups[name].size}")

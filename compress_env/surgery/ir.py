@@ -84,6 +84,13 @@ class Group:
         mask[np.argsort(-self.importance, kind="stable")[:width]] = True
         return mask
 
+    def copies(self, width: int) -> np.ndarray:
+        """How many times each channel is there `(size,)`: once if it stays, more often where the group is to be wider than it was.
+
+        All are there equally often, and the most important ones once more.
+        """
+        return width // self.size + self.kept(width % self.size)
+
 
 @dataclass(frozen=True, eq=False)
 class Ranking:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from compress_env.surgery.build import feature_masks, repairs
+from compress_env.surgery.build import feature_indices, repairs
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.rules import rule_of
@@ -77,9 +77,9 @@ class _Refit(fx.Interpreter):
         self.fit = reconstruction
         graph = reconstruction.graph
         reduced = graph.view(frozenset(plan.removed))
-        masks = feature_masks(graph, plan)
-        self.outputs = {layer: torch.from_numpy(m) for (layer, side), m in masks.items() if side == "out"}
-        self.altered = {layer for layer, side in masks if side != "out" and not side.isdigit()} | {
+        indices = feature_indices(graph, plan)
+        self.outputs = {layer: torch.from_numpy(index) for (layer, side), index in indices.items() if side == "out"}
+        self.altered = {layer for layer, side in indices if side != "out" and not side.isdigit()} | {
             layer for _, layer in repairs(graph, reduced)
         }
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}

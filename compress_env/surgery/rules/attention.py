@@ -12,7 +12,7 @@ from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import spread
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.rules.base import Geometry, Positions, Rule, Shape, first
-from compress_env.surgery.rules.cutting import Masks, taken
+from compress_env.surgery.rules.cutting import Indices, taken
 from compress_env.surgery.rules.head_attention import SEPARATE, HeadAttention, mix, projections
 from compress_env.surgery.rules.registry import register_rule, rule_of
 
@@ -87,9 +87,9 @@ class Attention(Rule):
         before, behind = tokens * self.packed(module).numel(), tokens * self.projection(module).weight.numel()
         return [(before, ("in", "values")), (behind, ("values", "out")), (total - before - behind, ("heads",))]
 
-    def heads_left(self, module: nn.Module, masks: Masks) -> int:
+    def heads_left(self, module: nn.Module, indices: Indices) -> int:
         """Number of heads that stay."""
-        return int(masks["heads"].sum()) if "heads" in masks else self.heads(module)[0]
+        return len(indices["heads"]) if "heads" in indices else self.heads(module)[0]
 
 
 @register_rule(nn.MultiheadAttention, HeadAttention)
@@ -153,22 +153,22 @@ class MultiheadAttention(Attention):
             else self.parts(module, np.prod(inputs[0][:-1]).item(), total)
         )
 
-    def sliced(self, module: nn.Module, masks: Masks) -> nn.Module:
+    def sliced(self, module: nn.Module, indices: Indices) -> nn.Module:
         """A `HeadAttention`: the layer itself has as many channels in each head as there are channels a head."""
         m: Any = module
         new: Any = HeadAttention()
-        new.num_heads, new.dropout, new.batch_first = self.heads_left(module, masks), m.dropout, m.batch_first
+        new.num_heads, new.dropout, new.batch_first = self.heads_left(module, indices), m.dropout, m.batch_first
         new.training = m.training
-        thrice = {"in": masks["in"]} if "in" in masks else {}
+        thrice = {"in": indices["in"]} if "in" in indices else {}
         once = dict(thrice)
-        if "values" in masks:
-            thrice["values"], once["values"] = np.tile(masks["values"], 3), masks["values"]
+        if "values" in indices:
+            thrice["values"], once["values"] = tripled(indices["values"], m.out_proj.in_features), indices["values"]
         for name in ("in_proj_weight", *SEPARATE, "in_proj_bias"):
             p = getattr(m, name, None)
             kept = once if name in SEPARATE else thrice
-            cut = None if p is None else nn.Parameter(taken(p.detach(), self.axes(m, name, p), kept), p.requires_grad)
+            cut = None if p is None else nn.Parameter(taken(p.detach(), self.axes(m, name, p), kept, ("in",)), p.requires_grad)
             new.register_parameter(name, cut)
-        new.out_proj = rule_of(m.out_proj).sliced(m.out_proj, around(masks))
+        new.out_proj = rule_of(m.out_proj).sliced(m.out_proj, around(indices))
         return new
 
     def scores(self, module: nn.Module, side: str) -> np.ndarray | None:
@@ -202,10 +202,15 @@ class MultiheadAttention(Attention):
         return output[0].reshape(-1, output[0].shape[-1]).float().clone()
 
 
-def around(masks: Masks) -> dict[str, np.ndarray]:
-    """The masks of the projection behind the heads."""
+def tripled(values: np.ndarray, count: int) -> np.ndarray:
+    """Rows of the projection in front of the heads, which has queries, keys and values one after the other: `count` of each."""
+    return np.concatenate([values + i * count for i in range(3)])
+
+
+def around(indices: Indices) -> dict[str, np.ndarray]:
+    """The indices of the projection behind the heads."""
     names = {"in": "values", "out": "out"}
-    return {side: masks[own] for side, own in names.items() if own in masks}
+    return {side: indices[own] for side, own in names.items() if own in indices}
 
 
 def _unsupported(module: Any, options: Mapping[str, Any], node: fx.Node | None) -> str:

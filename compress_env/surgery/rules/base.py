@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress_env.surgery.call import Call
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.rules.cutting import Masks, cut
+from compress_env.surgery.rules.cutting import Indices, cut
 
 Shape = tuple[int, ...]
 Positions = list[tuple[int, int]] | None
@@ -117,13 +117,13 @@ class Rule:
     # students
 
     def sizes(self, module: nn.Module, kept: Mapping[str, int]) -> Mapping[str, Any]:
-        """Attributes of the layer that follow its widths; `kept` has the features that stay of each side that loses some."""
+        """Attributes of the layer that follow its widths; `kept` has the number of features of each side that has others."""
         return {}
 
-    def sliced(self, module: nn.Module, masks: Masks) -> nn.Module:
-        """A copy of the layer with the features that stay, which shares nothing with it."""
-        kept = {side: int(mask.sum()) for side, mask in masks.items()}
-        return cut(module, lambda name, value: self.axes(module, name, value), masks, self.sizes(module, kept))
+    def sliced(self, module: nn.Module, indices: Indices) -> nn.Module:
+        """A copy of the layer with the features that `indices` name, which shares nothing with it."""
+        kept = {side: len(index) for side, index in indices.items()}
+        return cut(module, lambda name, value: self.axes(module, name, value), indices, self.sizes(module, kept), self.reads)
 
     def linear_part(self, module: nn.Module) -> Tensor:
         """The matrix `(out, in)` that the layer applies to channels; asked of what can be removed from a chain."""

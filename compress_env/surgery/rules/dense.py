@@ -15,7 +15,7 @@ from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread, spread
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.rules.base import Geometry, Positions, Rule, first
-from compress_env.surgery.rules.cutting import Masks, cut
+from compress_env.surgery.rules.cutting import Indices, cut
 from compress_env.surgery.rules.registry import register_rule
 from compress_env.surgery.samples import places
 
@@ -161,18 +161,18 @@ class Convolution(Dense):
         """The numbers of channels."""
         return {f"{side}_channels": n for side, n in kept.items()}
 
-    def sliced(self, module: nn.Module, masks: Masks) -> nn.Module:
+    def sliced(self, module: nn.Module, indices: Indices) -> nn.Module:
         """In groups, the weight has the inputs of one group only."""
-        groups: Any = module.groups
-        if groups == 1:
-            return super().sliced(module, masks)
-        sizes = dict(self.sizes(module, {side: int(mask.sum()) for side, mask in masks.items()}))
-        kept = np.ones(groups, bool) if "out" not in masks else masks["out"].reshape(groups, -1).any(1)
-        sizes["groups"] = int(kept.sum())
-        within = dict(masks)
-        if "in" in masks:
-            within["in"] = masks["in"].reshape(groups, -1)[kept][0]
-        return cut(module, lambda name, value: self.axes(module, name, value), within, sizes)
+        m: Any = module
+        if m.groups == 1:
+            return super().sliced(module, indices)
+        sizes = dict(self.sizes(module, {side: len(index) for side, index in indices.items()}))
+        within = dict(indices)
+        if _by_groups(module):
+            sizes["groups"] = len(indices["out"]) * m.groups // m.out_channels if "out" in indices else m.groups
+        elif "in" in indices:
+            within["in"] = indices["in"][: len(indices["in"]) // m.groups]  # those of the first group are those of all
+        return cut(module, lambda name, value: self.axes(module, name, value), within, sizes, self.reads)
 
     def scores(self, module: nn.Module, side: str) -> np.ndarray | None:
         """Weights of grouped convolutions are laid out by outputs."""

@@ -17,6 +17,8 @@ OTHER = ("MultiheadAttention", "PReLU", "GLU")
 """Modules that PyTorch files under activations and that are none."""
 RECTIFIERS = (torch.relu, F.relu, F.dropout, "relu", "relu_")
 """Functions that belong to the layer before them: they go with it when it is removed from a chain."""
+IDEMPOTENT = (torch.relu, F.relu, F.relu6, "relu")
+"""Functions that change nothing when they are applied once more."""
 PASSING = (*RECTIFIERS, torch.flatten, "flatten")
 """Functions behind which a layer can be repaired when one before them is removed."""
 

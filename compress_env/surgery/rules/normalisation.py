@@ -14,6 +14,7 @@ from compress_env.surgery.call import Call
 from compress_env.surgery.channel_ids import respread
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.rules.base import Geometry, Rule
+from compress_env.surgery.rules.cutting import Indices
 from compress_env.surgery.rules.registry import register_rule
 
 
@@ -130,11 +131,12 @@ class GroupNorm(PerChannel):
             table = numbers.reshape(groups, -1)
             flow.tie_rows(table if table.shape[0] > table.shape[1] else table.T)
 
-    def sliced(self, module: nn.Module, masks: Mapping[str, np.ndarray]) -> nn.Module:
-        """The groups that have channels left stay."""
-        groups: Any = module.num_groups
-        new = super().sliced(module, masks)
-        new.__dict__["num_groups"] = int(masks["out"].reshape(groups, -1).any(1).sum())
+    def sliced(self, module: nn.Module, indices: Indices) -> nn.Module:
+        """The groups that have channels stay."""
+        m: Any = module
+        new = super().sliced(module, indices)
+        if m.num_groups > m.num_channels // m.num_groups:  # whole groups go
+            new.__dict__["num_groups"] = len(indices["out"]) * m.num_groups // m.num_channels
         return new
 
 

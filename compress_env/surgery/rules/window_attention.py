@@ -7,15 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from compress_env.surgery.call import Call
 from compress_env.surgery.channel_ids import spread
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.rules.attention import Attention, around
+from compress_env.surgery.rules.attention import Attention, around, tripled
 from compress_env.surgery.rules.base import Positions, Shape, first
-from compress_env.surgery.rules.cutting import Masks, taken
+from compress_env.surgery.rules.cutting import Indices, taken
 from compress_env.surgery.rules.registry import register_function, register_rule, rule_of
 from compress_env.surgery.rules.windows import WindowAttention, Windows
 
@@ -61,27 +60,27 @@ class ShiftedWindowAttention(Attention):
         fixed = m.relative_coords_table.numel() * len(m.cpb_mlp[0].weight) if hasattr(m, "cpb_mlp") else 0
         return [(fixed, ()), *self.parts(module, tokens, total - fixed)]
 
-    def sliced(self, module: nn.Module, masks: Masks) -> nn.Module:
+    def sliced(self, module: nn.Module, indices: Indices) -> nn.Module:
         """A `WindowAttention`: the layer itself has as many channels in each head as there are channels a head."""
         m: Any = module
         new: Any = WindowAttention()
         new.__dict__.update({name: copy.copy(getattr(m, name)) for name in OPTIONS})
-        new.num_heads = self.heads_left(module, masks)
-        before = {"in": masks["in"]} if "in" in masks else {}
-        if "values" in masks:
-            before["out"] = np.tile(masks["values"], 3)
+        new.num_heads = self.heads_left(module, indices)
+        before = {"in": indices["in"]} if "in" in indices else {}
+        if "values" in indices:
+            before["out"] = tripled(indices["values"], m.proj.in_features)
         new.qkv = rule_of(m.qkv).sliced(m.qkv, before)
-        new.proj = rule_of(m.proj).sliced(m.proj, around(masks))
+        new.proj = rule_of(m.proj).sliced(m.proj, around(indices))
         for name, p in m.named_parameters(recurse=False):
-            cut = taken(p.detach(), self.axes(m, name, p), masks)
+            cut = taken(p.detach(), self.axes(m, name, p), indices)
             new.register_parameter(name, nn.Parameter(cut, p.requires_grad))
         for name, b in m.named_buffers(recurse=False):
             new.register_buffer(name, b.clone())
         if hasattr(m, "cpb_mlp"):
             new.cpb_mlp = copy.deepcopy(m.cpb_mlp)
-            if "heads" in masks:
+            if "heads" in indices:
                 last = m.cpb_mlp[-1]
-                new.cpb_mlp[-1] = rule_of(last).sliced(last, {"out": masks["heads"]})
+                new.cpb_mlp[-1] = rule_of(last).sliced(last, {"out": indices["heads"]})
         return new
 
     def read(
