@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 
 import numpy as np
 import torch
@@ -17,9 +16,6 @@ from compress_env.surgery.rules import rule_of
 from compress_env.surgery.rules.cutting import Indices, taken
 from compress_env.surgery.slicing import sliced
 from compress_env.surgery.view import PrunedView
-
-_OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
-"""Removal makes tensors shared that were not; an operation in place would then change what another one reads."""
 
 
 def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.GraphModule:
@@ -51,9 +47,8 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
                 _repair(module, [_linear_part(teacher, graph, block) for block in repaired[name]])
             parts[name] = sliced(module, indices, name)
     for part in parts.values():
-        for module in part.modules() if isinstance(part, nn.Module) else ():
-            if hasattr(module, "inplace"):
-                module.__dict__["inplace"] = False
+        if hasattr(part, "inplace"):
+            part.__dict__["inplace"] = False  # as in the graph, see `out_of_place`
     new = _rewire(graph, reduced, alive, graph.widths(plan))
     student = fx.GraphModule(parts, new, class_name=graph.student_name).eval()
     if graph.plain_layout:
@@ -174,8 +169,6 @@ def _rewire(graph: LayerGraph, reduced: PrunedView, alive: frozenset[str], width
             copy_of = new.node_copy(node, lambda n: copies[reduced.resolve(n.name)])
             if copy_of.op == "call_method" and copy_of.target == "view" and not isinstance(copy_of.args[-1], torch.dtype):
                 copy_of.target = "reshape"  # the same numbers, in whatever layout they come
-            if copy_of.target in _OUT_OF_PLACE:
-                copy_of.target = _OUT_OF_PLACE[copy_of.target]
             if node.name in graph.resizes:
                 stale |= resize(copy_of, graph.resizes[node.name], lambda c: reduced.size(c, widths), graph)
             copies[node.name] = copy_of

@@ -11,7 +11,7 @@ from compress_env.surgery.ir import Channels, Layer
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.rules.elementwise import PASSING
 
-ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+ADDITIONS = (operator.add, torch.add, "add")
 LIGHT = ("norm", "parameter")
 """Kinds of layers that are no reason to remove anything."""
 

@@ -16,6 +16,7 @@ from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.folding import computed_weights
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.grouping import Grouping
+from compress_env.surgery.inplace import out_of_place
 from compress_env.surgery.ir import Resize
 from compress_env.surgery.layer_costs import describe
 from compress_env.surgery.layout import needs_plain
@@ -51,11 +52,9 @@ def trace(
     if names := computed_weights(teacher):
         raise UserError(f"the weights of {names[0]!r} are computed from others before each use; load_teacher(model).module folds them")
     model = shared_copy(teacher).eval()
-    for module in model.modules():
-        if hasattr(module, "inplace"):
-            module.__dict__["inplace"] = False
     examples = _examples(model, example_input)
-    traced, capture, opaque = trace_modules(model, examples)
+    traced, _, opaque = trace_modules(model, examples)
+    out_of_place(traced, examples)
     output = next(n for n in traced.graph.nodes if n.op == "output").args[0]
     flow = follow_channels(traced, examples)
     inner = inner_sides(traced, examples, opaque, flow.ties) if opaque else {}

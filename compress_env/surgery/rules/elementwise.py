@@ -15,7 +15,7 @@ from compress_env.surgery.rules.registry import register_function, register_rule
 
 OTHER = ("MultiheadAttention", "PReLU", "GLU")
 """Modules that PyTorch files under activations and that are none."""
-RECTIFIERS = (torch.relu, F.relu, F.dropout, "relu", "relu_")
+RECTIFIERS = (torch.relu, F.relu, F.dropout, "relu")
 """Functions that belong to the layer before them: they go with it when it is removed from a chain."""
 IDEMPOTENT = (torch.relu, F.relu, F.relu6, "relu")
 """Functions that change nothing when they are applied once more."""
@@ -48,11 +48,11 @@ class Activation(Elementwise):
 
 
 @register_function(
-    *"add iadd sub isub mul imul truediv itruediv div divide multiply subtract maximum minimum pow neg abs sqrt rsqrt square exp "
+    *"add sub mul truediv div divide multiply subtract maximum minimum pow neg abs sqrt rsqrt square exp "
     "log log1p erf sin cos clamp clamp_min clamp_max reciprocal relu relu6 gelu silu sigmoid tanh hardswish hardsigmoid hardtanh "
     "leaky_relu elu selu celu mish softplus softsign logsigmoid softmax log_softmax dropout dropout1d dropout2d "
-    "alpha_dropout feature_dropout normalize float to type type_as contiguous clone detach masked_fill where lerp add_ sub_ mul_ "
-    "div_ relu_ clamp_ sigmoid_ _assert copy_ rsub addcmul gt lt ge le stochastic_depth drop_path "
+    "alpha_dropout feature_dropout normalize float to type type_as contiguous clone detach masked_fill where lerp "
+    "_assert copy_ rsub addcmul gt lt ge le stochastic_depth drop_path "
     "zeros_like ones_like full_like empty_like rand_like randn_like".split()
 )
 def follow_elementwise(flow: ChannelFlow, call: Call) -> Any:
