@@ -13,7 +13,7 @@ class AllocationSearch(Agent):
 
     Args:
         objective: Has the sensitivities.
-        evaluations: At most so many students; 1 leaves the allocation alone.
+        evaluations: Not needed; the first student is the allocation itself.
         seed: Of a budget that is drawn.
     """
 
@@ -21,7 +21,7 @@ class AllocationSearch(Agent):
         graph = objective.problem.graph
         self._limits = objective.draw_limits(np.random.default_rng(seed))
         plans = [graph.canonical(p.removed, p.widths) for p in objective.reference(self._limits).alternatives]
-        self._plans = list(dict.fromkeys(plans))[:evaluations]
+        self._plans = list(dict.fromkeys(plans))
 
     def ask(self, n: int) -> Sequence[Proposal]:
         """The next ones, none of which depends on another."""

@@ -110,9 +110,13 @@ class N2N(BatchAgent):
         super().__init__(objective, evaluations, seed)
         if rollouts < 1:
             raise UserError(f"rollouts is a number of students, 1 or more; got {rollouts}")
-        self.rollouts, self.lr = rollouts, lr
+        self.rollouts, self.lr, self.total = rollouts, lr, evaluations
         self.final = np.zeros((self.steps, 2), np.float32)
         """The likeliest choices, `(steps, 2)`."""
+
+    def go_on(self, evaluations: int) -> None:
+        """Another number of students: the second stage ends later, or earlier."""
+        self.total = evaluations
 
     def batches(self, rng: np.random.Generator) -> Batches:
         """The student of the action 0, whose observations describe the layers; then one batch an update."""
@@ -129,7 +133,8 @@ class N2N(BatchAgent):
                 policy = network(layers.shape[1])
             optimizer = torch.optim.Adam(policy.parameters(), lr=self.lr)
             fixed, baseline = best, best_reward
-            end = round((number + 1) * self.evaluations / len(stages))
+            last = number + 1 == len(stages)
+            end = self.total if last else min(self.total, round((number + 1) * self.evaluations / len(stages)))
             while played < end:
                 rollouts = [
                     policy(layers[where], lambda row: _draw(row, rng)) for _ in range(min(self.rollouts, end - played))

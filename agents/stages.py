@@ -16,13 +16,13 @@ class Stages(Agent):
 
     Args:
         objective: Says what fits.
-        evaluations: At most so many students.
+        evaluations: Not needed.
         seed: Of the draws.
     """
 
     def __init__(self, objective: Objective, evaluations: int, seed: int):
         self.objective, self._rng = objective, np.random.default_rng(seed)
-        self._left = min(evaluations, STUDENTS)
+        self._left = STUDENTS
         self._first = True
 
     def ask(self, n: int) -> Sequence[Proposal]:

@@ -34,6 +34,10 @@ class Blind(DrivingAgent):
         """Play all episodes."""
         self._agent.drive(gym.wrappers.TransformObservation(env, lambda seen: seen * self._seen, env.observation_space), checkpoint)
 
+    def go_on(self, evaluations: int) -> None:
+        """Another number of students."""
+        self._agent.go_on(evaluations)
+
     def policy(self) -> Policy:
         """The actor without noise."""
         policy = self._agent.policy()

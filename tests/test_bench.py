@@ -185,8 +185,8 @@ def test_committed_results_are_read():
 
 def test_what_cannot_be_compared_is_refused(results, tmp_path):
     out, _ = results
-    with pytest.raises(UserError, match="begun with 6 evaluations a run, not 7"):
-        bench.run(["planted"], ["random"], [0], 7, out)
+    with pytest.raises(UserError, match="has 6 evaluations already; give at least as many as 6"):
+        bench.run(["planted"], ["random"], [0], 5, out)
     with pytest.raises(UserError, match="no scenario 'plantd'; did you mean 'planted'"):
         bench.run(["plantd"], ["random"], [0], 7, tmp_path)
     with pytest.raises(UserError, match="no agent 'randm'"):

@@ -66,8 +66,13 @@ class StableBaselinesAgent(DrivingAgent):
             raise UserError(f"reward_scale has to be a positive number, got {reward_scale!r}")
         self.reward_scale, self.settings = reward_scale, {"policy": "MlpPolicy", **settings}
         self.steps = objective.steps
-        self.timesteps = (evaluations - 1) * self.steps
+        self.timesteps, self.episodes_each = (evaluations - 1) * self.steps, 1
         self.model: BaseAlgorithm
+
+    def go_on(self, evaluations: int) -> None:
+        """Another number of students; the last values of schedules hold on."""
+        self.timesteps += (evaluations - self.evaluations) * self.episodes_each * self.steps
+        self.evaluations = evaluations
 
     def build(self, env: gym.Env) -> None:
         """Make `model`, with `env` behind wrappers.

@@ -34,11 +34,18 @@ PARTS: list[Any] = [
 """Everything but tensors and plain values that a checkpoint may consist of; `torch.load` runs and makes nothing else."""
 
 
-def save(agent: OffPolicyAgent, path: Path) -> None:
-    """Write the state of an agent between two episodes, whole or not at all."""
+def save(agent: OffPolicyAgent, path: Path, over: bool = False) -> None:
+    """Write the state of an agent between two episodes, whole or not at all.
+
+    Args:
+        agent: Has played.
+        path: The file.
+        over: Whether it has played its last episode, whose end it has not learned from.
+    """
     model, env = agent.model, agent.env
     state = {
         "episodes": env.get_wrapper_attr("played"),
+        "over": over,
         "baseline": agent.relative.baseline,
         "parameters": model.get_parameters(),
         "counters": {name: getattr(model, name) for name in COUNTERS},
@@ -64,8 +71,8 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
         path: The file.
 
     Returns:
-        The number of episodes done; 0 if the file is damaged, of another run, or has other parts. Recorded trials are then played
-        again.
+        The number of episodes done; 0 if the file is damaged, of another run, or has other parts, or if the search was over and has
+        more evaluations now. Recorded trials are then played again.
     """
     try:
         with quiet(), torch.serialization.safe_globals(PARTS):
@@ -74,14 +81,14 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
         return 0
     model, env = agent.model, agent.env
     other = state["episodes"] > len(env.get_wrapper_attr("trials"))
-    if other or bool(state.get("dyna")) != bool(agent.dyna):
+    left = state["episodes"] < agent.evaluations
+    if other or state.get("over") and left or bool(state.get("dyna")) != bool(agent.dyna):
         return 0
     agent.relative.baseline = state["baseline"]
     model.set_parameters(state["parameters"], device="cpu")
     for name, value in state["counters"].items():
         setattr(model, name, value)
     vars(model.replay_buffer).update(state["buffer"])
-    left = state["episodes"] < agent.evaluations
     if agent.noise:
         agent.noise.episode = state["noise_episode"] - left  # learn() begins with a reset
     env.get_wrapper_attr("skip")(state["episodes"])

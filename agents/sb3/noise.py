@@ -14,7 +14,7 @@ class DecayingNoise(ActionNoise):
     Args:
         size: Entries of an action.
         start: Standard deviation in the first episode that is not silent, in the unit of actions.
-        end: Standard deviation in the last.
+        end: Standard deviation in the last, and in further ones.
         warmup: Silent episodes.
         episodes: All of them.
     """
@@ -22,14 +22,15 @@ class DecayingNoise(ActionNoise):
     def __init__(self, size: int, start: float, end: float, warmup: int, episodes: int):
         super().__init__()
         self.size, self.start, self.warmup = size, start, warmup
-        self.decay = (end / start) ** (1 / max(1, episodes - warmup))
+        self.length = max(1, episodes - warmup)
+        self.decay = (end / start) ** (1 / self.length)
         self.episode = 0
 
     def __call__(self) -> np.ndarray:
         """Noise `(size,)` for one step."""
         if self.episode < self.warmup:
             return np.zeros(self.size, np.float32)
-        scale = self.start * self.decay ** (self.episode - self.warmup)
+        scale = self.start * self.decay ** min(self.episode - self.warmup, self.length)
         return np.random.normal(0, scale, self.size).astype(np.float32)
 
     def reset(self) -> None:

@@ -94,7 +94,7 @@ class OffPolicyAgent(StableBaselinesAgent):
             action_noise=DecayingNoise(2, *noise, warmup + 1, played) if noise else None,
         )  # fmt: skip
         super().__init__(algorithm, objective, evaluations, seed, **{"reward_scale": 20.0, **defaults, **settings})
-        self.timesteps = played * steps
+        self.timesteps, self.episodes_each = played * steps, model_episodes or 1
         self.actor_delay = actor_delay
         self.dyna: Dyna | None = None
         self.selection: PolicySelection | None = None
@@ -115,7 +115,7 @@ class OffPolicyAgent(StableBaselinesAgent):
     def drive(self, env: gym.Env, checkpoint: Path | None) -> None:
         """Play the episodes that are left; the state is saved at the end of roll-outs, when their reward is stored."""
         self.build(env)
-        done = checkpoints.restore(self, checkpoint) if checkpoint and checkpoint.exists() else 0
+        done = self._restored(env, checkpoint) if checkpoint and checkpoint.exists() else 0
         begin = not done
         if begin:
             self.play_zero()
@@ -126,9 +126,18 @@ class OffPolicyAgent(StableBaselinesAgent):
         if done < self.evaluations:
             self.learn(self.timesteps, callback=_BetweenEpisodes(self, checkpoint), reset_num_timesteps=begin)
             if checkpoint:
-                checkpoints.save(self, checkpoint)
+                checkpoints.save(self, checkpoint, over=True)
         if self.selection:
             self.selection.load_best(self.model.actor)
+
+    def _restored(self, env: gym.Env, checkpoint: Path) -> int:
+        """Episodes of a checkpoint that is taken up; 0 if it cannot be, and the recorded trials are played again."""
+        try:
+            return checkpoints.restore(self, checkpoint)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):  # something in it is missing, or of another kind
+            env.get_wrapper_attr("skip")(0)
+            self.build(env)
+            return 0
 
     def _play_start(self) -> None:
         """The student of the policy that the search goes on from; the agent learns from it like from an episode of its own."""

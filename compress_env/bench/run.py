@@ -102,19 +102,25 @@ def results(path: Path) -> JsonLines[Run]:
 
 
 def load(path: Path) -> Table:
-    """The runs of a results file, for each scenario with the seeds that all of its agents have. Raises UserError if there are none."""
+    """The runs of a results file, for each scenario with the most evaluations, and the seeds, that all of its agents have.
+
+    Raises:
+        UserError: If there are none.
+    """
     runs = results(path).read()
     if not runs:
         raise UserError(f"there are no results in {path}; make them with `compress-env bench run --out {path.parent}`")
     table: Table = {}
     for scenario in dict.fromkeys(r.scenario for r in runs):
-        own: dict[str, dict[int, Run]] = {}
-        for r in runs:
-            if r.scenario == scenario:
-                own.setdefault(r.agent, {})[r.seed] = r
-        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in own.values())))
-        if seeds:
-            table[scenario] = {agent: [by_seed[s] for s in seeds] for agent, by_seed in own.items()}
+        agents = list(dict.fromkeys(r.agent for r in runs if r.scenario == scenario))
+        for evaluations in sorted({r.evaluations for r in runs}, reverse=True):
+            own: dict[str, dict[int, Run]] = {agent: {} for agent in agents}
+            for r in runs:
+                if (r.scenario, r.evaluations) == (scenario, evaluations):
+                    own[r.agent][r.seed] = r
+            if seeds := sorted(set.intersection(*map(set, own.values()))):
+                table[scenario] = {agent: [by_seed[s] for s in seeds] for agent, by_seed in own.items()}
+                break
     return table
 
 
@@ -167,6 +173,8 @@ def run(
 ) -> list[Run]:  # fmt: skip
     """All combinations that `out/results.jsonl` does not have yet, in parallel, each appended when it is done.
 
+    With more evaluations than before, searches go on from where they ended.
+
     Args:
         scenarios: Names, or `module:attribute`.
         agents: Names, with settings of their own after them if need be (`"ddpg model_episodes=0"`).
@@ -199,13 +207,16 @@ def _run(
     file = results(path)
     file.repair()
     done = file.read()
-    other = {r.evaluations for r in done} - {evaluations}
-    if other:
-        raise UserError(
-            f"{path} was begun with {other.pop()} evaluations a run, not {evaluations}; choose another --out"
-        )
-    known = {(r.scenario, r.agent, r.seed) for r in done}
-    todo = [key for s in seeds for x in scenarios for a in agents if (key := (x, a, s)) not in known]
+    known: dict[tuple[str, str, int], list[int]] = {}
+    for r in done:
+        known.setdefault((r.scenario, r.agent, r.seed), []).append(r.evaluations)
+    asked = [(x, a, s) for s in seeds for x in scenarios for a in agents]
+    todo = [key for key in asked if evaluations not in known.get(key, [])]
+    for x, a, s in todo:
+        if (most := max(known.get((x, a, s), [0]))) > evaluations:
+            raise UserError(
+                f"{path}: seed {s} of {a} in {x} has {most} evaluations already; give at least as many as {most}, or another --out"
+            )
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which compete for the same cores otherwise
     context = get_context("spawn")

@@ -36,7 +36,7 @@ def search(finetune_epochs: int, out: str | None, resume: bool, **settings: Any)
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, problem.json, sensitivities.json, trials.jsonl,
     result.json, plan.json, student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
     Rewards, resources, rankings, tasks and data sets of your own are given as module:attribute or file.py:attribute.
-    Ctrl-C keeps everything; the same command with --resume goes on.
+    Ctrl-C keeps everything; the same command with --resume goes on, also with more --evaluations.
     """
     environment, found = options.specs(settings)
     name = f"{Path(environment.problem.teacher.split(':')[0]).stem}-{found.agent.split(':')[-1]}-{found.seed}"

@@ -90,3 +90,19 @@ class DrivingAgent(Protocol):
 
     def policy(self) -> Policy | None:
         """The learned policy, or None for a search without one."""
+
+
+@runtime_checkable
+class Extendable(Protocol):
+    """An agent, of either kind, that has to know if it is to judge another number of students than it was made for.
+
+    Agents that are asked need it only if they end by themselves, those that drive an environment always do.
+    """
+
+    def go_on(self, evaluations: int) -> None:
+        """Take another number of students. Called before the first, in a search that is resumed with more evaluations, or fewer.
+
+        Args:
+            evaluations: How many the search is to judge. What was proposed with the number that the agent was made for has to be
+                proposed again: schedules stay as they are, and what they end with holds on.
+        """

@@ -18,7 +18,7 @@ from compress_env.errors import CannotWrite, UnknownName, UserError
 from compress_env.files import make_folder
 from compress_env.objective import Objective
 from compress_env.registry import load_attribute, unknown
-from compress_env.search.agent import Agent, DrivingAgent
+from compress_env.search.agent import Agent, DrivingAgent, Extendable
 from compress_env.search.recorder import Recorder, trial_of_policy
 from compress_env.search.settings import check_settings
 from compress_env.search.store import RunFolder, alone_in
@@ -103,7 +103,8 @@ def search(
     """Let an agent look for the best student for a number of evaluations.
 
     Each is a trial, appended to `out` at once; a plan is never evaluated twice, but proposing it again counts. If `out` has
-    trials, the search goes on after them, to the same trials as without interruption. Ctrl-C ends it with what there is.
+    trials, the search goes on after them, to the same trials as without interruption. With more evaluations than it was begun with,
+    it goes on from there: the agent's schedules stay those of the first number. Ctrl-C ends it with what there is.
     The same seed gives the same trials on the same machine, except where something is measured.
 
     Args:
@@ -139,7 +140,10 @@ def search(
         with own_random_state(), one_thread():
             try:
                 with _blaming(label, settings):
-                    player = factory(judge, evaluations, seed, **(settings or {}))
+                    begun = folder.begun(evaluations) if folder else evaluations
+                    player = factory(judge, begun, seed, **(settings or {}))
+                    if evaluations != begun:
+                        _go_on(player, label, evaluations)
                     _play(player, recorder, env, folder)
                     if (policy := player.policy()) is not None:
                         final = trial_of_policy(policy, judge, seed)
@@ -160,6 +164,16 @@ def _blaming(agent: str, settings: Mapping[str, Any] | None) -> Iterator[None]:
             raise
         given = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         raise UserError(f"the agent {agent!r} failed with {given}: {type(error).__name__}: {error}") from error
+
+
+def _go_on(player: AnyAgent, label: str, evaluations: int) -> None:
+    if isinstance(player, Extendable):
+        player.go_on(evaluations)
+    elif not isinstance(player, Agent):
+        raise UserError(
+            f"the agent {label!r} ends after as many evaluations as it was begun with; search again in another folder, or give it a "
+            "method go_on(evaluations)"
+        )
 
 
 def _save_policy(player: Any, path: Path) -> None:

@@ -20,6 +20,10 @@ FORMAT = 3
 """Of `run.json`; counted up when an older one cannot be read any more."""
 
 RESULT = "result.json"
+BEGUN = "begun.json"
+"""For a search without a `run.json`."""
+MAY_CHANGE = ("evaluations", "timeout")
+"""Settings that a search which is resumed may have others of."""
 
 
 class RunFolder:
@@ -39,6 +43,8 @@ class RunFolder:
     def admit(self, environment: EnvironmentSpec, search: SearchSpec, resume: bool) -> None:
         """Check that a search may write here.
 
+        One that is resumed may have another number of evaluations, and another limit on the time of each.
+
         Raises:
             UserError: If there are trials and `resume` is False, or if they were made with other settings; the first that differs is
                 named.
@@ -49,7 +55,7 @@ class RunFolder:
         if not resume:
             raise UserError(f"{self.path} has trials of an earlier run; add --resume to go on, or choose another --out")
         now = flat({"environment": environment.to_json(), "search": search.to_json()})
-        before = flat(self.recorded())
+        before = flat(self.recorded()) | {name: now[name] for name in MAY_CHANGE}
         if name := difference(before, now):
             raise UserError(
                 f"cannot resume {self.path}: it was begun with {name}={before.get(name)!r}, not {now.get(name)!r}"
@@ -65,6 +71,18 @@ class RunFolder:
         with alone_in(self.path):
             if not self.trials():
                 self.write("run.json", run)
+
+    def begun(self, evaluations: int) -> int:
+        """How many evaluations the search here was begun with; schedules of agents stay those of that number.
+
+        Args:
+            evaluations: How many it is to have now; noted if nothing was recorded yet.
+        """
+        if (self.path / "run.json").is_file():
+            return int(self.recorded()["search"]["evaluations"])
+        if not (self.path / BEGUN).is_file():
+            self.write(BEGUN, {"evaluations": evaluations})
+        return int(self.read(BEGUN)["evaluations"])
 
     def recorded(self) -> dict[str, Any]:
         """The content of `run.json`, in which objects are only marked. Raises UserError if there is none, or one of another format."""
