@@ -49,7 +49,7 @@ def save_policy(policy: nn.Module, names: Sequence[str], actions: str, path: Pat
 
 
 def load_policy(path: str | Path, names: Sequence[str] | None = None, actions: str | None = None) -> Policy:
-    """The policy of a file of `save_policy`. Runs no code of the file's.
+    """The policy of a file of `save_policy`. Its graph is checked before it runs (`policy_graph.check`).
 
     Args:
         path: The file.
@@ -57,9 +57,13 @@ def load_policy(path: str | Path, names: Sequence[str] | None = None, actions: s
         actions: What its actions are going to mean; None likewise.
 
     Raises:
-        UserError: If it cannot be read, or was learned from other observations.
+        UserError: If it cannot be read, is no policy, or was learned from other observations; when it is used, if an action of its
+            is no number.
     """
+    import onnx
     import onnxruntime
+
+    from compress_env.agents import policy_graph
 
     path = Path(path)
     if not path.is_file():
@@ -69,9 +73,16 @@ def load_policy(path: str | Path, names: Sequence[str] | None = None, actions: s
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        known = session.get_modelmeta().custom_metadata_map
+        if path.stat().st_size > policy_graph.BYTES:
+            raise policy_graph.NoPolicy(f"it has more than {policy_graph.BYTES >> 20} MiB")
+        model = onnx.load(path, load_external_data=False)
+        known = {entry.key: entry.value for entry in model.metadata_props}
         learned, meant = json.loads(known["observation"]), known["actions"]
+        if not isinstance(learned, list) or not all(isinstance(name, str) for name in learned):
+            raise policy_graph.NoPolicy("the names of its observations are no list of texts")
+        policy_graph.check(model, len(learned))
+        content = model.SerializeToString()  # what was checked, and not what lies at the path by now
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime has an exception for each kind of damage
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path} is no policy of this package: {reason}; give the {POLICY} of a run folder") from error
@@ -83,4 +94,11 @@ def load_policy(path: str | Path, names: Sequence[str] | None = None, actions: s
         )
     if actions is not None and meant != actions:
         raise UserError(f"{path} was learned with {meant} actions, and these are {actions}; give actions={meant!r}, or learn anew")
-    return lambda observation: session.run(None, {"observation": np.asarray(observation, np.float32)[None]})[0][0]
+
+    def policy(observation: np.ndarray) -> np.ndarray:
+        (action,) = session.run(["action"], {"observation": np.asarray(observation, np.float32)[None]})[0]
+        if not np.isfinite(action).all():
+            raise UserError(f"{path} gives the action {action.tolist()}, which is no number; its weights are damaged, learn anew")
+        return action
+
+    return policy
