@@ -27,3 +27,7 @@ class EveryStudentFailed(UserError):
 
 class CannotWrite(UserError):
     """A file cannot be written: the disk is full, or the place is not there or not to be written to."""
+
+
+class DoubtfulTeacher(UserWarning):
+    """A teacher that seems not to belong to its data; the message says what to check."""

@@ -70,7 +70,7 @@ class Evaluation:
         It is `proxy_score(kl, size)`; without a KL, the metric relative to the teacher's.
         """
         if self.kl is None:
-            return self.metric / self.teacher_metric
+            return self.metric / self.teacher_metric if self.teacher_metric else 0.0
         return proxy_score(self.kl, self.size)
 
     def meets(self, limits: Mapping[str, float]) -> bool:

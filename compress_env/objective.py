@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +13,18 @@ from compress_env import cache, rewards
 from compress_env.allocation.completion import Completed
 from compress_env.allocation.sensitivities import Sensitivities, measure, probes
 from compress_env.allocation.solver import Allocation, Allocator, Reference
-from compress_env.errors import UserError
+from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator, PlanEvaluator
 from compress_env.failures import EvaluationFailed, Patience
 from compress_env.problem import Measured, Problem
+from compress_env.progress import say
 from compress_env.resources.budget import Limit, parse_budget
 from compress_env.rewards import REWARDS
 from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import load_task
+from compress_env.tasks.doubts import CHECK, doubts
 from compress_env.walk.base import AnyWalk
 from compress_env.walk.observation import Embedding
 from compress_env.walk.relative import RelativeWalk
@@ -96,8 +99,24 @@ class Objective:
     def evaluator(self) -> PlanEvaluator:
         """Judges plans."""
         if self._evaluator is None:
-            self._evaluator = Evaluator(self.problem, self.spec.evaluator, timeout=self.spec.timeout)
+            self._evaluator = found = Evaluator(self.problem, self.spec.evaluator, timeout=self.spec.timeout)
+            self._introduce(found)
         return self._evaluator
+
+    def _introduce(self, evaluator: Evaluator) -> None:
+        """Say how good the teacher is, and what there is to doubt, before any student is judged.
+
+        Raises:
+            UserError: If the teacher itself has no reward.
+        """
+        problem, metrics = self.problem, evaluator.teacher_metrics
+        name, metric, images = problem.teacher.name, problem.task.metric, len(evaluator.validation)
+        known = f"{metric} {metrics[metric]:.1%} on {images} validation examples"
+        say(f"{name}: {known}", self._progress)
+        if doubt := doubts(problem.task, evaluator.teacher_outputs, evaluator.validation.labels):
+            warnings.warn(DoubtfulTeacher(f"the teacher {name!r} has {known}, {doubt}. {CHECK}"), stacklevel=4)
+        usage = dict(problem.cost_model.teacher)
+        self.reward(Evaluation(metrics, 0.0, usage, metrics, usage), self._range(self._budget)[0])
 
     @property
     def final_evaluator(self) -> PlanEvaluator:

@@ -26,23 +26,22 @@ def evaluate(reward: Reward, evaluation: Evaluation, limits: Limits) -> tuple[fl
     """The reward of an evaluation and its terms, of which "failed" is one; a failed student gets FAILED and no other term.
 
     Raises:
-        UserError: If the reward is not a finite number.
+        UserError: If it raises anything, or is no finite number; the message names the reward and the evaluation.
     """
+    name = getattr(reward, "__name__", repr(reward))
     try:
-        terms = reward(evaluation, limits)
-    except ArithmeticError:
-        if not evaluation.failed:  # the metrics of one that did are 0
-            raise
-        terms = {}
-    if not isinstance(terms, dict):
-        terms = {getattr(reward, "__name__", "reward"): terms}
-    terms = {name: 0.0 if evaluation.failed else float(value) for name, value in terms.items()}
-    terms["failed"] = FAILED if evaluation.failed else 0.0
+        found = reward(evaluation, limits)
+        terms = {key: float(value) for key, value in (found if isinstance(found, dict) else {name: found}).items()}
+    except Exception as error:  # noqa: BLE001 - a user's code may raise anything
+        if not evaluation.failed:
+            raise UserError(
+                f"reward {name!r} raised {type(error).__name__} ({error}) for {evaluation}; it has to give a number, or a dict of them"
+            ) from error
+        terms = {}  # the metrics of one that failed are 0, which not every formula takes
+    terms = dict.fromkeys(terms, 0.0) | {"failed": FAILED} if evaluation.failed else terms | {"failed": 0.0}
     total = sum(terms.values())
     if not math.isfinite(total):
-        raise UserError(
-            f"reward {getattr(reward, '__name__', reward)!r} gave {terms} for {evaluation}; it has to be finite"
-        )
+        raise UserError(f"reward {name!r} gave {terms} for {evaluation}; it has to be finite")
     return total, terms
 
 

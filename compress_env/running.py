@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,8 +25,6 @@ from compress_env.teachers.admission import raised
 
 EXAMPLES = 3
 """Inputs that a teacher is tried on."""
-LARGEST = 4
-"""Gibibytes that they may take."""
 CURE = "give other data, or another image size or input shape"
 COUNTS = (2, EXAMPLES)
 """Examples at once that are tried: a network that takes only one number of them can be neither judged nor exported."""
@@ -150,10 +147,15 @@ def data_of(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
     """The data of a problem. Raises UserError if there is none, or it cannot be used."""
     if spec.data is None and teacher.data is None:
         raise UserError(f"the teacher {teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)")
-    return load_data(
+    data = load_data(
         teacher.data if spec.data is None else spec.data, normalization=spec.normalization or teacher.normalization,
         image_size=spec.image_size, progress=progress,
     )  # fmt: skip
+    if spec.classes is None:
+        return data
+    if spec.classes < data.outputs:
+        raise UserError(f"the data set {data.name!r} has {data.outputs} classes, more than classes={spec.classes}")
+    return replace(data, outputs=spec.classes, complete=True)
 
 
 def input_shape_of(spec: ProblemSpec, teacher: Teacher) -> tuple[int, ...] | None:
@@ -174,9 +176,6 @@ def example_of(spec: ProblemSpec, teacher: Teacher, data: Data | None) -> Tensor
         raise UserError(
             f"the teacher {teacher.name!r} does not say what it takes; give an input shape, for example 3,224,224, or data"
         )
-    gibibytes = 4 * EXAMPLES * math.prod(shape) / 2**30
-    if gibibytes > LARGEST:
-        raise UserError(f"the input shape {shape} takes {gibibytes:,.0f} GiB for {EXAMPLES} inputs; give a smaller one")
     return torch.zeros(EXAMPLES, *shape)
 
 

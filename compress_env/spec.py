@@ -89,6 +89,7 @@ class ProblemSpec(Settings):
         "test), too.",
         text=True,
     )
+    classes: int | None = setting(None, "Outputs of the teacher, if no label is of some of its classes.", low=2)
     image_size: int | None = setting(None, "Pixels, for a folder of images of different sizes.", low=1)
     mean: tuple[float, ...] | None = setting(None, "Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406.")
     std: tuple[float, ...] | None = setting(None, "Standard deviations a channel, likewise.")
@@ -134,10 +135,10 @@ class ProblemSpec(Settings):
             raise UserError(unknown("schedule", self.schedule, list(SCHEDULES)))
         if self.runtime not in RUNTIMES:
             raise UserError(unknown("runtime", self.runtime, list(RUNTIMES)))
-        for name in ("latency_batch", "latency_threads", "channel_multiple", "image_size"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"{name} has to be a whole number of at least 1, got {value!r}")
+        for name in ("latency_batch", "latency_threads", "channel_multiple", "image_size", "classes"):
+            value, least = getattr(self, name), 2 if name == "classes" else 1
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise UserError(f"{name} has to be a whole number of at least {least}, got {value!r}")
         if self.input_shape is not None and not all(isinstance(n, int) and n > 0 for n in self.input_shape or (0,)):
             raise UserError(
                 f"input_shape {self.input_shape} is not a shape of one input without the batch, for example 3,224,224"

@@ -112,7 +112,7 @@ def test_a_teacher_of_another_number_of_classes_and_labels_that_are_none_are_ref
     whole = Split(torch.zeros(30, 1), torch.arange(30) % 3)
     data, task = make_data("a", whole, whole), load_task("classification")
     task.check(torch.zeros(2, 3), data, "net")
-    for outputs, answer in ((torch.zeros(2, 4), r"\(4,\)"), (torch.zeros(2, 3, 1), r"\(3, 1\)"), ((), "a tuple")):
+    for outputs, answer in ((torch.zeros(2, 2), r"\(2,\)"), (torch.zeros(2, 3, 1), r"\(3, 1\)"), ((), "a tuple")):
         with pytest.raises(UserError, match=rf"teacher 'net' answers with {answer}, but the data set 'a' has 3 classes"):
             task.check(outputs, data, "net")
     for labels in (torch.rand(30), torch.ones(30, 3, dtype=torch.long)):
@@ -139,8 +139,9 @@ def test_a_task_is_found_by_name_place_or_itself(tmp_path):
 
 # Who knows what
 
-ELSE = {"surgery", "agents/n2n.py", "agents/sb3"}
-"""Where a word means something else: layers that networks have, the choices of an agent's policy, agents given as classes."""
+ELSE = {"surgery", "agents/n2n.py", "agents/sb3", "spec.py", "running.py"}
+"""Where a word means something else: layers that networks have, the choices of an agent's policy, agents given as classes, and the
+setting by which users say how many outputs a task's data have."""
 
 
 def test_only_tasks_know_that_outputs_are_classes():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from unittest import mock
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from PIL import Image
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import compress_env
 from compress_env.cli.main import main
+from compress_env.data import load_data
 from compress_env.distill.recipes import Recipe
-from compress_env.errors import UserError
+from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.problem import Measured, Problem
 from compress_env.report.inspect import inspect
 from compress_env.spec import ProblemSpec
@@ -152,14 +156,190 @@ def test_a_teacher_that_mixed_precision_breaks_is_computed_in_float32(monkeypatc
     assert not info["failed"]
 
 
-def command(*arguments) -> str:
-    """The last line of a command that is refused."""
+def invoke(*arguments) -> Result:
     arguments = [str(a) for a in arguments]
     with mock.patch.object(sys, "argv", ["compress-env", *arguments]):
-        result = CliRunner().invoke(main, arguments, prog_name="compress-env")
+        return CliRunner().invoke(main, arguments, prog_name="compress-env")
+
+
+def command(*arguments) -> str:
+    """The last line of a command that is refused."""
+    result = invoke(*arguments)
     assert result.exit_code == 2 and "Traceback" not in result.output, result.output[-500:]
     return result.output.splitlines()[-1]
 
 
-def test_an_input_that_no_memory_holds_is_refused():
-    assert "takes 11,175,536 GiB for 3 inputs" in command("inspect", "--input-shape", "99999,99999,99999")
+# Data as they come
+
+
+class Listed(Dataset):
+    """Examples of any kind; the one at `broken` cannot be read."""
+
+    def __init__(self, labels, make=lambda i: torch.full(SHAPE, float(i)), broken=-1):
+        self.labels, self.make, self.broken = labels, make, broken
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        if i == self.broken:
+            raise OSError("torn record")
+        return self.make(i), self.labels[i]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(Listed([0, 1, 2]))
+
+
+def picture(mode: str, i: int) -> Image.Image:
+    return Image.fromarray(np.full((8, 8, 3), i, np.uint8)).convert(mode)
+
+
+CLASSES = [i % 3 for i in range(60)]
+GOOD = Listed(CLASSES)
+DATA = {
+    "a DataLoader": (DataLoader(GOOD), "the training data is a DataLoader; give the dataset that it reads, its .dataset"),
+    "a stream": (Stream(), r"is a Stream, of which no example can be asked for by its number; .* such as list\(dataset\)"),
+    "a generator": ((x for x in GOOD), "is a generator, of which no example"),
+    "a tensor": (torch.zeros(60, 3, 8, 8), r"is a tensor; give torch.utils.data.TensorDataset\(inputs, labels\)"),
+    "dicts": ([{"image": torch.zeros(SHAPE), "label": 0}] * 60, "example 0 of the .* is a dict of 'image', 'label'; give pairs"),
+    "no labels": ([torch.zeros(SHAPE)] * 60, "example 0 of the training data is a Tensor without a label; give pairs"),
+    "texts": (Listed(["cat", "dog"] * 30), "the label of example 0 of the training data is the text 'cat'; number such texts from 0"),
+    "None": (Listed([0, None] * 30), "the label of example 1 of the training data is a NoneType"),
+    "a bad example": (Listed(CLASSES, broken=37), "example 37 of the training data cannot be read: OSError: torn record"),
+    "16 bits": (Listed(CLASSES, lambda i: picture("I", i)), "example 0 of the .* is an image of mode I, with more than 8"),
+    "a regression": (Listed([i / 60 for i in range(60)]), "labels of type torch.float32, .* another task for a regression"),
+    "a regression in a column": (Listed([[i / 60] for i in range(60)]), r"labels of shape \(1,\) and type torch.float32, for ex"),
+    "one-hot labels": (Listed([[int(j == c) for j in range(3)] for c in CLASSES]), r"labels of shape \(3,\).*with \.argmax\(\)"),
+    "too many classes": (Listed([i % 4 for i in range(60)]), r"answers with \(3,\), .* has 4 classes; leave out"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_data_of_another_kind_are_refused_with_the_cure_before_any_work(kind, monkeypatch):
+    monkeypatch.setattr("compress_env.running.trace", lambda *_, **__: pytest.fail("too late"))
+    dataset, told = DATA[kind]
+    with pytest.raises(UserError, match=told):
+        gym.make("LayerRemoval-v0", teacher=Net().eval(), data=(dataset, GOOD))
+
+
+def test_one_output_is_no_classification():
+    with pytest.raises(UserError, match="a network of one output is for another task, such as a regression: give one of your own"):
+        Problem.build(ProblemSpec(Net(1).eval(), data=(Listed([0] * 60), Listed([0] * 30))))
+    with pytest.raises(UserError, match="got DataLoader; of DataLoaders, give the two .dataset"):
+        Problem.build(ProblemSpec(Net().eval(), data=DataLoader(GOOD)))
+
+
+@pytest.mark.parametrize("mode, channels, value", [("RGB", 3, 7), ("RGBA", 3, 7), ("L", 1, 7), ("1", 1, 0)])
+def test_pictures_of_pillow_are_pixels(mode, channels, value):
+    data = load_data((Listed(CLASSES, lambda i: picture(mode, 7)), Listed(CLASSES, lambda i: picture(mode, 7))))
+    assert data.input_shape == (channels, 8, 8) and data.train.inputs.dtype == torch.uint8
+    assert data.train.inputs.unique().tolist() == [value]
+
+
+def test_labels_need_not_cover_a_teachers_classes():
+    few = tuple(Listed([i % 3 * 400 for i in range(n)]) for n in (60, 30))
+    problem = Problem.build(ProblemSpec(Net(1000).eval(), data=few))
+    assert problem.data.outputs == 801  # one more than the largest label
+    assert Problem.build(ProblemSpec(Net(1000).eval(), data=few, classes=1000)).data.outputs == 1000
+    with pytest.raises(UserError, match=r"answers with \(1000,\), .* has 900 classes; if labels are the numbers of the"):
+        Problem.build(ProblemSpec(Net(1000).eval(), data=few, classes=900))
+    with pytest.raises(UserError, match="has 801 classes, more than classes=800"):
+        Problem.build(ProblemSpec(Net(1000).eval(), data=few, classes=800))
+
+
+def test_data_that_name_their_classes_need_a_teacher_of_as_many_unless_it_is_said(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\ndef net(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 12))\n"
+    )
+    given = ("--teacher", f"{tmp_path / 'own.py'}:net", "--data", "digits", "--agent", "uniform", "--evaluations", 1)
+    rest = (*given, "--finetune-epochs", 0, "--out", tmp_path / "a")
+    assert "answers with (12,), but the data set 'digits' has 10 classes; if labels are" in command("search", *rest)
+    assert invoke("search", *rest, "--classes", 12).exit_code == 0
+
+
+# Teachers that do not belong to their data
+
+
+class Knows(nn.Module):
+    """It says the class that an input of one number has, in some order of its outputs."""
+
+    def __init__(self, order, sharp=9.0):
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 8), nn.Linear(8, 8)
+        self.head = nn.Linear(8, len(order))
+        centres = torch.arange(len(order), dtype=torch.float32)
+        with torch.no_grad():
+            for layer in (self.a, self.b, self.head):
+                layer.bias.zero_()
+                layer.weight.zero_()
+            self.a.weight[0], self.b.weight[0, 0] = 1.0, 1.0
+            self.head.weight[:, 0] = 2 * sharp * centres[list(order)]
+            self.head.bias.copy_(-sharp * centres[list(order)] ** 2)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = x + self.b(x).relu() - x
+        return self.head(x)
+
+
+def numbers(n: int, classes: int):
+    labels = torch.arange(n) % classes
+    return TensorDataset(labels.float().view(n, 1), labels)
+
+
+def told(teacher, classes: int = 12, **settings) -> list[str]:
+    """The warnings about a teacher when its environment is made."""
+    data = (numbers(2400, classes), numbers(60, classes))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        gym.make("LayerRemoval-v0", teacher=teacher.eval(), data=data, budget={"macs": 0.9}, **settings)
+    return [str(w.message) for w in caught if w.category is DoubtfulTeacher]
+
+
+def test_a_good_teacher_is_not_doubted():
+    assert told(Knows(range(12))) == []
+
+
+def test_a_teacher_at_chance_is_doubted_with_what_to_check():
+    constant = Knows(range(12))
+    with torch.no_grad():
+        constant.head.weight.zero_()
+    (text,) = told(constant)
+    assert "on 120 validation examples, which is not clearly better than chance (" in text
+    assert "Check its weights (--weights), the order of its outputs, and the mean and deviation" in text
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert "not clearly better than chance" in told(Knows(range(12), sharp=0.0))[0]
+
+
+def test_another_order_of_classes_is_found():
+    names = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2: as folders are listed
+    (text,) = told(Knows([int(name) for name in names]))
+    assert "would have 100% if the classes were in another order (label 2 is its output 4, 3 is its output 5" in text
+
+
+def test_a_teacher_that_is_never_right_is_searched_to_the_end_and_shown(tmp_path, capsys):
+    never = Knows([1, 0, 2])
+    data = tuple(TensorDataset((1 - x).clamp(0), y) for x, y in (numbers(600, 2).tensors, numbers(60, 2).tensors))
+    never.head.bias.data[2] = 1e6  # a class that no label has
+    with pytest.warns(DoubtfulTeacher):
+        done = compress_env.compress(
+            never.eval(), data, {"macs": 0.9}, agent="random", evaluations=2, finetune_epochs=1, out=tmp_path / "a", progress=True
+        )
+    assert done.result.teacher.metric_test == 0.0 and (tmp_path / "a" / "report.html").is_file()
+    assert "Knows: accuracy 0.0% on 30 validation examples" in capsys.readouterr().err.splitlines()
+    with pytest.warns(DoubtfulTeacher), pytest.raises(UserError, match=r"reward 'n2n' raised ZeroDivisionError \(.*division by zero"):
+        gym.make("LayerRemoval-v0", teacher=never, data=data, reward="n2n")
+
+
+@pytest.mark.parametrize("reward, told", [
+    (lambda *_: None, r"raised TypeError \(.*NoneType.*it has to give a number, or a dict of them"),
+    (lambda *_: {}["score"], r"raised KeyError \('score'\)"),
+    (lambda *_: float("nan"), "it has to be finite"),
+])  # fmt: skip
+def test_a_reward_that_gives_none_or_raises_is_named_before_any_student_is_judged(reward, told, monkeypatch):
+    monkeypatch.setattr("compress_env.evaluator.Evaluator.__call__", lambda *_: pytest.fail("too late"))
+    with pytest.raises(UserError, match=rf"reward '<lambda>' .*{told}"):
+        gym.make("LayerRemoval-v0", reward=reward)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,7 +30,7 @@ class _Failure(click.ClickException):
 @contextmanager
 def _plainly() -> Iterator[None]:
     try:
-        with _ends_like_ctrl_c():
+        with _ends_like_ctrl_c(), _warnings_in_a_line():
             yield
     except UserError as error:
         raise _Failure(" ".join(str(error).split())) from error
@@ -46,6 +47,22 @@ def _plainly() -> Iterator[None]:
             err=True,
         )
         raise click.exceptions.Exit(128 + (_received.pop() if _received else signal.SIGINT)) from None
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """Within the block, warnings of ours are a line on standard error, without the place in the code."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **rest: Any) -> None:
+            if category.__module__.startswith("compress_env."):
+                click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+            else:
+                others(message, category, *place, **rest)
+
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 
 from compress_env.data import digits, imagefolder, torchvision_sets
 from compress_env.data.dataset import Data, Normalization, Split, make_data
+from compress_env.data.samples import PARTS, check_dataset, sample
 from compress_env.errors import UserError
 from compress_env.registry import Registry
 
@@ -37,11 +38,12 @@ def load_data(
     if isinstance(spec, Data):
         return spec
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
-        train, test = (_in_memory(part) for part in spec)
+        train, test = map(_in_memory, spec, PARTS)
         return make_data("custom", train, test, normalization=normalization)
     if not isinstance(spec, str):
         raise UserError(
-            f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}"
+            f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}; of DataLoaders, "
+            "give the two .dataset"
         )
     if spec.startswith("imagefolder:"):
         directory = spec.removeprefix("imagefolder:")
@@ -54,15 +56,13 @@ def load_data(
     return load_data(loaded, normalization=normalization) if not isinstance(loaded, str) else load_data(loaded)
 
 
-def _in_memory(dataset: Any) -> Split:
+def _in_memory(dataset: Any, part: str) -> Split:
     """Every example of a torch dataset of `(input, label)`, stacked."""
     if isinstance(dataset, Split):
         return dataset
-    if len(dataset) == 0:
-        raise UserError("data: one of the datasets is empty")
+    check_dataset(dataset, part)
     parts = []
-    for what, values in zip(("inputs", "labels"), zip(*(dataset[i] for i in range(len(dataset))))):
-        tensors = [torch.as_tensor(v) for v in values]
+    for what, tensors in zip(("inputs", "labels"), zip(*(sample(dataset, i, part) for i in range(len(dataset))))):
         shapes = {tuple(t.shape) for t in tensors}
         if len(shapes) > 1:
             raise UserError(f"data: {what} have different shapes, for example {sorted(shapes)[:2]}; bring them to one")

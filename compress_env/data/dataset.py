@@ -54,6 +54,7 @@ class Data:
         normalization: Applied by `prepare` to uint8 inputs only.
         crop_padding: Pixels of zeros around training images before a random crop.
         flip: Whether training images are mirrored left to right at random.
+        complete: Whether `outputs` is known, and not only the largest label that was seen: a network may have more then.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Data:
     normalization: Normalization | None = None
     crop_padding: int = 0
     flip: bool = False
+    complete: bool = True
     _cache: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -202,7 +204,7 @@ def make_data(
     for what, split in (("training", train), ("test", test)):
         if len(split) == 0:
             raise UserError(f"data set {name!r} has no {what} examples")
-    whole = _whole_numbers(train.labels)
+    whole, complete = _whole_numbers(train.labels), outputs is not None or not _whole_numbers(train.labels)
     if outputs is None:
         outputs = int(max(train.labels.max(), test.labels.max())) + 1 if whole else train.labels[0].numel()
     for what, split in (("training", train), ("test", test)):
@@ -215,7 +217,7 @@ def make_data(
     validation, train = train.take(held), train.take(rest)
     if normalization is None and train.inputs.dtype == torch.uint8:
         normalization = pixel_statistics(train.inputs)
-    return Data(name, train, validation, test, outputs, normalization, crop_padding, flip)
+    return Data(name, train, validation, test, outputs, normalization, crop_padding, flip, complete)
 
 
 def pixel_statistics(images: Tensor) -> Normalization:

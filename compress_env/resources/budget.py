@@ -82,6 +82,8 @@ def parse_budget(budget: Mapping[str, object]) -> dict[str, tuple[Limit, Limit]]
     Raises:
         UserError: The budget is empty, names what is no resource, or a limit is none.
     """
+    if not isinstance(budget, Mapping):
+        raise UserError(f'a budget is a mapping such as {{"macs": 0.5}}, got {budget!r}')
     if not budget:
         raise UserError(
             f"the budget is empty; give at least one of {', '.join(RESOURCES.names())}, for example macs=0.5"

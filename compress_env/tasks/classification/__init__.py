@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,15 +49,32 @@ class Classification:
         """
         labels = data.train.labels
         if labels.dim() != 1 or labels.is_floating_point():
+            kind = f"shape {tuple(labels.shape[1:])} and type {labels.dtype}" if labels.dim() > 1 else f"type {labels.dtype}"
             raise UserError(
-                f"the data set {data.name!r} has labels of shape {tuple(labels.shape[1:])} and type {labels.dtype}; each has to be "
-                "the whole number of a class, so convert them, or give another task"
+                f"the data set {data.name!r} has labels of {kind}, for example {labels[0].tolist()}; each has to be the whole number "
+                "of a class, so convert them (one-hot labels with .argmax()), or give another task for a regression"
             )
         shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        if shape != (data.outputs,):
+        fits = len(shape) == 1 and (shape[0] == data.outputs or (shape[0] > data.outputs and not data.complete))
+        if not fits or shape[0] < 2:
             raise UserError(
-                f"the teacher {teacher!r} answers with {shape}, but the data set {data.name!r} has {data.outputs} classes"
+                f"the teacher {teacher!r} answers with {shape}, but the data set {data.name!r} has {data.outputs} classes; "
+                f"{self._cure(outputs, data)}"
             )
+
+    def _cure(self, outputs: Any, data: Data) -> str:
+        """What to do where outputs and classes do not fit."""
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+            return "it has to have one logit for each class, so give another task, or wrap the teacher"
+        count = outputs.shape[1]
+        if count < 2:
+            return "a network of one output is for another task, such as a regression: give one of your own (--task)"
+        if count < data.outputs:
+            return f"leave out the examples whose labels are {count} and more, or give the teacher that was trained on all"
+        return (
+            f"if labels are the numbers of the teacher's outputs and lack some of its classes, say so with classes={count} (--classes "
+            f"{count}); folders are numbered in order of their names, so that a missing one moves all behind it"
+        )
 
 
 def _share(right: Tensor) -> float:
