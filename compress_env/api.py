@@ -215,16 +215,18 @@ def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, epoc
 def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mapping[str, Any], progress: bool) -> Compressed:
     """The best of the finalists that can be distilled, with its files."""
     objective, reason = finalists.objective, ""
+    judge = _evaluator(objective)
     problem, data, teacher = objective.problem, objective.problem.data, objective.problem.whole
     recipe = problem.runnable(finetuning_recipe(len(data.train), epochs, problem.device))
     for finalist in finalists.ranked(progress):
         best, plan = finalist.trial, finalist.trial.plan
         checkpoint = folder.path / CHECKPOINT.format(f"{plan.key}-{epochs}")
         try:
-            student = _evaluator(objective).prepared(plan)
+            student = judge.prepared(plan)
             done = finetune(
-                student, teacher, data, recipe, task=problem.task, seed=run["search"]["seed"], checkpoint=checkpoint, progress=progress
-            )
+                student, teacher, data, recipe, task=problem.task, seed=run["search"]["seed"], at_once=judge.at_once,
+                checkpoint=checkpoint, progress=progress,
+            )  # fmt: skip
             break
         except (UserError, OSError):
             raise
@@ -243,7 +245,7 @@ def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mappin
     size = save_student(student, plan, folder.path).stat().st_size
     exports = export_all(student, data.calibration(8), folder.path, progress=progress)
     with one_thread(), channels_last(teacher):
-        teacher_test = problem.task.metrics(predict(teacher, data, data.test), data.test.labels)[problem.task.metric]
+        teacher_test = problem.task.metrics(predict(teacher, data, data.test, judge.at_once), data.test.labels)[problem.task.metric]
     teacher_usage, usage = problem.cost_model.compare(student, plan)
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = Result(

@@ -14,12 +14,13 @@ from torch import Tensor, fx
 from compress_env import cache
 from compress_env.contexts import one_thread
 from compress_env.distill.short import ShortDistillation
-from compress_env.distill.train import predict
+from compress_env.distill.train import AT_ONCE, predict
 from compress_env.evaluation import Evaluation
 from compress_env.failures import EvaluationFailed, Patience, failures, release_memory
 from compress_env.problem import Problem
 from compress_env.resources.base import Candidate
 from compress_env.spec import EvaluatorSettings
+from compress_env.surgery.layerwise import part_size
 from compress_env.surgery.layout import channels_last, memory_format
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit
@@ -78,6 +79,7 @@ class Evaluator(Memory):
         validation: The images that students are judged on.
         teacher_outputs: The teacher's outputs `(images, ...)` on them.
         teacher_metrics: The task's metrics of these.
+        at_once: How many images are run at once.
     """
 
     def __init__(self, problem: Problem, settings: EvaluatorSettings, every_image: bool = False, timeout: float | None = None):
@@ -88,17 +90,18 @@ class Evaluator(Memory):
         self.validation = data.validation if every_image else data.validation_subset(settings.validation_images)
         teacher, device = problem.whole, problem.device
         self.bfloat16 = problem.bfloat16
+        self.at_once = part_size(problem.graph, AT_ONCE, device)
         with one_thread(), channels_last(teacher):
             key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
             self.teacher_outputs = cache.tensors(
-                "logits", key, lambda: {"": predict(teacher, data, self.validation, bfloat16=self.bfloat16)}
+                "logits", key, lambda: {"": predict(teacher, data, self.validation, self.at_once, self.bfloat16)}
             )[""]
             self.teacher_metrics = self.task.metrics(self.teacher_outputs, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
             inputs = inputs.contiguous(memory_format=memory_format(teacher, inputs))
             self._refit = Refit(teacher, problem.graph, inputs, bfloat16=self.bfloat16)
             self._distil = settings.distill_steps and ShortDistillation(
-                teacher, data, inputs, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
+                teacher, data, inputs, self.at_once, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
                 loss=loss, temperature=settings.temperature, bfloat16=self.bfloat16,
             )  # fmt: skip
 
@@ -136,7 +139,7 @@ class Evaluator(Memory):
         """
         self.prepare(student, plan)
         with failures(), one_thread(), channels_last(student):
-            outputs = predict(student, self.problem.data, self.validation, bfloat16=self.bfloat16)
+            outputs = predict(student, self.problem.data, self.validation, self.at_once, self.bfloat16)
         if not torch.isfinite(outputs).all():
             raise EvaluationFailed("the student's outputs are not finite")
         return outputs

@@ -14,6 +14,9 @@ from compress_env.errors import UserError
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 """Per-channel mean and standard deviation of pixels in [0, 1]."""
 
+CACHED = 2**24
+"""Numbers of prepared inputs that are kept; more are prepared anew when they are asked for again."""
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -118,7 +121,10 @@ class Data:
         key = ("calibration", images, seed)
         if key not in self._cache:
             order = np.random.default_rng(seed).permutation(len(self.train))[:images]
-            self._cache[key] = self.prepare(self.train.inputs[torch.from_numpy(order)])
+            inputs = self.prepare(self.train.inputs[torch.from_numpy(order)])
+            if inputs.numel() > CACHED:
+                return inputs
+            self._cache[key] = inputs
         return self._cache[key]
 
     def validation_subset(self, images: int | None) -> Split:

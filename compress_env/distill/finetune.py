@@ -17,7 +17,7 @@ from compress_env.data.dataset import Data, Split
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
-from compress_env.distill.train import Diverged, Objective, fit, predict
+from compress_env.distill.train import AT_ONCE, Diverged, Objective, fit, predict
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task
 
@@ -64,6 +64,7 @@ def finetune(
     loss: str | None = None,
     temperature: float = 4.0,
     seed: int = 0,
+    at_once: int = AT_ONCE,
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> Finetuned:
@@ -80,6 +81,7 @@ def finetune(
         loss: Name of one of the task's losses, or `module:attribute`; the task's own choice if None.
         temperature: For the loss.
         seed: Of the order of the images and their augmentation.
+        at_once: How many examples are run at once where nothing is learned.
         checkpoint: File from which an interrupted run goes on; it stays, for whoever has written what came of the training to delete.
         progress: Whether a bar is shown.
 
@@ -95,7 +97,7 @@ def finetune(
     best: dict[str, torch.Tensor] = kept.setdefault("best", {})
 
     def measured(split: Split) -> float:
-        return task.metrics(predict(student, data, split), split.labels)[task.metric]
+        return task.metrics(predict(student, data, split, at_once), split.labels)[task.metric]
 
     def on_epoch(_epoch: int) -> str:
         value = measured(data.validation)

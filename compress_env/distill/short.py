@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from compress_env.data.dataset import Data
 from compress_env.distill.train import Diverged, predict
 from compress_env.surgery.layout import memory_format
+from compress_env.surgery.refit import renormalise
 from compress_env.surgery.rules import rule_of
 
 WARMUP = 3
@@ -25,6 +26,7 @@ class ShortDistillation:
         data: Whose training images are used.
         inputs: Calibration images on the students' device, on which normalisation statistics are taken anew at the end: running
             averages lag behind the weights.
+        at_once: How many of them to run at once, for which there is memory.
         steps: Number of batches.
         batch_size: Images a batch.
         lr: Adam's rate.
@@ -34,7 +36,7 @@ class ShortDistillation:
     """
 
     def __init__(
-        self, teacher: fx.GraphModule, data: Data, inputs: Tensor, *, steps: int, batch_size: int, lr: float,
+        self, teacher: fx.GraphModule, data: Data, inputs: Tensor, at_once: int, *, steps: int, batch_size: int, lr: float,
         loss: Callable[..., Tensor], temperature: float, bfloat16: bool,
     ):  # fmt: skip
         rows = torch.arange(steps * batch_size) % len(data.train)
@@ -42,11 +44,12 @@ class ShortDistillation:
         self.images = torch.cat([data.augment(data.train.inputs[r], generator) for r in rows.split(batch_size)])
         self.labels = data.train.labels[rows]
         views = type(data.train)(self.images, self.labels)
-        self.outputs = predict(teacher, data, views, bfloat16=bfloat16)
+        self.outputs = predict(teacher, data, views, at_once, bfloat16=bfloat16)
+        self.parts = inputs.split(at_once)
         self.data, self.inputs, self.lr, self.bfloat16 = data, inputs, lr, bfloat16
         self.steps, self.batch_size, self.loss, self.temperature = steps, batch_size, loss, temperature
 
-    def __call__(self, student: nn.Module) -> None:
+    def __call__(self, student: fx.GraphModule) -> None:
         """Train `student` in place with Adam; it ends in evaluation mode.
 
         Raises:
@@ -72,9 +75,13 @@ class ShortDistillation:
         self._normalise(student)
 
     @torch.no_grad()
-    def _normalise(self, student: nn.Module) -> None:
+    def _normalise(self, student: fx.GraphModule) -> None:
         """Statistics of the student's own activations on the calibration images."""
         student.eval()
+        if len(self.parts) > 1:
+            with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.bfloat16):
+                renormalise(student, self.parts)
+            return
         norms: list[Any] = [m for m in student.modules() if rule_of(m).keeps_statistics(m)]
         if not norms:
             return

@@ -20,6 +20,10 @@ Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`(outputs, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
 
 
+AT_ONCE = 500
+"""Examples that are run at once where nothing is learned, and there is memory for them."""
+
+
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
 
@@ -111,7 +115,7 @@ def fit(
     model.eval()
 
 
-def predict(model: nn.Module, data: Data, split: Split, batch_size: int = 500, bfloat16: bool = False) -> Tensor:
+def predict(model: nn.Module, data: Data, split: Split, batch_size: int = AT_ONCE, bfloat16: bool = False) -> Tensor:
     """Outputs of a model for every example of a split; where memory is short, with an eighth of the batch.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.surgery.build import feature_indices, repairs
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.layerwise import Arguments, Layerwise, part_size
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.rules.base import Positions, first
@@ -33,10 +34,11 @@ class Refit:
         self, teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor, ridge: float = 0.1, bfloat16: bool = False
     ) -> None:
         self.graph, self.inputs, self.ridge, self.bfloat16 = graph, inputs, ridge, bfloat16
+        self.parts = inputs.split(part_size(graph, len(inputs), inputs.device))
         recorder = _Recorder(teacher)
         with torch.no_grad(), self.precision():
-            recorder.run(inputs)
-        self.targets, self.positions = recorder.targets, recorder.positions
+            recorder.run(self.parts)
+        self.targets, self.positions, self.strides = recorder.targets, recorder.positions, recorder.strides
 
     def precision(self) -> AbstractContextManager[Any]:
         """The precision of activations."""
@@ -46,30 +48,36 @@ class Refit:
     def __call__(self, student: fx.GraphModule, plan: Plan) -> None:
         """Refit `student`, built with `plan`, in place."""
         with self.precision():
-            _Refit(student, self, plan).run(self.inputs)
+            _Refit(student, self, plan).run(self.parts)
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(Layerwise):
     """Notes the sampled outputs of every dense layer, and where they were taken."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.targets: dict[str, Tensor] = {}
         self.positions: dict[str, Positions] = {}
+        self.strides: dict[str, int] = {}
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        result = super().call_module(target, args, kwargs)
-        module = self.module.get_submodule(target)
+    def run_node(self, node: fx.Node) -> None:
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        fitted: Any = None if module is None else rule_of(module).fitted(module)
+        if module is None or fitted is None:
+            super().run_node(node)
+            return
         rule = rule_of(module)
-        fitted: Any = rule.fitted(module)
-        if fitted is not None:
-            wanted = math.ceil(ROWS * fitted.weight[0].numel() / len(first(args, kwargs)))
-            self.positions[target] = rule.positions(module, target, result, wanted)
-            self.targets[target] = rule.written(module, result, self.positions[target])
-        return result
+        name, wanted = str(node.target), ROWS * fitted.weight[0].numel()
+        read = sum(len(first(*given)) for given in self.arguments(node))
+        super().run_node(node)
+        outputs = [run.env[node] for run in self.runs]
+        positions = self.positions[name] = rule.positions(module, name, outputs[0], math.ceil(wanted / read))
+        written = [rule.written(module, output, positions) for output in outputs]
+        self.strides[name] = max(1, sum(map(len, written)) // wanted)
+        self.targets[name] = _compact(_joined(written, self.strides[name]))
 
 
-class _Refit(fx.Interpreter):
+class _Refit(Layerwise):
     """Runs the student once, refitting each layer before it computes; what lies before the first change is left as it is."""
 
     def __init__(self, student: fx.GraphModule, reconstruction: Refit, plan: Plan) -> None:
@@ -85,7 +93,7 @@ class _Refit(fx.Interpreter):
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}
         self.changed: set[fx.Node] = set()
 
-    def run_node(self, node: fx.Node) -> Any:
+    def run_node(self, node: fx.Node) -> None:
         inputs_differ = node.name in self.rewired or any(i in self.changed for i in node.all_input_nodes)
         if inputs_differ or node.target in self.altered:
             self.changed.add(node)
@@ -93,21 +101,55 @@ class _Refit(fx.Interpreter):
                 name = str(node.target)
                 module = self.module.get_submodule(name)
                 if rule_of(module).keeps_statistics(module):
-                    return rule_of(module).renormalise(module, self.env[node.all_input_nodes[0]])
+                    values = self.values(node.all_input_nodes[0], node)
+                    rule_of(module).renormalise(module, values)
+                    self.replace(node, values)
+                    return
                 if name in self.fit.targets:
-                    self._refit(name, module, *self.fetch_args_kwargs_from_env(node))
-        return super().run_node(node)
+                    self._refit(name, module, self.arguments(node))
+        super().run_node(node)
 
-    def _refit(self, name: str, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def _refit(self, name: str, module: nn.Module, given: Sequence[Arguments]) -> None:
         rule = rule_of(module)
         y = self.fit.targets[name]
         if name in self.outputs:
             y = y[:, self.outputs[name]]
-        fitted = rule.fitted(module)
+        fitted: Any = rule.fitted(module)
         assert fitted is not None
-        x = rule.read(module, rule.reads[-1], args, kwargs, self.fit.positions[name])
+        read = [rule.read(module, rule.reads[-1], *arguments, self.fit.positions[name]) for arguments in given]
+        x = _joined(read, self.fit.strides[name])
         if len(x) == len(y):  # fewer, where channels that were lost run over another axis
-            solve(fitted, x, y, self.fit.ridge)
+            solve(fitted, x, y.float(), self.fit.ridge)
+
+
+class _Renormalised(Layerwise):
+    """Runs a module, each layer of which that keeps statistics takes over those of what it reads."""
+
+    def run_node(self, node: fx.Node) -> None:
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is None or not rule_of(module).keeps_statistics(module):
+            super().run_node(node)
+            return
+        values = self.values(node.all_input_nodes[0], node)
+        rule_of(module).renormalise(module, values)
+        self.replace(node, values)
+
+
+@torch.no_grad()
+def renormalise(module: fx.GraphModule, parts: Sequence[Tensor]) -> None:
+    """Have a module in evaluation mode take the statistics of its normalisation from these parts of a batch `(n, ...)`, in place."""
+    _Renormalised(module).run(parts)
+
+
+def _joined(parts: Sequence[Tensor], stride: int) -> Tensor:
+    """The rows of all parts; of a batch that is not whole, every so many."""
+    return parts[0] if len(parts) == 1 else torch.cat([part[::stride] for part in parts])
+
+
+def _compact(values: Tensor) -> Tensor:
+    """The same values in half the memory, if mixed precision has left no more in them."""
+    half = values.bfloat16()
+    return half if half.float().equal(values) else values
 
 
 def solve(module: Any, x: Tensor, y: Tensor, ridge: float) -> None:

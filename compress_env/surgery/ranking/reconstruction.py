@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from compress_env import cache
 from compress_env.errors import UserError
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Group, Ranking
+from compress_env.surgery.layerwise import part_size
+from compress_env.surgery.layout import channels_last, memory_format
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.rules.base import first
 
@@ -63,48 +66,91 @@ def rank(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor | None) -> R
 
 @torch.no_grad()
 def _orders(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor) -> dict[str, Tensor]:
-    sampler = _Sampler(teacher, graph)
-    sampler.run(inputs)
+    sampler = _Sampler(teacher, graph, len(inputs))
+    parts = inputs.split(part_size(graph, len(inputs), inputs.device))
+    with channels_last(teacher) if len(parts) > 1 else nullcontext():
+        layout = memory_format(teacher, inputs) if len(parts) > 1 else torch.contiguous_format
+        for part in parts:
+            sampler.run(part.contiguous(memory_format=layout))
+            sampler.seen += len(part)
     return {name: torch.from_numpy(np.stack(selection_order(m))) for name, m in sampler.moments.items()}
 
 
 class _Sampler(fx.Interpreter):
-    """Notes for each group the second moments of its channels' contributions to each of its consumers."""
+    """Notes for each group the second moments of its channels' contributions to each of its consumers.
 
-    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph) -> None:
+    It runs once for each part of the inputs. The samples do not depend on how these are divided; a layer's are worked up, and let go,
+    as soon as the last part gave its own.
+    """
+
+    def __init__(self, teacher: fx.GraphModule, graph: LayerGraph, inputs: int) -> None:
         super().__init__(teacher)
+        self.inputs, self.seen = inputs, 0
         self.moments: dict[str, list[np.ndarray]] = {}
+        self.samples: dict[tuple[str, str], Tensor] = {}
         self.readers: dict[tuple[str, str], list[tuple[Group, np.ndarray, np.ndarray]]] = {}
         for group in graph.groups.values():
             for m in group.members:
                 self.readers.setdefault((m.layer, m.side), []).append((group, m.position, m.channel))
+        self.part = 0
+
+    def run(self, part: Tensor, **_: Any) -> Any:  # type: ignore[override]
+        """The outputs for a part of the inputs."""
+        self.part = len(part)
+        return super().run(part)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().call_module(target, args, kwargs)
         module = self.module.get_submodule(target)
         for side in rule_of(module).reads if rule_of(module).fitted(module) is not None else ():
             if (target, side) in self.readers:
-                weight, patches = _sample(target, module, side, args, kwargs, result)
-                contributions = torch.einsum("rik,oik->roi", patches, weight).flatten(0, 1)
-                means = torch.einsum("ik,oik->oi", patches.mean(0), weight)
-                for group, position, channel in self.readers[target, side]:
-                    own, mean = (_gather(x, position, channel, group.size) for x in (contributions, means))
-                    moments = own.T @ own / len(patches) - mean.T @ mean
-                    self.moments.setdefault(group.name, []).append(moments.double().cpu().numpy())
+                weight = _weight(module, side)
+                self._sample(target, module, side, weight[:, :, 0].numel(), args, kwargs, result)
+                if self.seen + self.part == self.inputs:
+                    self._note(target, side, weight)
         return result
 
+    def _sample(
+        self, name: str, module: nn.Module, side: str, numbers: int, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    ) -> None:
+        """Take samples `(n, features * kernel)` of what a layer reads on a side, to their place among those of all parts."""
+        rule = rule_of(module)
+        rows = max(1, NUMBERS // numbers)
+        share = self.inputs / self.part
+        own = len(first(args, kwargs))
+        positions = rule.positions(module, name, output, min(PLACES, math.ceil(rows / round(own * share))))
+        patches = rule.read(module, side, args, kwargs, positions)
+        total = round(len(patches) * share)
+        stride = max(1, total // rows)
+        if self.part == self.inputs:
+            self.samples[name, side] = patches[::stride][:rows]
+            return
+        ranks = np.arange(0, total, stride)[:rows]
+        places = len(positions) if positions else 1  # samples lie place by place, in each input by input
+        place, index = np.divmod(ranks, total // places)
+        each, before = len(patches) // places, round(total // places * self.seen / self.inputs)
+        here = (index >= before) & (index < before + each)
+        if (name, side) not in self.samples:  # as a whole, lest memory is left in pieces
+            self.samples[name, side] = patches.new_empty(len(ranks), patches.shape[1])
+        to, local = (torch.from_numpy(i).to(patches.device) for i in (np.flatnonzero(here), (place * each + index - before)[here]))
+        self.samples[name, side][to] = patches[local]
 
-def _sample(
-    name: str, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
-) -> tuple[Tensor, Tensor]:
-    """Weights `(outputs, features, kernel)` and samples `(n, features, kernel)` of what a layer reads on a side."""
-    rule = rule_of(module)
-    weight = rule.weight(module, side)
-    weight = weight[:: max(1, len(weight) // OUTPUTS)][:OUTPUTS].float()
-    rows = max(1, NUMBERS // weight[:, :, 0].numel())
-    positions = rule.positions(module, name, output, min(PLACES, math.ceil(rows / len(first(args, kwargs)))))
-    patches = rule.read(module, side, args, kwargs, positions)
-    return weight, patches[:: max(1, len(patches) // rows)][:rows].unflatten(1, (weight.shape[1], -1))
+    def _note(self, target: str, side: str, weight: Tensor) -> None:
+        """Work up the samples of a layer."""
+        patches = self.samples.pop((target, side))
+        patches = patches.unflatten(1, (weight.shape[1], -1))
+        contributions = torch.einsum("rik,oik->roi", patches, weight).flatten(0, 1)
+        means = torch.einsum("ik,oik->oi", patches.mean(0), weight)
+        for group, position, channel in self.readers[target, side]:
+            own, mean = (_gather(x, position, channel, group.size) for x in (contributions, means))
+            moments = own.T @ own / len(patches) - mean.T @ mean
+            self.moments.setdefault(group.name, []).append(moments.double().cpu().numpy())
+
+
+def _weight(module: nn.Module, side: str) -> Tensor:
+    """Weights `(outputs, features, kernel)` of the outputs that are looked at."""
+    weight = rule_of(module).weight(module, side)
+    return weight[:: max(1, len(weight) // OUTPUTS)][:OUTPUTS].float()
 
 
 def _gather(x: Tensor, position: np.ndarray, channel: np.ndarray, size: int) -> Tensor:

@@ -179,8 +179,8 @@ class Rule:
         """Whether it normalises by statistics of training data, which a student has to take anew."""
         return False
 
-    def renormalise(self, module: nn.Module, x: Tensor) -> Tensor:
-        """The normalised `x`, whose statistics a layer that keeps some takes over."""
+    def renormalise(self, module: nn.Module, parts: list[Tensor]) -> None:
+        """Replace each part of a batch by its normalised values; the layer, which keeps statistics, takes over those of all parts."""
         raise NotImplementedError(f"{type(self).__name__} keeps no statistics")
 
 

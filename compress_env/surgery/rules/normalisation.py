@@ -82,14 +82,25 @@ class BatchNorm(InstanceNorm):
         """Unless it normalises each batch by its own."""
         return bool(module.track_running_stats)
 
-    def renormalise(self, module: nn.Module, x: Tensor) -> Tensor:
-        """In training mode with momentum 1 that is a single pass."""
+    def renormalise(self, module: nn.Module, parts: list[Tensor]) -> None:
+        """In training mode with momentum 1 that is a single pass over a batch that is whole."""
         m: Any = module
-        count = x.numel() // x.shape[1]
-        statistics = m.running_mean, m.running_var
-        y = F.batch_norm(x, *statistics, m.weight, m.bias, training=True, momentum=1.0, eps=m.eps)
-        m.running_var.mul_((count - 1) / count)  # it noted the unbiased variance
-        return y
+        counts = [x.numel() // x.shape[1] for x in parts]
+        if len(parts) == 1:
+            parts[0] = F.batch_norm(parts[0], m.running_mean, m.running_var, m.weight, m.bias, training=True, momentum=1.0, eps=m.eps)
+            m.running_var.mul_((counts[0] - 1) / counts[0])  # it noted the unbiased variance
+            return
+        means, variances = (m.running_mean.new_zeros(len(parts), *m.running_mean.shape) for _ in range(2))
+        for x, mean, variance in zip(parts, means, variances):
+            torch.batch_norm_update_stats(x, mean, variance, 1.0)
+        share = torch.tensor(counts, dtype=torch.float64, device=means.device).unsqueeze(1)
+        biased = variances.double() * ((share - 1) / share)
+        share = share / share.sum()
+        mean = (share * means).sum(0)
+        m.running_mean.copy_(mean)
+        m.running_var.copy_((share * (biased + (means - mean).square())).sum(0))
+        for i, x in enumerate(parts):
+            parts[i] = F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps)
 
 
 @register_rule(nn.LayerNorm, nn.RMSNorm)
