@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from compress_env.errors import UserError
 from compress_env.surgery.build import build_student
 from compress_env.surgery.dependencies import follow_channels
+from compress_env.surgery.derived import check_derived
 from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.folding import computed_weights
 from compress_env.surgery.graph import LayerGraph
@@ -53,6 +54,7 @@ def trace(
         raise UserError(f"the weights of {names[0]!r} are computed from others before each use; load_teacher(model).module folds them")
     model = shared_copy(teacher).eval()
     examples = _examples(model, example_input)
+    check_derived(model, examples)
     traced, _, opaque = trace_modules(model, examples)
     out_of_place(traced, examples)
     output = next(n for n in traced.graph.nodes if n.op == "output").args[0]

@@ -17,7 +17,7 @@ from compress_env.surgery.rules import (
 )
 from compress_env.surgery.rules.base import Geometry, Rule
 from compress_env.surgery.rules.dense import Dense
-from compress_env.surgery.rules.registry import register_function, register_rule, rule_of
+from compress_env.surgery.rules.registry import differs, leave_alone, register_function, register_rule, rule_of
 
 __all__ = [
     "Dense",
@@ -25,8 +25,10 @@ __all__ = [
     "Rule",
     "attention",
     "dense",
+    "differs",
     "elementwise",
     "joining",
+    "leave_alone",
     "making",
     "moving",
     "normalisation",

@@ -133,6 +133,10 @@ class MultiheadAttention(Attention):
         ids: Ids = [spread(out, tuple(call.result[0].shape), -1)]
         return ids, *([] for _ in call.result[1:])
 
+    def holds(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> bool:
+        """Whether it does is looked at when it is followed."""
+        return True
+
     def axes(self, module: nn.Module, name: str, value: Tensor) -> tuple[str | None, ...]:
         """Those before the heads run over values, each of three times; the one behind over outputs."""
         known: dict[str, tuple[str | None, ...]] = {

@@ -88,6 +88,13 @@ class Rule:
         """Whether its widths can be followed inside a network that cannot be traced."""
         return False
 
+    def holds(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> bool:
+        """Whether a layer whose type is derived from the rule's, with a `forward` of its own, does what the rule says.
+
+        Asked once, with what it was called with and what it gave.
+        """
+        return False
+
     # costs
 
     def geometry(self, module: nn.Module, channels: int) -> Geometry | None:

@@ -16,6 +16,7 @@ from compress_env.surgery.channel_ids import respread, spread
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.rules.base import Geometry, Positions, Rule, first
 from compress_env.surgery.rules.cutting import Indices, cut
+from compress_env.surgery.rules.exchange import exchanged, order
 from compress_env.surgery.rules.registry import register_rule
 from compress_env.surgery.samples import places
 
@@ -73,6 +74,12 @@ class Dense(Rule):
         module.weight = nn.Parameter(merged.reshape(shape) if weight.dim() > 2 else merged.flatten(1))
         for name, size in self.sizes(module, {"in": linear.shape[1]}).items():
             setattr(module, name, size)
+
+    def holds(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> bool:
+        """If its inputs, and its outputs, can change places; padding or standardised weights of its own make no difference to that."""
+        groups, axis = getattr(module, "groups", 1), self.channel_axis()
+        orders = {side: order(self.features(module, side), groups) for side in self.sides}
+        return exchanged(module, self.axes, orders, (first(args, kwargs), axis, "in"), (output, axis, "out"))
 
     def inside(self, module: nn.Module) -> bool:
         """Grouped convolutions are not followed."""

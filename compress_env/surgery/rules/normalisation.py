@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from compress_env.surgery.call import Call
 from compress_env.surgery.channel_ids import respread
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.rules.base import Geometry, Rule
+from compress_env.surgery.rules.base import Geometry, Rule, first
 from compress_env.surgery.rules.cutting import Indices
+from compress_env.surgery.rules.exchange import exchanged, order
 from compress_env.surgery.rules.registry import register_rule
 
 
@@ -37,6 +38,13 @@ class PerChannel(Rule):
 
     def tie(self, flow: ChannelFlow, module: nn.Module, numbers: np.ndarray | None) -> None:
         """Tie channels that need each other."""
+
+    def holds(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> bool:
+        """If its channels can change places; an activation of its own makes no difference to that."""
+        x = first(args, kwargs)
+        axis = self.axis(module, tuple(x.shape))
+        orders = {"out": order(x.shape[axis], getattr(module, "num_groups", 1))}
+        return exchanged(module, self.axes, orders, (x, axis, "out"), (output, axis, "out"))
 
     def geometry(self, module: nn.Module, channels: int) -> Geometry | None:
         """As many channels out as in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from torch import nn
@@ -18,8 +18,13 @@ FunctionRule = Callable[[ChannelFlow, Call], Any]
 _RULES: dict[type | str, Rule] = {}
 _FUNCTIONS: dict[object, FunctionRule] = {}
 _FOUND: dict[type, Rule] = {}
+_HARMLESS = ("__init__", "__repr__", "extra_repr", "reset_parameters", "__setstate__", "__getstate__")
+"""Methods that make no difference to what a layer computes."""
 _UNKNOWN = Rule()
 _UNKNOWN.leaf = False
+_LEFT_ALONE = Rule()
+"""One node of the network, of which nothing is known."""
+_MARK = "left_alone"
 
 
 def register_rule(*layers: type | str) -> Callable[[R], R]:
@@ -49,12 +54,34 @@ def register_function(*functions: object) -> Callable[[FunctionRule], FunctionRu
 
 
 def rule_of(module: nn.Module | None) -> Rule:
-    """The rule of a layer; that of an unknown one if its type has none, or for None."""
+    """The rule of a layer: that of an unknown one if its type has none, or for None, and of a closed one if it is left alone."""
     kind = type(module)
     if kind not in _FOUND:
-        names = (key for t in kind.__mro__ for key in (t, f"{t.__module__}.{t.__qualname__}"))
-        _FOUND[kind] = next((_RULES[key] for key in names if key in _RULES), _UNKNOWN)
-    return _FOUND[kind]
+        _FOUND[kind] = next((rule for _, rule in _known(kind)), _UNKNOWN)
+    return _LEFT_ALONE if module is not None and _MARK in module.__dict__ else _FOUND[kind]
+
+
+def leave_alone(module: nn.Module) -> None:
+    """Have a layer keep its widths, whatever its type."""
+    module.__dict__[_MARK] = True
+
+
+def differs(module: nn.Module) -> bool:
+    """Whether the type of a layer is derived from the one that its rule is for, and may compute something else."""
+    kind = type(module)
+    if kind.__module__.startswith("torch.nn."):
+        return False
+    base, _ = next(_known(kind), (kind, None))
+    between = kind.__mro__[: kind.__mro__.index(base)]
+    return any(callable(value) and name not in _HARMLESS for t in between for name, value in vars(t).items())
+
+
+def _known(kind: type) -> Iterator[tuple[type, Rule]]:
+    """The types that a type is derived from, the nearest first, that have a rule, with that."""
+    for t in kind.__mro__:
+        for key in (t, f"{t.__module__}.{t.__qualname__}"):
+            if key in _RULES:
+                yield t, _RULES[key]
 
 
 def types_of(family: type[Rule]) -> list[type]:
