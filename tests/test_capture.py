@@ -11,12 +11,15 @@ import torch
 from networks import random_plan
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
+from compress_env.surgery.refit import Refit
 from compress_env.surgery.trace import trace
+from compress_env.surgery.tracer import NotTraced
 
 IMAGE = (3, 8, 8)
 
@@ -131,10 +134,90 @@ class Recurrent(nn.Module):
         return self.fc(self.c(h).mean((2, 3)))
 
 
+class Normalised(Plain):
+    """Images are normalised inside the network, and a batch normalisation is frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.5, 0.4, 0.3]))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.2]))
+        self.n = FrozenBatchNorm2d(16)
+        self.n.running_mean.normal_()
+        self.scale = torch.tensor(0.9)
+
+    def forward(self, x):
+        x = (x - self.mean.view(1, 3, 1, 1)) / self.std.view(1, 3, 1, 1)
+        return super().forward(x * self.scale)
+
+
+class Cast(Plain):
+    """A layer's own parameters are asked for type, device and shape."""
+
+    def forward(self, x):
+        x = self.features(x.to(self.a.weight.dtype).type_as(self.b.weight).to(self.b.weight.device))
+        return self.fc(x.mean((2, 3)).view(-1, self.c.weight.shape[0]) * self.c.weight.size(1) ** -0.5)
+
+
+class TiedConvs(nn.Module):
+    """Two convolutions share their weights, not their biases; a third has its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.h1, self.h2 = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 1, 1), nn.Conv2d(16, 16, 3, 1, 1)
+        self.b1, self.b2, self.c, self.fc = nn.BatchNorm2d(16), nn.BatchNorm2d(16), nn.Conv2d(16, 12, 3, 1, 1), nn.Linear(12, 5)
+        self.h2.weight, self.b2.running_mean = self.h1.weight, self.b1.running_mean
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        x = x + self.b1(self.h1(x)).relu()
+        x = x + self.b2(self.h2(x)).relu()
+        return self.fc(self.c(x).relu().mean((2, 3)))
+
+
+class TiedAutoencoder(nn.Module):
+    """A decoder with the transposed weights of the encoder, and a bias that is added a second time."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.enc = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 16, 3, 2, 1), nn.Linear(16, 12)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.b(self.a(x).relu() + self.a.bias.view(1, -1, 1, 1)).relu().mean((2, 3))
+        return self.fc(F.linear(self.enc(x).relu(), self.enc.weight.t()).relu())
+
+
+class Ours(nn.Module):
+    """Two linear layers that share weights, in a module that looks at its numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        y = self.two(self.one(x).relu())
+        return y if y.sum() > 1e9 else x + y
+
+
+class TiedInside(nn.Module):
+    """Such a module in a network, whose head has the same weights once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.ours, self.head = nn.Conv2d(3, 16, 3, 2, 1), Ours(), nn.Linear(16, 16)
+        self.head.weight, self.b = self.ours.one.weight, nn.Conv2d(16, 16, 3, 1, 1)
+
+    def forward(self, x):
+        x = self.a(x).relu()
+        return self.head(self.ours((x + self.b(x).relu()).mean((2, 3))))
+
+
 CAPTURED = {
     "lengths": (Lengths, IMAGE, 1, 2), "loops": (Loops, IMAGE, 1, 2), "made": (Made, IMAGE, 1, 2),
     "optional": (Optional, IMAGE, 1, 2), "hidden": (Hidden, (3, 32), 1, 2), "positions": (Positions, IMAGE, 1, 1),
-    "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1),
+    "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1), "normalised": (Normalised, IMAGE, 1, 2), "cast": (Cast, IMAGE, 1, 2),
+    "tied-convs": (TiedConvs, IMAGE, 2, 1), "tied-autoencoder": (TiedAutoencoder, IMAGE, 0, 1),
 }  # fmt: skip
 """By name: the network, the shape of an input, the blocks that can be removed, and the least number of groups."""
 
@@ -177,3 +260,32 @@ def test_everyday_python_is_followed(name):
         warnings.simplefilter("error")
         graph = checked(made(network), shape)
     assert len(graph.blocks) >= blocks and len(graph.groups) >= groups, dict(graph.left_alone)
+
+
+def test_tied_weights_stay_tied_and_are_counted_once():
+    teacher = made(TiedConvs)
+    graph = checked(teacher, IMAGE)
+    width = graph.groups["a"].size // 2
+    student = build_student(teacher, graph, Plan.of((), {"a": width}))
+    assert student.h1.weight is student.h2.weight and student.h1.weight.shape == (width, width, 3, 3)
+    assert student.h1.bias is not student.h2.bias and student.b1.running_mean is student.b2.running_mean
+    one = build_student(teacher, graph, Plan.of(["h1"]))
+    assert sum(p.numel() for p in teacher.parameters()) - sum(p.numel() for p in one.parameters()) == 16 + 2 * 16
+    inputs = torch.randn(8, *IMAGE, generator=torch.Generator().manual_seed(0))
+    before = student.h1.weight.clone()
+    Refit(build_student(teacher, graph, Plan()), graph, inputs)(student, Plan.of((), {"a": width}))
+    assert torch.equal(student.h1.weight, before) and student.h1.weight is student.h2.weight
+
+
+def test_weights_that_are_read_as_numbers_keep_their_layer_as_it_is():
+    teacher = made(TiedAutoencoder)
+    graph = checked(teacher, IMAGE)
+    assert graph.left_alone["enc"] and graph.left_alone["b"] == "it shares enc.weight"
+    student = build_student(teacher, graph, Plan.of((), {"a": 7}))
+    assert student.a.bias.shape == (7,) and student.a.out_channels == 7
+
+
+def test_weights_that_are_shared_with_a_part_that_cannot_be_followed_stay():
+    with pytest.warns(NotTraced, match=r"ours \(Ours\) cannot be traced \(test_capture.py:\d+"):
+        graph = checked(made(TiedInside), IMAGE)
+    assert list(graph.blocks) == ["b", "ours", "head"] and not graph.groups

@@ -14,6 +14,7 @@ from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.rules.cutting import Indices, taken
+from compress_env.surgery.sharing import held_tensor, tied
 from compress_env.surgery.slicing import sliced
 from compress_env.surgery.view import PrunedView
 
@@ -35,9 +36,13 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
         repaired.setdefault(layer, []).append(block)
     parts: dict[str, nn.Module | torch.Tensor] = {}
     alive = reduced.alive_ops
+    headers: list[str] = []
     for node in graph.fx_graph.nodes:
         name = str(node.target)
         if node.name in alive and node.op in ("call_module", "get_attr") and name not in parts:
+            if node.meta["header"]:
+                headers.append(name)
+                continue
             if node.op == "get_attr":
                 parts[name] = _attribute(teacher, graph, name, indices.get(name, {}))
                 continue
@@ -46,9 +51,13 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
                 module = copy.deepcopy(module)
                 _repair(module, [_linear_part(teacher, graph, block) for block in repaired[name]])
             parts[name] = sliced(module, indices, name)
+    tied(parts, graph.shared)
     for part in parts.values():
         if hasattr(part, "inplace"):
             part.__dict__["inplace"] = False  # as in the graph, see `out_of_place`
+    for name in headers:
+        held = held_tensor(parts, name)
+        parts.setdefault(name, _attribute(teacher, graph, name, {}).new_empty(0) if held is None else held)
     new = _rewire(graph, reduced, alive, graph.widths(plan))
     student = fx.GraphModule(parts, new, class_name=graph.student_name).eval()
     if graph.plain_layout:
@@ -58,10 +67,10 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
 
 def _attribute(teacher: nn.Module, graph: LayerGraph, name: str, indices: Indices) -> torch.Tensor:
     if name in graph.constants:
-        device = next((p.device for p in teacher.parameters()), None)
-        return graph.constants[name].to(device, copy=True)
-    owner, _, attribute = name.rpartition(".")
-    value = getattr(teacher.get_submodule(owner), attribute)
+        value = graph.constants[name].to(next((p.device for p in teacher.parameters()), None))
+    else:
+        owner, _, attribute = name.rpartition(".")
+        value = getattr(teacher.get_submodule(owner), attribute)
     new = taken(value.detach(), [str(axis) for axis in range(value.dim())], indices)
     return nn.Parameter(new, value.requires_grad) if isinstance(value, nn.Parameter) else new
 

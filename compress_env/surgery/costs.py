@@ -130,8 +130,9 @@ class Costs:
             needed.append([op.name in inside for op in ops])
         present = np.zeros((len(ops), len(layer)))
         for i, op in enumerate(ops):
-            if op.layer is not None and op.layer in layer:
-                present[i, layer[op.layer]] = 1
+            for held in (op.layer, *op.shared):
+                if held is not None and held in layer:
+                    present[i, layer[held]] = 1
         self._needed = np.array(needed)
         self._needed = np.concatenate([self._needed, (self._needed @ present) > 0], 1)
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from compress_env.surgery.call import Call, Ids, nothing, tensors
 from compress_env.surgery.channel_ids import Ties, compact, respread
 
 LARGEST_PARAMETER = 200_000
-"""A bare parameter with more numbers, an embedding table say, keeps its size."""
+"""A bare tensor with more numbers, an embedding table say, keeps its size."""
 
 
 class ChannelFlow:
@@ -96,10 +96,10 @@ class ChannelFlow:
         return numbers
 
     def parameter(self, name: str, value: Any) -> Ids | None:
-        """The ids of a bare parameter: each of its numbers may go at first."""
+        """The ids of a bare parameter, buffer or constant: each of its numbers may go at first."""
         if not isinstance(value, Tensor):
             return None
-        if not isinstance(value, nn.Parameter) or not 1 < value.numel() <= LARGEST_PARAMETER:
+        if not value.is_floating_point() or not 1 < value.numel() <= LARGEST_PARAMETER:
             return []
         if name not in self.parameters:
             numbers = self.ties.fresh(value.numel())

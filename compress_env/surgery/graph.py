@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.errors import InvalidPlan
 from compress_env.registry import unknown
-from compress_env.surgery.ir import Channels, Layer, Ranking, Resize, constant
+from compress_env.surgery.ir import Channels, Layer, Ranking, Readers, Resize, constant
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.structure import Structure
 from compress_env.surgery.view import PrunedView
@@ -31,6 +31,7 @@ class LayerGraph(Structure):
     resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
     plain_layout: whether students are computed in PyTorch's own layout, since the network does not run channels last.
     constants: tensors that the network makes in its forward, by the name by which `fx_graph` reads them.
+    shared: who reads the tensors that several parts of the network read.
     """
 
     fx_graph: fx.Graph
@@ -42,6 +43,7 @@ class LayerGraph(Structure):
     plain_layout: bool = False
     constants: Mapping[str, Tensor] = field(default_factory=dict)
     growth: float = 1.0
+    shared: Mapping[str, Readers] = field(default_factory=dict)
     _views: dict[frozenset[str], PrunedView] = field(default_factory=dict, init=False, repr=False)
 
     def ranked(self, ranking: Ranking) -> LayerGraph:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 FLOAT_BYTES = 4
+Readers = tuple[tuple[str, str], ...]
+"""Who reads a tensor: pairs of a layer and the tensor's name in it, which is empty where `forward` reads the tensor itself."""
 
 
 def constant(values: ArrayLike, dtype: type | None = None) -> np.ndarray:
@@ -149,7 +151,7 @@ class Block:
 class Layer:
     """A layer with weights, as in the teacher. `positions` is the number of outputs per channel and example (height x width).
 
-    kind: "conv", "depthwise", "grouped", "linear", "attention", "norm", "parameter" (a bare one) or "other". kernel: weights per
+    kind: "conv", "depthwise", "grouped", "linear", "attention", "norm", "parameter" (bare or shared) or "other". kernel: weights per
     pair of channels. parameters: their number. bytes_: of its buffers.
     """
 
@@ -178,7 +180,8 @@ class Layer:
 class Op:
     """A node of the traced network: `elements` numbers per channel and example; views take no memory of their own.
 
-    across: a second axis that runs over channels, if there is one. macs: what it computes.
+    across: a second axis that runs over channels, if there is one. macs: what it computes. shared: tensors that its layer shares
+    with others, which are layers of their own.
     """
 
     name: str
@@ -190,6 +193,7 @@ class Op:
     what: str
     across: Channels | None = None
     macs: tuple[Term, ...] = ()
+    shared: tuple[str, ...] = ()
 
     @property
     def activation(self) -> Term:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.grouping import Grouping
-from compress_env.surgery.ir import Channels, Layer, Op, Term
+from compress_env.surgery.ir import Channels, Layer, Op, Readers, Term
 from compress_env.surgery.measure import Usage
 from compress_env.surgery.rules import Geometry, rule_of
 
@@ -24,13 +24,14 @@ def describe(
     flow: ChannelFlow,
     usage: Usage,
     within: Mapping[str, float],
+    shared: Mapping[str, Readers],
 ) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
     """Layers and operations in the order of computation, and the length of further axes that may shrink.
 
     The latter are those of bare parameters and of layers inside opaque ones.
-    usage: what `measure` found. within: MACs of layers inside opaque ones.
+    usage: what `measure` found. within: MACs of layers inside opaque ones. shared: what `find_shared` found.
     """
-    return _Describer(modules, grouping, axes, flow, usage, within).run(nodes)
+    return _Describer(modules, grouping, axes, flow, usage, within, shared).run(nodes)
 
 
 class _Describer:
@@ -42,9 +43,11 @@ class _Describer:
         flow: ChannelFlow,
         usage: Usage,
         within: Mapping[str, float],
+        shared: Mapping[str, Readers],
     ) -> None:
         self.modules, self.grouping, self.all_axes = modules, grouping, axes
-        self.flow, self.usage, self.within = flow, usage, within
+        self.flow, self.usage, self.within, self.shared = flow, usage, within, shared
+        self.elsewhere = {reader for readers in shared.values() for reader in readers}
         self.layers: dict[str, Layer] = {}
         self.shapes: dict[tuple[str, str], int] = {}
 
@@ -65,13 +68,14 @@ class _Describer:
         if module is not None and _has_state(module):
             layer, terms = self._layer(node, module, macs)
         elif node.op == "get_attr":
-            layer = self._parameter(node)
+            layer = None if node.meta["header"] else self._parameter(node)
             elements = 0  # it is counted with the weights
         elif macs:
             terms = (self._term(macs, self._axes(node, self.flow.products.get(node, []))),)
             for i in node.all_input_nodes:  # weights of a function, a layer in all but name
-                if i.op == "get_attr":
-                    self.layers[str(i.target)] = replace(self.layers[str(i.target)], kind="other")
+                if i.op == "get_attr" and not i.meta["header"]:
+                    name = (*i.meta["shared"], str(i.target))[0]
+                    self.layers[name] = replace(self.layers[name], kind="other")
         if node.meta["view"]:
             elements = 0
         own = self._channels_of(node)
@@ -89,7 +93,7 @@ class _Describer:
         what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Op(
             node.name, inputs, layer.name if layer else None, own[0], elements // size, node.meta["view"],
-            what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms,
+            what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms, node.meta["shared"],
         )  # fmt: skip
 
     def _channels_of(self, node: fx.Node) -> list[Channels]:
@@ -143,9 +147,12 @@ class _Describer:
             def term(total: float, of: tuple[str | None, ...]) -> Term:
                 return self._term(total, [sides[side] for side in rule.sides if side in of])
 
-            terms = [term(p.numel(), rule.axes(module, key, p)) for key, p in module.named_parameters()]
+            own, held = module.named_parameters(), module.named_buffers()
+            terms = [term(p.numel(), rule.axes(module, key, p)) for key, p in own if (name, key) not in self.elsewhere]
             bytes_ = [
-                term(b.numel() * b.element_size(), rule.axes(module, key, b)) for key, b in module.named_buffers()
+                term(b.numel() * b.element_size(), rule.axes(module, key, b))
+                for key, b in held
+                if (name, key) not in self.elsewhere
             ]
             shapes = [s for i in node.all_input_nodes if (s := self.usage[i.name][2]) is not None]
             products = [
@@ -161,7 +168,22 @@ class _Describer:
         if name in self.layers:  # called again: the positions add up, the weights do not
             layer = replace(self.layers[name], positions=self.layers[name].positions + layer.positions)
         self.layers[name] = layer
+        for each in node.meta["shared"]:
+            self._shared(each)
         return layer, tuple(products)
+
+    def _shared(self, name: str) -> Layer:
+        """A tensor that several layers read, a layer of its own."""
+        if name in self.layers:
+            return self.layers[name]
+        layer, key = self.shared[name][0]
+        module = self.modules[layer]
+        value = module.get_parameter(key) if key in dict(module.named_parameters(remove_duplicate=False)) else module.get_buffer(key)
+        rule, axes = rule_of(module), []
+        if rule.geometry(module, 1) is not None:
+            sides = (self.grouping.sides.get((layer, side)) for side in rule.axes(module, key, value) if side)
+            axes = [self.grouping.channels(numbers, len(numbers)) for numbers in sides if numbers is not None]
+        return self._tensor(name, value, axes)
 
     def _inner(self, name: str, module: nn.Module, macs: float) -> tuple[list[Term], list[Term], list[Term]]:
         """Costs of a layer that is not understood: as they are, but for layers in it whose widths are."""
@@ -178,9 +200,13 @@ class _Describer:
                     axes.append(self.grouping.channels(numbers, len(numbers)))
             features = self.shapes.get((layer, "out"))
             for key, p in part.named_parameters(recurse=False):
+                if (name, f"{inner}.{key}" if inner else key) in self.elsewhere:
+                    continue
                 vector = p.dim() == 1 and p.shape[0] == features
                 parameters.append(self._term(p.numel(), axes[-1:] if vector else axes if key == "weight" else []))
-            for b in part.buffers(recurse=False):
+            for key, b in part.named_buffers(recurse=False):
+                if (name, f"{inner}.{key}" if inner else key) in self.elsewhere:
+                    continue
                 own = axes[-1:] if b.dim() and b.shape[0] == features else []
                 bytes_.append(self._term(b.numel() * b.element_size(), own))
             if self.within.get(layer):
@@ -199,14 +225,19 @@ class _Describer:
             if side[0] == name:
                 axes[side[1]] = self.grouping.channels(numbers, len(numbers))
                 self.shapes[side] = len(numbers)
+        for name in node.meta["shared"]:
+            if self.shared[name][0][1]:
+                return self._shared(name)
+        return self._tensor(name, value, list(axes.values()))
+
+    def _tensor(self, name: str, value: Tensor, axes: list[Channels]) -> Layer:
         trained = isinstance(value, nn.Parameter)
-        terms = (self._term(value.numel(), list(axes.values())),) if trained else ()
-        bytes_ = () if trained else (Term(value.numel() * value.element_size()),)
-        first = next(iter(axes.values()), Channels((), 1))
+        terms = (self._term(value.numel(), axes),) if trained else ()
+        bytes_ = () if trained else (self._term(value.numel() * value.element_size(), axes),)
+        first = next((axis for axis in axes if axis.parts), Channels((), 1))
         size = self._size(first)
         layer = Layer(name, "parameter", first, first, size, size, 0, 0, 1, 1, 1, 1, terms, bytes_)
-        self.layers.setdefault(name, layer)
-        return self.layers[name]
+        return self.layers.setdefault(name, layer)
 
 
 def _has_state(module: nn.Module) -> bool:

@@ -18,7 +18,8 @@ LIGHT = ("norm", "parameter")
 
 def vanished_layers(node: fx.Node, kept: fx.Node, output: fx.Node, layers: dict[str, Layer]) -> tuple[str, ...]:
     """The layers that nothing needs any more once users of `node` take `kept` instead."""
-    after = {n.target for n in ancestors(output, {node: kept}) if n.op in ("call_module", "get_attr")}
+    left = [n for n in ancestors(output, {node: kept}) if n.op in ("call_module", "get_attr")]
+    after = {n.target for n in left}.union(*(n.meta["shared"] for n in left))
     return tuple(name for name in layers if name not in after)
 
 

@@ -91,6 +91,7 @@ class _Refit(Layerwise):
             layer for _, layer in repairs(graph, reduced)
         }
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}
+        self.tied = {layer for readers in graph.shared.values() for layer, _ in readers}  # one cannot be fitted alone
         self.changed: set[fx.Node] = set()
 
     def run_node(self, node: fx.Node) -> None:
@@ -105,7 +106,7 @@ class _Refit(Layerwise):
                     rule_of(module).renormalise(module, values)
                     self.replace(node, values)
                     return
-                if name in self.fit.targets:
+                if name in self.fit.targets and name not in self.tied:
                     self._refit(name, module, self.arguments(node))
         super().run_node(node)
 

@@ -175,6 +175,8 @@ class Finder:
         consumers = {key[0] for key in sides}
         if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
             return "the layers behind it cannot be repaired to take its input"
+        if any(n.target in consumers and n.meta["shared"] for n in self.nodes):
+            return "the layers behind it share weights with others"
         if not reaches_only(last, consumers, modules):
             return "what is computed behind it needs its number of channels"
         sources = ((name, Source(before)),)

@@ -27,6 +27,7 @@ from compress_env.surgery.plan import Plan
 from compress_env.surgery.removal import Finder
 from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.rules import rule_of
+from compress_env.surgery.sharing import find_shared, tie_shared
 from compress_env.surgery.tracer import trace_modules
 from compress_env.surgery.verify import verified
 
@@ -64,9 +65,11 @@ def trace(
     modules = dict(traced.named_modules())
     constants = {n.target: getattr(model, n.target) for n in traced.graph.nodes
                  if n.op == "get_attr" and "." not in n.target and not hasattr(teacher, n.target)}  # fmt: skip
-    flow.settle()
     alive = ancestors(output)
     nodes = [n for n in traced.graph.nodes if n in alive]
+    shared = find_shared(traced, nodes)
+    tie_shared(flow, traced, shared)
+    flow.settle()
     usage = measure(traced, examples)
     axes = {n: flow.axes(flow.of(n)) for n in nodes if n in flow.ids and usage[n.name][2] is not None}
     resized = find_resizes(flow, nodes, axes)
@@ -89,7 +92,7 @@ def trace(
                 flow.fix_side(layer, side, reason)
         grouping = Grouping(flow, modules, every)
         groups = grouping.groups(min_width, channel_multiple)
-        layers, ops, shapes = describe(nodes, modules, grouping, axes, flow, usage, within)
+        layers, ops, shapes = describe(nodes, modules, grouping, axes, flow, usage, within, shared)
         finder = Finder(nodes, output, layers, modules, grouping, axes)
         blocks = {
             name: block
@@ -110,7 +113,7 @@ def trace(
         shape = tuple(examples[0].shape[1:])
         return LayerGraph(
             ops, output.name, layers, blocks, groups, traced.graph, left_alone, shape, resizes, shapes, type(teacher).__name__,
-            constants=constants,
+            constants=constants, shared=shared,
         )  # fmt: skip
 
     graph = verified(model, build, examples)

@@ -19,6 +19,8 @@ RECTIFIERS = (torch.relu, F.relu, F.dropout, "relu")
 """Functions that belong to the layer before them: they go with it when it is removed from a chain."""
 IDEMPOTENT = (torch.relu, F.relu, F.relu6, "relu")
 """Functions that change nothing when they are applied once more."""
+CASTS = ("to", "type_as")
+"""Methods that may be given a tensor for its type."""
 PASSING = (*RECTIFIERS, torch.flatten, "flatten")
 """Functions behind which a layer can be repaired when one before them is removed."""
 
@@ -59,7 +61,8 @@ def follow_elementwise(flow: ChannelFlow, call: Call) -> Any:
     """Operations on numbers in the same place of several tensors."""
     if not isinstance(call.result, Tensor):
         return flow.opaque(call)
-    return flow.combine([(call.ids[i], call.shape(i)) for i in call.inputs], call.result.shape)
+    inputs = call.inputs[:1] if call.name in CASTS else call.inputs
+    return flow.combine([(call.ids[i], call.shape(i)) for i in inputs], call.result.shape)
 
 
 @register_function(*"mean sum amax amin std var norm logsumexp prod".split())
