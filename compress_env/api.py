@@ -51,18 +51,31 @@ class Compressed:
         plan: The plan that it was built from.
         evaluation: Its numbers before it was distilled fully, on all validation images; the search saw half of them at most.
         trials: Every evaluation of the search.
-        finetuned: How the full distillation went.
-        result: The content of `result.json`.
         folder: The run folder.
+        distilled: How the full distillation went, and the content of `result.json`; None if it was left for later.
     """
 
     student: nn.Module
     plan: Plan
     evaluation: Evaluation
     trials: list[Trial]
-    finetuned: Finetuned
-    result: Result
     folder: Path
+    distilled: tuple[Finetuned, Result] | None = None
+
+    @property
+    def finetuned(self) -> Finetuned:
+        """How the full distillation went. Raises UserError if it was left for later."""
+        return self._done()[0]
+
+    @property
+    def result(self) -> Result:
+        """The content of `result.json`. Raises UserError if there is none yet."""
+        return self._done()[1]
+
+    def _done(self) -> tuple[Finetuned, Result]:
+        if self.distilled is None:
+            raise UserError(f"the student was not distilled (finetune_epochs=0); compress-env finetune --out {self.folder} does that")
+        return self.distilled
 
     def report(self) -> Path:
         """The path of the HTML page."""
@@ -94,7 +107,8 @@ def compress(
         evaluations: How many students to judge.
         seed: Of everything random.
         out: The run folder; a new one in the system's temporary folder if None.
-        finetune_epochs: Passes over the training data in the full distillation.
+        finetune_epochs: Passes over the training data in the full distillation; 0 leaves it for later, with neither exports nor
+            `result.json`.
         agent_options: Settings of the agent's own.
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.
@@ -104,12 +118,27 @@ def compress(
         UserError: Before any long work, for anything that cannot be used.
         KeyboardInterrupt: On Ctrl-C, after everything found so far is in the folder; `resume=True` goes on from there.
     """
-    if finetune_epochs < 1:
-        raise UserError(f"finetune_epochs must be at least 1, got {finetune_epochs}")
+    if isinstance(finetune_epochs, bool) or not isinstance(finetune_epochs, int) or finetune_epochs < 0:
+        raise UserError(f"finetune_epochs has to be a whole number, 0 for no fine-tuning, got {finetune_epochs!r}")
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **environment)
     search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed)
     folder, objective = run_search(spec, search_spec, out, resume=resume, progress=progress)
+    if not finetune_epochs:
+        return _left_for_later(folder, objective, progress)
     return finish(folder, finetune_epochs, objective=objective, progress=progress)
+
+
+def _left_for_later(folder: RunFolder, objective: Objective, progress: bool) -> Compressed:
+    """The best student of a search as it was judged, and a report. Raises UserError if no student meets the budget."""
+    from compress_env.report.page import write_report
+
+    trials = folder.trials()
+    write_report(folder.path)
+    if best_trial(trials) is None:
+        raise UserError(f"{folder.path}: {reason_of_none(trials)}")
+    best = Finalists(objective, trials, folder.path).ranked(progress)[0]
+    student = _evaluator(objective).prepared(best.trial.plan).cpu()
+    return Compressed(student, best.trial.plan, best.evaluation, trials, folder.path)
 
 
 def run_search(
@@ -209,7 +238,7 @@ def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, epoc
     except UserError as error:
         warnings.warn(f"{error}; the student is made again", stacklevel=3)
         return None
-    return Compressed(student, best.plan, finalists.known(best), trials, done, result, folder.path)
+    return Compressed(student, best.plan, finalists.known(best), trials, folder.path, (done, result))
 
 
 def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mapping[str, Any], progress: bool) -> Compressed:
@@ -269,7 +298,7 @@ def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mappin
         command=run["command"],
     )
     folder.write("result.json", result.to_json())
-    return Compressed(student, plan, finalist.evaluation, list(finalists.trials), done, result, folder.path)
+    return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))
 
 
 def _evaluator(objective: Objective) -> Evaluator:

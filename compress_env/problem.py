@@ -249,9 +249,10 @@ class Problem:
         parts = []
         for name, limit in limits.items():
             least, teacher = self.smallest(name), self.cost_model.teacher[name]
+            meant = f"; did you mean {limit:g}%?" if limit in range(2, 101) and limit < least else ""
             parts.append(
                 f"{name} of {amount(limit)} {RESOURCES.get(name).unit} ({limit / teacher:.1%} of the teacher); "
-                f"the smallest reachable is {amount(least)} ({least / teacher:.1%})"
+                f"the smallest reachable is {amount(least)} ({least / teacher:.1%}){meant}"
             )
         raise InfeasibleBudget(f"the budget cannot be met: {'; '.join(parts)}")
 

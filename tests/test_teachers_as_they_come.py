@@ -19,10 +19,12 @@ import compress_env
 from compress_env.cli.main import main
 from compress_env.data import load_data
 from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import predict
 from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.problem import Measured, Problem
 from compress_env.report.inspect import inspect
 from compress_env.spec import ProblemSpec
+from compress_env.tasks.classification import Classification
 
 SHAPE = (3, 8, 8)
 
@@ -343,3 +345,35 @@ def test_a_reward_that_gives_none_or_raises_is_named_before_any_student_is_judge
     monkeypatch.setattr("compress_env.evaluator.Evaluator.__call__", lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match=rf"reward '<lambda>' .*{told}"):
         gym.make("LayerRemoval-v0", reward=reward)
+
+
+# Sentences for what people type
+
+
+@pytest.mark.parametrize("settings, told", [
+    ({"agent": "stable_baselines3:DQN"}, r"DQN needs discrete actions, .* continuous actions, such as stable_baselines3:SAC"),
+    ({"agent": "sb3_contrib:QRDQN"}, "QRDQN needs discrete actions"),
+    ({"budget": {"macs": 50}}, r"macs of 50 MACs .* the smallest reachable is 1,\d{3} \(0\.\d%\); did you mean 50%\?"),
+    ({"budget": {"params": 0.0001}}, r"the smallest reachable is [\d,]+ \(\d+\.\d%\)$"),
+    ({"budget": 0.5}, 'a budget is a mapping such as {"macs": 0.5}, got 0.5'),
+    ({"finetune_epochs": -1}, "finetune_epochs has to be a whole number, 0 for no fine-tuning, got -1"),
+    ({"finetune_epochs": 1.5}, "0 for no fine-tuning, got 1.5"),
+    ({"weights": {"a": 1}}, "weights have to be a file's path, got dict; load them into the teacher"),
+])  # fmt: skip
+def test_what_people_type_is_answered_with_what_they_meant(settings, told):
+    with pytest.raises(UserError, match=told):
+        compress_env.compress(evaluations=1, progress=False, **settings)
+
+
+def test_a_budget_of_one_episode_gets_the_same_sentence(digits_env):
+    with pytest.raises(UserError, match='a budget is a mapping such as {"macs": 0.5}, got 0.5'):
+        digits_env.reset(options={"budget": 0.5})
+
+
+def test_no_fine_tuning_leaves_the_student_as_it_was_judged(tmp_path):
+    found = compress_env.compress(agent="uniform", evaluations=1, finetune_epochs=0, out=tmp_path / "a", progress=False)
+    data = load_data("digits")
+    assert Classification().metrics(predict(found.student, data, data.validation), data.validation.labels) == found.evaluation.metrics
+    assert found.report().is_file() and not (tmp_path / "a" / "result.json").exists()
+    with pytest.raises(UserError, match=r"not distilled \(finetune_epochs=0\); compress-env finetune --out .*a does that"):
+        found.result  # noqa: B018

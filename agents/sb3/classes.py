@@ -13,6 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 
 from compress_env.agents.sb3.algorithm import StableBaselinesAgent
+from compress_env.errors import UserError
 from compress_env.objective import Objective
 
 
@@ -40,8 +41,28 @@ class StockAgent(StableBaselinesAgent):
         self.learn(self.timesteps)
 
 
+class _Spaces(gym.Env):
+    """An environment with actions as ours has them, for a class to look at."""
+
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+    action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+
+def _check_actions(algorithm: type[BaseAlgorithm]) -> None:
+    """Raises UserError if a class says that it takes no actions that are numbers, before anything else is done."""
+    try:
+        algorithm("MlpPolicy", _Spaces(), device="cpu", _init_setup_model=False)  # type: ignore[call-arg]
+    except Exception as error:  # noqa: BLE001 - a class of a user's own may take other arguments, and is made later
+        if "action space" in str(error):
+            raise UserError(
+                f"{algorithm.__name__} needs discrete actions, and an action here is two numbers in [-1, 1]; choose an algorithm for "
+                "continuous actions, such as stable_baselines3:SAC, TD3 or PPO"
+            ) from error
+
+
 def of_class(algorithm: type[BaseAlgorithm]) -> Callable[..., StockAgent]:
-    """The factory of an agent from a class."""
+    """The factory of an agent from a class. Raises UserError for one that needs discrete actions."""
+    _check_actions(algorithm)
 
     def factory(objective: Objective, evaluations: int, seed: int, **settings: Any) -> StockAgent:
         return StockAgent(algorithm, objective, evaluations, seed, **settings)
