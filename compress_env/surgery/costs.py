@@ -108,6 +108,7 @@ class Costs:
         edges = [(i, self.op[name]) for i, op in enumerate(ops) for name in op.inputs]
         self._users, self._used = np.array(edges, int).reshape(-1, 2).T
         self._views = [(i, self.op[op.inputs[0]]) for i, op in enumerate(ops) if op.view and op.inputs]
+        self._parts = [(i, self.op[op.inputs[0]]) for i, op in enumerate(ops) if op.part]
         self._order = np.arange(len(ops))
 
     def _find_regions(self, ops: Sequence[Op], blocks: Sequence[Block], layer: Mapping[str, int]) -> None:
@@ -168,5 +169,8 @@ class Costs:
         last[storage[stands[self._used[reads]]]] = self._users[reads]  # in order, so that the last one stands
         owns = alive & (storage == self._order)
         order = self._order[:, None]
-        held = (order >= self._order) & (order <= last)
+        born = self._order.copy()
+        for part, source in self._parts:
+            born[part] = stands[source]
+        held = (order >= born) & (order <= last)
         return self.activations.of((held * owns) @ self.activations.factors.T, spread)

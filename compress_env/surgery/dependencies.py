@@ -58,6 +58,8 @@ class _Dependencies(fx.Interpreter):
         first: Any = node.args[0] if node.args else None
         if call.name == "getitem" and isinstance(self.env.get(first), (tuple, list, dict)):
             return flow.ids[first][node.args[1]]
+        if call.name == "getattr" and isinstance(self.env.get(first), tuple):  # one that has names for its parts
+            return next((ids for part, ids in zip(self.env[first], flow.ids[first]) if part is result), [])
         if not any(flow.ids.get(i) for i in node.all_input_nodes):
             return nothing(result)
         return function_rule(call)(flow, call)

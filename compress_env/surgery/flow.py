@@ -15,10 +15,13 @@ import torch
 from torch import Tensor, fx
 
 from compress_env.surgery.call import Call, Ids, nothing, tensors
-from compress_env.surgery.channel_ids import Ties, compact, respread
+from compress_env.surgery.channel_ids import Ties, compact, respread, spread
 
 LARGEST_PARAMETER = 200_000
 """A bare tensor with more numbers, an embedding table say, keeps its size."""
+
+LENGTHENED = "lengthened"
+"""In the `meta` of a node that repeats a tensor for each channel, along an axis on which there is no batch."""
 
 
 class ChannelFlow:
@@ -32,6 +35,7 @@ class ChannelFlow:
         products: The channel axes of matrix products without weights.
         parameters: The ids of bare parameters.
         splits, slices: Nodes that cut tensors along an axis that runs over channels, with the places where they do.
+        groups: Convolutions without a module of their own, with as many groups as the channels of these ids.
         ids: The channel ids of each node's result.
     """
 
@@ -43,6 +47,7 @@ class ChannelFlow:
         self.parameters: dict[str, Tensor] = {}
         self.splits: dict[fx.Node, tuple[int, Ids, list[int]]] = {}
         self.slices: dict[fx.Node, list[tuple[int, Ids, int, int]]] = {}
+        self.groups: dict[fx.Node, Ids] = {}
         self.ids: dict[fx.Node, Any] = {}
 
     # for rules
@@ -99,12 +104,27 @@ class ChannelFlow:
         """The ids of a bare parameter, buffer or constant: each of its numbers may go at first."""
         if not isinstance(value, Tensor):
             return None
+        if name in self.parameters:
+            return [self.parameters[name]]
         if not value.is_floating_point() or not 1 < value.numel() <= LARGEST_PARAMETER:
             return []
-        if name not in self.parameters:
-            numbers = self.ties.fresh(value.numel())
-            self.parameters[name] = torch.from_numpy(numbers).view(value.shape)
+        self.parameters[name] = torch.from_numpy(self.ties.fresh(value.numel())).view(value.shape)
         return [self.parameters[name]]
+
+    def lengthen(self, node: fx.Node, axis: int, numbers: np.ndarray, shape: Sequence[int]) -> bool:
+        """Have a tensor of which nothing is known, and that is the same for all channels or a buffer, follow these channels.
+
+        Returns whether it does: a buffer is cut, and the size to which a tensor is expanded is set.
+        """
+        ids = spread(numbers, tuple(shape), axis)
+        if node.op == "get_attr":
+            self.parameters[str(node.target)] = ids
+        elif node.target == "expand":
+            node.meta[LENGTHENED] = True
+        else:
+            return False
+        self.ids[node] = [ids]
+        return True
 
     def combine(self, inputs: Sequence[tuple[Ids, Sequence[int]]], shape: Sequence[int]) -> Ids:
         """Elementwise operation on broadcast tensors: channels that meet are tied, those that meet a fixed size are fixed."""

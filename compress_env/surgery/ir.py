@@ -151,8 +151,8 @@ class Block:
 class Layer:
     """A layer with weights, as in the teacher. `positions` is the number of outputs per channel and example (height x width).
 
-    kind: "conv", "depthwise", "grouped", "linear", "attention", "norm", "parameter" (bare or shared) or "other". kernel: weights per
-    pair of channels. parameters: their number. bytes_: of its buffers.
+    kind: "conv", "depthwise", "grouped", "transposed", "linear", "attention", "norm", "parameter" (bare or shared) or "other". kernel:
+    weights per pair of channels. parameters: their number. bytes_: of its buffers.
     """
 
     name: str
@@ -181,7 +181,8 @@ class Op:
     """A node of the traced network: `elements` numbers per channel and example; views take no memory of their own.
 
     across: a second axis that runs over channels, if there is one. macs: what it computes. shared: tensors that its layer shares
-    with others, which are layers of their own.
+    with others, which are layers of their own. part: whether it is one of several tensors that the operation before it gives, and
+    that took memory from then on.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Op:
     across: Channels | None = None
     macs: tuple[Term, ...] = ()
     shared: tuple[str, ...] = ()
+    part: bool = False
 
     @property
     def activation(self) -> Term:
@@ -205,8 +207,8 @@ class Op:
 class Resize:
     """Numbers in a node's arguments that follow the widths.
 
-    kind: "sizes" of a view, "split" sizes, or the bounds of a "slice". axes: for each axis concerned, the channels it runs over;
-    for a split, its parts; for a slice, what lies before and what lies within.
+    kind: "sizes" of a view, "split" sizes, the bounds of a "slice", or the "groups" of a convolution. axes: for each axis concerned,
+    the channels it runs over; for a split, its parts; for a slice, what lies before and what lies within.
     """
 
     kind: str

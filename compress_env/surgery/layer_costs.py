@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
@@ -53,6 +55,7 @@ class _Describer:
 
     def run(self, nodes: list[fx.Node]) -> tuple[dict[str, Layer], dict[str, Op], dict[tuple[str, str], int]]:
         ops: dict[str, Op] = {}
+        self.alive = set(nodes)
         for node in nodes:
             if node.op != "output":
                 inputs = tuple(i.name for i in node.all_input_nodes if i.name in ops)
@@ -76,9 +79,13 @@ class _Describer:
                 if i.op == "get_attr" and not i.meta["header"]:
                     name = (*i.meta["shared"], str(i.target))[0]
                     self.layers[name] = replace(self.layers[name], kind="other")
-        if node.meta["view"]:
+        part, parts = self._is_part(node), self._parts(node)
+        if node.meta["view"] and not part:
             elements = 0
-        own = self._channels_of(node)
+        if parts:
+            elements -= sum(self.usage[each.name][1] for each in parts)
+            shape = parts[0].meta["shape"]
+        own = self._channels_of(parts[0] if parts else node)
         size = prod(self._size(c) for c in own)
         if shape is None or elements % size:
             own, size = [Channels((), 1)], 1
@@ -92,9 +99,23 @@ class _Describer:
             own, size = [Channels((), shape[1])], shape[1]
         what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Op(
-            node.name, inputs, layer.name if layer else None, own[0], elements // size, node.meta["view"],
-            what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms, node.meta["shared"],
+            node.name, inputs, layer.name if layer else None, own[0], elements // size, node.meta["view"] and not part,
+            what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms, node.meta["shared"], part,
         )  # fmt: skip
+
+    def _parts(self, node: fx.Node) -> list[fx.Node]:
+        """Of a result that is several tensors of its own, the nodes that take one of them out, each once."""
+        if node.meta["shape"] is not None or node.meta["view"]:
+            return []
+        taken: dict[Any, fx.Node] = {}
+        for user in node.users:
+            if user in self.alive and user.meta.get("view") and user.target in (operator.getitem, getattr) and user.args[0] is node:
+                taken.setdefault(user.args[1], user)
+        return list(taken.values())
+
+    def _is_part(self, node: fx.Node) -> bool:
+        source = node.args[0] if node.args else None
+        return isinstance(source, fx.Node) and source in self.alive and node in self._parts(source)
 
     def _channels_of(self, node: fx.Node) -> list[Channels]:
         axes = self.all_axes.get(node, {})

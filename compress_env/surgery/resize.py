@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import fx
 
-from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.flow import LENGTHENED, ChannelFlow
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Channels, Resize
 
 SIZED = frozenset("view reshape expand unflatten broadcast_to".split())
+GROUPS = 6
+"""The position of the groups among the arguments of a convolution."""
 
 
 def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: LayerGraph) -> bool:
@@ -24,7 +26,7 @@ def resize(node: fx.Node, rule: Resize, size: Callable[[Channels], int], graph: 
     )  # sizes read off another tensor, which may have shrunk when this one has not
     if not computed and now == {axis: [graph.full_size(c) for c in channels] for axis, channels in rule.axes}:
         return False
-    {"sizes": _sizes, "split": _split, "slice": _slice}[rule.kind](node, now)
+    {"sizes": _sizes, "split": _split, "slice": _slice, "groups": _groups}[rule.kind](node, now)
     return True
 
 
@@ -52,6 +54,10 @@ def find_resizes(
                         parts[axis] = [numbers[:start], numbers[start:stop]]
             if parts:
                 found[node.name] = ("slice", parts)
+        elif node in flow.groups:
+            parts = {d: [numbers] for d, numbers in flow.axes(flow.groups[node]).items()}
+            if parts:
+                found[node.name] = ("groups", parts)
         elif node.op in ("call_method", "call_function") and target in SIZED:
             parts = {d: [numbers] for d, numbers in axes.get(node, {}).items()}
             start, sizes = _arguments(node)[1:3]
@@ -103,12 +109,20 @@ def _sizes(node: fx.Node, now: dict[int, list[int]]) -> None:
     first, start, sizes, packed = _arguments(node)
     for axis, (n,) in now.items():
         if 0 <= axis - start < len(sizes) and sizes[axis - start] != -1:
-            if axis == 0:  # it holds the batch as well
+            if axis == 0 and not node.meta.get(LENGTHENED):  # it holds the batch as well
                 n = -1
                 if -1 in sizes:
                     raise ValueError(f"{node.name} leaves two sizes open")
             sizes[axis - start] = n
     node.args = (*node.args[:first], tuple(sizes)) if packed else (*node.args[:first], *sizes)
+
+
+def _groups(node: fx.Node, now: dict[int, list[int]]) -> None:
+    ((n,),) = now.values()
+    if len(node.args) > GROUPS:
+        node.update_arg(GROUPS, n)
+    else:
+        node.update_kwarg("groups", n)
 
 
 def _split(node: fx.Node, now: dict[int, list[int]]) -> None:

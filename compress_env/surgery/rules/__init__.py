@@ -6,6 +6,7 @@ from compress_env.surgery.rules import (
     attention,
     dense,
     elementwise,
+    filters,
     joining,
     making,
     moving,
@@ -13,6 +14,7 @@ from compress_env.surgery.rules import (
     pooling,
     products,
     recurrent,
+    transposed,
     window_attention,
 )
 from compress_env.surgery.rules.base import Geometry, Rule
@@ -27,6 +29,7 @@ __all__ = [
     "dense",
     "differs",
     "elementwise",
+    "filters",
     "joining",
     "leave_alone",
     "making",
@@ -38,5 +41,6 @@ __all__ = [
     "register_function",
     "register_rule",
     "rule_of",
+    "transposed",
     "window_attention",
 ]

@@ -36,7 +36,7 @@ class Dense(Rule):
         name, axis, shape = call.name, self.channel_axis(), tuple(call.result.shape)
         x = call.inputs[0]
         numbers, rest = flow.channels(call.ids[x], axis, call.shape(x))
-        rest = self.carried(flow, name, rest)
+        rest = self.carried(flow, call, module, rest)
         flow.side(name, "in", numbers)
         out = flow.made(name, "out", shape[axis])
         self.tie(flow, name, module, numbers, out)
@@ -44,7 +44,7 @@ class Dense(Rule):
         flow.along[name] = along
         return [*along, spread(out, shape, axis)]
 
-    def carried(self, flow: ChannelFlow, name: str, ids: Ids) -> Ids:
+    def carried(self, flow: ChannelFlow, call: Call, module: nn.Module, ids: Ids) -> Ids:
         """The ids of other axes that its result still has."""
         return ids
 
@@ -135,10 +135,12 @@ class Convolution(Dense):
         kernel, width, stride = math.prod(m.kernel_size), m.kernel_size[0], m.stride[0]
         return Geometry(kind, m.in_channels, m.out_channels, kernel, width, stride, m.groups)
 
-    def carried(self, flow: ChannelFlow, name: str, ids: Ids) -> Ids:
-        """None: a kernel mixes the other axes."""
-        flow.fix(ids, f"{name} mixes the places that they were moved to")
-        return []
+    def carried(self, flow: ChannelFlow, call: Call, module: nn.Module, ids: Ids) -> Ids:
+        """None, since a kernel mixes the other axes; but a single filter may run along channels, as in efficient channel attention."""
+        filters, before = self.features(module, "in") * self.features(module, "out"), call.shape(call.inputs[0])
+        along = [each for each in ids if filters == 1 and all(before[d] == call.result.shape[d] for d in flow.ties.varying(each))]
+        flow.fix([each for each in ids if not any(each is a for a in along)], f"{call.name} mixes the places that they were moved to")
+        return along
 
     def tie(
         self, flow: ChannelFlow, name: str, module: nn.Module, numbers: np.ndarray | None, out: np.ndarray
@@ -154,7 +156,7 @@ class Convolution(Dense):
             flow.tie_rows(outputs.T)
             return
         inputs = numbers.reshape(groups, -1)
-        if _by_groups(module):
+        if by_groups(module):
             flow.tie_rows(np.concatenate([inputs, outputs], 1))
         else:
             flow.tie_rows(inputs.T)
@@ -162,7 +164,7 @@ class Convolution(Dense):
 
     def axes(self, module: nn.Module, name: str, value: Tensor) -> tuple[str | None, ...]:
         """Where whole groups go, the weight runs over outputs alone."""
-        return ("out",) if name == "weight" and _by_groups(module) else super().axes(module, name, value)
+        return ("out",) if name == "weight" and by_groups(module) else super().axes(module, name, value)
 
     def sizes(self, module: nn.Module, kept: Mapping[str, int]) -> Mapping[str, Any]:
         """The numbers of channels."""
@@ -175,7 +177,7 @@ class Convolution(Dense):
             return super().sliced(module, indices)
         sizes = dict(self.sizes(module, {side: len(index) for side, index in indices.items()}))
         within = dict(indices)
-        if _by_groups(module):
+        if by_groups(module):
             sizes["groups"] = len(indices["out"]) * m.groups // m.out_channels if "out" in indices else m.groups
         elif "in" in indices:
             within["in"] = indices["in"][: len(indices["in"]) // m.groups]  # those of the first group are those of all
@@ -213,7 +215,7 @@ class Convolution(Dense):
         return torch.cat([output[:, :, r, c] for r, c in positions or ()]).float()
 
 
-def _by_groups(module: nn.Module) -> bool:
+def by_groups(module: nn.Module) -> bool:
     """Whether a convolution shrinks by whole groups, so that its weights grow with the outputs alone."""
     m: Any = module
     return m.groups > 1 and m.groups >= m.in_channels // m.groups

@@ -70,20 +70,37 @@ def follow_reduction(flow: ChannelFlow, call: Call) -> Any:
     """Axes that are reduced are gone; channels that also run along others are tied along them."""
     if not isinstance(call.result, Tensor):
         return flow.opaque(call)
-    x = call.inputs[0]
-    rank = len(call.shape(x))
     where = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else None)
     if where is None or isinstance(where, float):
         return []
-    gone = axes_of(where, rank)  # type: ignore[arg-type]
+    x = call.inputs[0]
+    return _reduced(flow, call.ids[x], axes_of(where, len(call.shape(x))), call.result)  # type: ignore[arg-type]
+
+
+@register_function(*"max min median nanmedian mode".split())
+def follow_selection(flow: ChannelFlow, call: Call) -> Any:
+    """The largest of two tensors, of all, or along an axis with the places: where these are channels, nobody may look at them."""
+    x, node = call.inputs[0], call.node
+    if isinstance(call.result, Tensor):
+        return follow_elementwise(flow, call) if len(call.inputs) > 1 else []
+    where: Any = call.argument(1, "dim", -1)
+    gone = axes_of(where, len(call.shape(x)))
+    if any(user.args[1:] not in ((0,), ("values",)) for user in node.users):
+        flow.fix([each for each in call.ids[x] if set(flow.ties.varying(each)) & gone], f"{node.name} tells which channel it chose")
+    return tuple(_reduced(flow, call.ids[x], gone, part) for part in call.result)
+
+
+def _reduced(flow: ChannelFlow, ids: Ids, gone: set[int], result: Tensor) -> Ids:
+    """The ids of a result without these axes, or with a length of 1 along them."""
     found: Ids = []
-    for each in call.ids[x] if len(gone) < rank else ():
+    for each in ids if len(gone) < (ids[0].dim() if ids else 0) else ():
         axes = flow.ties.varying(each)
         if set(axes) & gone:
             if set(axes) <= gone:
                 continue
             flow.ties.tie_along(each, gone)
+        rank = each.dim()
         for d in sorted(gone, reverse=True):
-            each = each.narrow(d, 0, 1) if call.result.dim() == rank else each.select(d, 0)
+            each = each.narrow(d, 0, 1) if result.dim() == rank else each.select(d, 0)
         found.append(each)
     return found

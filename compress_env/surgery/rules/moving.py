@@ -77,6 +77,15 @@ def follow_unbind(flow: ChannelFlow, call: Call) -> Any:
     return follow_moving(flow, call)
 
 
+@register_function("getattr")
+def follow_attribute(flow: ChannelFlow, call: Call) -> Any:
+    """`x.T` and `x.mT` are transposed; nothing is known of others."""
+    name: Any = call.node.args[1]
+    if name not in ("T", "mT", "data"):
+        return flow.opaque(call, f"{name} has no rule for shrinking")
+    return [getattr(each, name) for each in call.ids[call.inputs[0]]]
+
+
 @register_function("getitem")
 def follow_getitem(flow: ChannelFlow, call: Call) -> Any:
     """Slices follow the widths; an index ties what it chooses from."""
