@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 
@@ -13,7 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from compress_env.errors import UserError
+from compress_env.report.inspect import inspect
 from compress_env.resources.cost_model import CostModel
+from compress_env.surgery import verify
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
@@ -190,9 +194,9 @@ class TiedAutoencoder(nn.Module):
 class Ours(nn.Module):
     """Two linear layers that share weights, in a module that looks at its numbers."""
 
-    def __init__(self):
+    def __init__(self, width: int = 16):
         super().__init__()
-        self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.one, self.two = nn.Linear(width, width), nn.Linear(width, width)
         self.two.weight = self.one.weight
 
     def forward(self, x):
@@ -231,7 +235,7 @@ def checked(teacher: nn.Module, shape: tuple[int, ...], plans: int = 5) -> Layer
         for count in (1, 2, 7):
             x = torch.randn(count, *shape, generator=torch.Generator().manual_seed(2))
             assert torch.equal(unchanged(x), teacher(x))
-    assert unchanged.state_dict().keys() >= teacher.state_dict().keys()
+    assert {key.removeprefix("network.") for key in unchanged.state_dict()} >= teacher.state_dict().keys()
     cost_model = CostModel(teacher, graph, example)
     assert cost_model.teacher["params"] == sum(p.numel() for p in teacher.parameters())
     rng = np.random.default_rng(0)
@@ -260,6 +264,67 @@ def test_everyday_python_is_followed(name):
         warnings.simplefilter("error")
         graph = checked(made(network), shape)
     assert len(graph.blocks) >= blocks and len(graph.groups) >= groups, dict(graph.left_alone)
+
+
+class Choosy(Plain):
+    """A network that looks at its numbers."""
+
+    def forward(self, x):
+        return super().forward(x) if x.mean() > 1e9 else super().forward(-x)
+
+
+def test_a_network_that_nothing_can_follow_is_one_layer_and_is_told_so():
+    why = r"Choosy cannot be traced \(test_capture.py:\d+: it looks at the numbers in a tensor\); no layer of it can be removed"
+    with pytest.warns(NotTraced, match=why):
+        graph = checked(made(Choosy), IMAGE)
+    assert list(graph.layers) == ["network"] and not graph.blocks and graph.groups
+    with pytest.warns(NotTraced):
+        found = inspect(made(Choosy), IMAGE)
+    assert found.only_shrink == {"network": "it cannot be traced"} and len(found.rows) == len(graph.groups)
+    assert "network.b" in str(found) and "Stays as it is" not in str(found)
+
+
+def test_only_what_cannot_be_followed_is_one_layer():
+    teacher = nn.Sequential(nn.Conv2d(3, 3, 3), made(Plain), nn.Sequential(nn.Linear(5, 5), Ours(5)))
+    with pytest.warns(NotTraced, match=r"^2.1 \(Ours\) cannot be traced") as warned:
+        graph = checked(teacher.eval(), IMAGE)
+    assert len(warned) == 1 and {"1.a", "2.0", "2.1"} <= graph.layers.keys() and {"1.b", "2.1"} <= graph.blocks.keys()
+
+
+@pytest.mark.parametrize(("layer", "left"), [("", "network"), ("1.b", "1"), ("0", "network")])
+def test_a_part_that_is_not_rebuilt_as_predicted_is_one_layer(layer, left, monkeypatch):
+    teacher, real = nn.Sequential(nn.Conv2d(3, 3, 3), made(Plain), nn.Linear(5, 5)).eval(), verify.trial
+
+    def trial(model, graph, plan, examples):
+        return real(model, graph, plan, examples) if left in graph.layers else "7 parameters expected, 8 built"
+
+    monkeypatch.setattr(verify, "trial", trial)
+    monkeypatch.setattr(verify, "_where", lambda model, graph: layer)
+    with pytest.warns(NotTraced, match=r"cannot be traced \(.*7 parameters expected, 8 built"):
+        graph = checked(teacher, IMAGE)
+    assert left in graph.layers
+    monkeypatch.setattr(verify, "trial", lambda *_: "7 parameters expected, 8 built")
+    with pytest.warns(NotTraced), pytest.raises(UserError, match="Sequential cannot be compressed: .*7 parameters expected"):
+        trace(teacher, torch.zeros(1, *IMAGE))
+
+
+def test_what_is_traced_wrongly_is_followed_in_another_way_or_is_one_layer():
+    class Sneaky(Plain):
+        def forward(self, x):
+            return super().forward(x if isinstance(x, torch.Tensor) else -x)  # symbols are no tensors
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(checked(made(Sneaky), IMAGE).blocks) == 1
+
+
+def test_errors_of_students_are_not_printed(capfd):
+    graph = trace(made(Lengths), torch.zeros(1, *IMAGE))
+    student = build_student(made(Lengths), graph, Plan())
+    with pytest.raises(RuntimeError, match="channels"):
+        student(torch.zeros(1, 4, 8, 8))
+    copy.deepcopy(student)
+    assert capfd.readouterr().err == ""
 
 
 def test_tied_weights_stay_tied_and_are_counted_once():

@@ -150,14 +150,14 @@ def shares(graph: LayerGraph, cost_model: CostModel) -> tuple[dict[str, dict[str
 def left_alone(graph: LayerGraph) -> tuple[dict[str, str], dict[str, str]]:
     """Layers that can only shrink, and those that stay as they are, each with the reason, in order of computation."""
     inside = {name for block in graph.blocks.values() for name in block.layers}
-    narrow = {name for group in graph.groups.values() for name in _produced_by(group)}
+    narrow = {graph.layer_of(name).name for group in graph.groups.values() for name in _produced_by(group)}
     only_shrink, stays = {}, {}
     for name, layer in graph.layers.items():
         reason = graph.left_alone.get(name)
         if name in narrow:
             if reason:
                 only_shrink[name] = reason.removeprefix(NOT_REMOVABLE)
-        elif reason or (name not in inside and layer.kind != "norm"):
+        elif reason or (name not in inside and layer.kind != "norm" and not layer.outputs.parts):
             stays[name] = reason or TIED
     return only_shrink, stays
 
@@ -167,10 +167,10 @@ def tree(graph: LayerGraph, blocks: Mapping, groups: Mapping, stays: Mapping[str
     position = {name: i for i, name in enumerate(graph.layers)}
     inside = {name for block in graph.blocks.values() for name in block.layers}
     entries = [(frozenset(u.layers), TreeRow(n, u.kind, 0, len(u.layers), None, blocks[n])) for n, u in graph.blocks.items()]
-    entries += [
-        (_produced_by(g), TreeRow(n, "group", 0, len(_produced_by(g)), (g.size, g.floor), groups[n]))
-        for n, g in graph.groups.items()
-    ]
+    for n, g in graph.groups.items():
+        own = _produced_by(g)
+        row = TreeRow(n, "group", 0, len(own), (g.size, g.floor), groups[n])
+        entries.append((frozenset(graph.layer_of(layer).name for layer in own), row))
     entries += [(frozenset([n]), TreeRow(n, "stays", 0, 1, None, {})) for n in stays if n not in inside]
     entries.sort(key=lambda e: (min(position[n] for n in e[0]), e[1].kind == "group", -len(e[0])))
 

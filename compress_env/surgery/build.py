@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.layout import PLAIN
+from compress_env.surgery.network import Network
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.rules import rule_of
@@ -59,7 +60,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
         held = held_tensor(parts, name)
         parts.setdefault(name, _attribute(teacher, graph, name, {}).new_empty(0) if held is None else held)
     new = _rewire(graph, reduced, alive, graph.widths(plan))
-    student = fx.GraphModule(parts, new, class_name=graph.student_name).eval()
+    student = Network(parts, new, class_name=graph.student_name).eval()
     if graph.plain_layout:
         student.meta[PLAIN] = True
     return student

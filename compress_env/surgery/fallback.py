@@ -34,7 +34,8 @@ def inner_sides(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str]
     sides: Sides = {}
     for group in found:
         pieces = _pieces(group, dependencies, names)
-        if pieces is None or not any(all(name.startswith(f"{region}.") for name, _ in pieces) for region in opaque):
+        inside = pieces and any(all(name.startswith(f"{region}.") for name, _ in pieces) for region in opaque)
+        if pieces is None or not inside or not _fit(pieces, len(group.items[0].idxs), model):
             continue
         numbers = ties.fresh(len(group.items[0].idxs))
         for (name, side), (positions, channels) in pieces.items():
@@ -71,6 +72,12 @@ def inner_macs(model: nn.Module, examples: tuple[Tensor, ...], layers: set[str])
 
 def _fresh(module: nn.Module, side: str, ties: Ties) -> np.ndarray:
     return ties.fresh(rule_of(module).features(module, side))
+
+
+def _fit(pieces: Mapping[tuple[str, str], tuple[list[int], list[int]]], size: int, model: nn.Module) -> bool:
+    """Whether all positions and channels exist, which torch-pruning gets wrong where channels are moved."""
+    sizes = {(n, side): rule_of(model.get_submodule(n)).features(model.get_submodule(n), side) for n, side in pieces}
+    return all(max(own) < sizes[key] and max(channels) < size for key, (own, channels) in pieces.items())
 
 
 def _pieces(

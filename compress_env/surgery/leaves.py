@@ -17,11 +17,12 @@ class Capture:
     """A network as a graph.
 
     Attributes:
-        graph: Its nodes; parameters and modules have the names that they have in the network.
+        traced: The graph with the network's own parameters and modules, under the names that they have there, and with constants
+            that the network makes.
         ends: Modules that were run through, in the order in which they ended, with the node of what each returned.
     """
 
-    graph: fx.Graph
+    traced: fx.GraphModule
     ends: list[tuple[str, fx.Node]]
 
 

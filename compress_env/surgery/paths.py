@@ -23,6 +23,12 @@ def vanished_layers(node: fx.Node, kept: fx.Node, output: fx.Node, layers: dict[
     return tuple(name for name in layers if name not in after)
 
 
+def enclosing(layer: str) -> list[str]:
+    """The names of the modules that hold a layer, the innermost first."""
+    parts = layer.split(".")
+    return [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
+
+
 def rank(node: fx.Node) -> int:
     """The number of axes of a node's result."""
     return len(shape_of(node))

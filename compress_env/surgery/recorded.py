@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
+    DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
     unset_fake_temporarily,
@@ -27,6 +28,7 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from compress_env.surgery.leaves import Capture, input_names, is_leaf
 from compress_env.surgery.measure import shared_copy
+from compress_env.surgery.network import Network
 
 REFLECTED = {
     "__radd__": operator.add, "__rsub__": operator.sub, "__rmul__": operator.mul, "__rdiv__": operator.truediv,
@@ -41,7 +43,7 @@ class NotRecorded(Exception):
 
 
 def recorded(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str], path: list[str]) -> Capture:
-    """The network as a graph, in which the modules of these names are one layer each; constants become attributes of it.
+    """The network as a graph, in which the modules of these names are one layer each.
 
     Raises whatever the network makes of tensors without contents; `path` then holds the names of the modules that it was in.
     """
@@ -49,13 +51,14 @@ def recorded(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str], p
     runs = [_Recorder(model, opaque, path).run(tuple(_batch(x, n) for x in examples)) for n in batches]
     one, other = runs
     _Batch(one, other, batches, path).join()
-    for node in reversed(one.graph.nodes):
-        if not node.users and node.op in ("call_function", "call_method", "get_attr"):
+    for node in reversed(one.graph.nodes):  # what is written to in place is kept
+        if not node.users and (node.op == "get_attr" or node.target in (getattr, operator.getitem)):
             one.graph.erase_node(node)
-    kept = set(one.graph.nodes)
+    own = shared_copy(model)
     for name, value in one.constants.items():
-        setattr(model, name, value)
-    return Capture(one.graph, [(name, node) for name, node in one.ends if node in kept])
+        setattr(own, name, value)
+    kept = set(one.graph.nodes)
+    return Capture(Network(own, one.graph), [(name, node) for name, node in one.ends if node in kept])
 
 
 def _batch(example: Tensor, count: int) -> Tensor:
@@ -151,9 +154,9 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         try:
             result = func(*args, **kwargs)
-        except DataDependentOutputException:
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
             if any(isinstance(t, FakeTensor) for t in _tensors((args, kwargs))):
-                raise
+                raise NotRecorded("it looks at the numbers in a tensor") from error
             with unset_fake_temporarily():  # it looks at a buffer of the network
                 return func(*args, **kwargs)
         if getattr(func, "__name__", "") in ("__setitem__", "__delitem__"):

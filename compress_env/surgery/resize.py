@@ -111,8 +111,7 @@ def _sizes(node: fx.Node, now: dict[int, list[int]]) -> None:
         if 0 <= axis - start < len(sizes) and sizes[axis - start] != -1:
             if axis == 0 and not node.meta.get(LENGTHENED):  # it holds the batch as well
                 n = -1
-                if -1 in sizes:
-                    raise ValueError(f"{node.name} leaves two sizes open")
+                sizes = [now.get(d, node.meta["shape"][d : d + 1])[0] if s == -1 else s for d, s in enumerate(sizes, start)]
             sizes[axis - start] = n
     node.args = (*node.args[:first], tuple(sizes)) if packed else (*node.args[:first], *sizes)
 

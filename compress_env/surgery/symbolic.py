@@ -9,15 +9,20 @@ import torch
 from torch import fx, nn
 
 from compress_env.surgery.leaves import Capture, input_names, is_leaf
+from compress_env.surgery.measure import shared_copy
+from compress_env.surgery.network import Network
 
 
 def symbolic(model: nn.Module, examples: tuple[torch.Tensor, ...], opaque: set[str], path: list[str]) -> Capture:
-    """The network as a graph, in which the modules of these names are one layer each; constants become attributes of it.
+    """The network as a graph, in which the modules of these names are one layer each.
 
     Raises whatever the network makes of symbols; `path` then holds the names of the modules that it was in.
     """
-    tracer = _Tracer(input_names(model, len(examples)), opaque, path)
-    return Capture(tracer.trace(model), tracer.ends)
+    tracer, own = (
+        _Tracer(input_names(model, len(examples)), opaque, path),
+        shared_copy(model),
+    )  # forward may set attributes
+    return Capture(Network(own, tracer.trace(own)), tracer.ends)
 
 
 class _Tracer(fx.Tracer):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
 from compress_env.surgery.build import build_student
@@ -15,21 +16,21 @@ from compress_env.surgery.dependencies import follow_channels
 from compress_env.surgery.derived import check_derived
 from compress_env.surgery.fallback import inner_macs, inner_sides
 from compress_env.surgery.folding import computed_weights
-from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.graph import WHOLE, LayerGraph
 from compress_env.surgery.grouping import Grouping
 from compress_env.surgery.inplace import out_of_place
 from compress_env.surgery.ir import Resize
 from compress_env.surgery.layer_costs import describe
 from compress_env.surgery.layout import needs_plain
 from compress_env.surgery.measure import measure, shared_copy
-from compress_env.surgery.paths import ancestors
+from compress_env.surgery.paths import ancestors, enclosing
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.removal import Finder
 from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.sharing import find_shared, tie_shared
-from compress_env.surgery.tracer import trace_modules
-from compress_env.surgery.verify import verified
+from compress_env.surgery.tracer import trace_modules, warn_not_traced
+from compress_env.surgery.verify import NotRebuilt, verified
 
 
 def trace(
@@ -56,14 +57,51 @@ def trace(
     model = shared_copy(teacher).eval()
     examples = _examples(model, example_input)
     check_derived(model, examples)
-    traced, _, opaque = trace_modules(model, examples)
-    out_of_place(traced, examples)
+    scope = _Scope(protect, removable, shrinkable, channel_multiple, min_width)
+    regions: set[str] = set()
+    while True:
+        traced, opaque = trace_modules(model, examples, regions)
+        out_of_place(traced, examples)
+        try:
+            graph = _graph(teacher, model, traced, opaque, examples, scope)
+            break
+        except NotRebuilt as error:
+            if WHOLE in opaque:
+                what = type(teacher).__name__
+                raise UserError(f"{what} cannot be compressed: its students are not as predicted ({error})") from error
+            regions = opaque | {next((r for r in enclosing(error.layer) if r not in opaque), WHOLE)}
+            warn_not_traced(model, error, regions - opaque)
+    smallest = graph.canonical(frozenset(graph.blocks), graph.full)
+    plain = needs_plain([build_student(model, graph, plan) for plan in {Plan(), smallest}], examples)
+    return replace(graph, plain_layout=True) if plain else graph
+
+
+class _Scope(NamedTuple):
+    """What `trace` may change, as its arguments."""
+
+    protect: Sequence[str]
+    removable: Sequence[str]
+    shrinkable: Sequence[str]
+    channel_multiple: int
+    min_width: float
+
+
+def _graph(
+    teacher: nn.Module,
+    model: nn.Module,
+    traced: fx.GraphModule,
+    opaque: set[str],
+    examples: tuple[Tensor, ...],
+    scope: _Scope,
+) -> LayerGraph:
+    """The graph of a traced network. Raises NotRebuilt if the network that is built from it is not the same."""
+    protect, removable, shrinkable, channel_multiple, min_width = scope
     output = next(n for n in traced.graph.nodes if n.op == "output").args[0]
     flow = follow_channels(traced, examples)
     inner = inner_sides(traced, examples, opaque, flow.ties) if opaque else {}
     flow.sides.update(inner)
     modules = dict(traced.named_modules())
-    constants = {n.target: getattr(model, n.target) for n in traced.graph.nodes
+    constants = {n.target: getattr(traced, n.target) for n in traced.graph.nodes
                  if n.op == "get_attr" and "." not in n.target and not hasattr(teacher, n.target)}  # fmt: skip
     alive = ancestors(output)
     nodes = [n for n in traced.graph.nodes if n in alive]
@@ -106,6 +144,8 @@ def trace(
         left_alone = grouping.left_alone()
         for name, reason in {**finder.left_alone, **without}.items():
             left_alone.setdefault(name, f"not removable: {reason}")
+        for name in opaque - {layer for block in blocks.values() for layer in block.layers}:
+            left_alone.setdefault(name, "it cannot be traced")
         resizes = {
             name: Resize(kind, tuple((d, tuple(map(grouping.axis, own))) for d, own in parts.items()))
             for name, (kind, parts) in resized.items()
@@ -116,10 +156,7 @@ def trace(
             constants=constants, shared=shared,
         )  # fmt: skip
 
-    graph = verified(model, build, examples)
-    smallest = graph.canonical(frozenset(graph.blocks), graph.full)
-    plain = needs_plain([build_student(model, graph, plan) for plan in {Plan(), smallest}], examples)
-    return replace(graph, plain_layout=True) if plain else graph
+    return verified(model, build, examples)
 
 
 def _examples(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

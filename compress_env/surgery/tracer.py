@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, fx, nn
 from compress_env.errors import UserError
 from compress_env.surgery.graph import WHOLE
 from compress_env.surgery.leaves import Capture, input_names
+from compress_env.surgery.measure import shared_copy
+from compress_env.surgery.network import Network
 from compress_env.surgery.recorded import recorded
 from compress_env.surgery.symbolic import symbolic
 
@@ -28,43 +30,45 @@ class _Different(Exception):
     """A graph computes something else than the network."""
 
 
-def trace_modules(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.GraphModule, Capture, set[str]]:
-    """The traced network, its graph, and the names of the layers that could not be followed.
+def trace_modules(
+    model: nn.Module, examples: tuple[Tensor, ...], regions: Collection[str] = ()
+) -> tuple[fx.GraphModule, set[str]]:
+    """The traced network, and the names of the layers that could not be followed.
 
     Args:
-        model: The network; a copy, because attributes may be set.
+        model: The network.
         examples: Its inputs, two examples in a batch.
+        regions: Names of modules that are not to be followed.
 
     Raises:
         UserError: If it does not run or returns no single tensor.
     """
-    _run(model, examples)
-    opaque: set[str] = set()
-    for _ in range(sum(1 for _ in model.modules())):
+    _run(shared_copy(model), examples)
+    opaque = set(regions)
+    while WHOLE not in opaque:
         error, path = Exception(), list[str]()
         for way in (symbolic, recorded):
             path.clear()
             try:
                 capture = way(model, examples, opaque, path)
-                traced = fx.GraphModule(model, capture.graph)
-                _compare(model, traced, capture, examples, path)
-                return traced, capture, opaque
+                _compare(shared_copy(model), capture, examples, path)
+                return capture.traced, opaque
             except Exception as found:  # noqa: BLE001 - what a network raises on symbols is up to its author
                 error = found
         while path and path[-1] in opaque:
             path.pop()
-        _warn(model, error, path)
+        warn_not_traced(model, error, path[-1:])
         if not path:
             break
         opaque.add(path[-1])
-    return *whole(model, len(examples)), {WHOLE}
+    return whole(model, len(examples)), {WHOLE}
 
 
-def whole(model: nn.Module, inputs: int) -> tuple[fx.GraphModule, Capture]:
+def whole(model: nn.Module, inputs: int) -> fx.GraphModule:
     """The network as one opaque layer."""
     graph = fx.Graph()
     graph.output(graph.call_module(WHOLE, tuple(graph.placeholder(name) for name in input_names(model, inputs))))
-    return fx.GraphModule({WHOLE: model}, graph), Capture(graph, [])
+    return Network({WHOLE: model}, graph)
 
 
 def _run(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
@@ -81,23 +85,26 @@ def _run(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
         )
 
 
-def _compare(
-    model: nn.Module, traced: fx.GraphModule, capture: Capture, examples: tuple[Tensor, ...], path: list[str]
-) -> None:
+def _compare(model: nn.Module, capture: Capture, examples: tuple[Tensor, ...], path: list[str]) -> None:
     """Raises _Different if the graph computes something else than the network; `path` then names the module that differs."""
     for count in (2, 3):
-        inputs = tuple(x[:1].expand(count, *x.shape[1:]).clone() for x in examples)
+        inputs = tuple(x[:1].expand(count, *x.shape[1:]) for x in examples)
         with torch.no_grad():
-            expected = model(*inputs)
-            if _equal(traced.forward(*inputs), expected) or not _equal(model(*inputs), expected):
+            expected = model(*_clones(inputs))
+            if _equal(capture.traced.forward(*_clones(inputs)), expected) or not _equal(
+                model(*_clones(inputs)), expected
+            ):
                 continue  # a network that is random cannot be compared
-            path[:] = _different_module(model, traced, capture, inputs)
+            path[:] = _different_module(model, capture, inputs)
         raise _Different(f"what was traced computes something else on {count} examples")
 
 
-def _different_module(
-    model: nn.Module, traced: fx.GraphModule, capture: Capture, inputs: tuple[Tensor, ...]
-) -> list[str]:
+def _clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copies of inputs, which a network may write to."""
+    return tuple(x.clone() for x in inputs)
+
+
+def _different_module(model: nn.Module, capture: Capture, inputs: tuple[Tensor, ...]) -> list[str]:
     """The name of the innermost module that computes something else than its part of the graph, if it is one."""
     returned: list[tuple[str, Tensor]] = []
 
@@ -110,13 +117,13 @@ def _different_module(
 
     names = {name for name, _ in capture.ends}
     hooks = [model.get_submodule(name).register_forward_hook(note(name)) for name in sorted(names)]
-    values = _Values(traced)
+    values = _Values(capture.traced)
     try:
-        model(*inputs)
+        model(*_clones(inputs))
     finally:
         for hook in hooks:
             hook.remove()
-    values.run(*inputs)
+    values.run(*_clones(inputs))
     for (name, node), (called, value) in zip(capture.ends, returned):
         if name != called or not _equal(values.found.get(node), value):
             return [name]
@@ -140,10 +147,10 @@ def _equal(a: Any, b: Tensor) -> bool:
     return isinstance(a, Tensor) and a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
-def _warn(model: nn.Module, error: Exception, path: list[str]) -> None:
-    name = path[-1] if path else ""
+def warn_not_traced(model: nn.Module, error: Exception, names: Collection[str]) -> None:
+    """Warn that a module, or without a name the whole network, is one layer from here on."""
     what, rest = type(model).__name__, "no layer of it can be removed"
-    if name:
+    for name in set(names) - {WHOLE}:
         what, rest = f"{name} ({type(model.get_submodule(name)).__name__})", "its layers cannot be removed"
     message = (str(error).splitlines() or [type(error).__name__])[0]
     warnings.warn(NotTraced(f"{what} cannot be traced ({_place(error)}: {message}); {rest}"), stacklevel=4)

@@ -16,11 +16,19 @@ ROUNDS = 3
 Build = Callable[[dict[str, str], dict[str, str]], LayerGraph]
 
 
+class NotRebuilt(Exception):
+    """Without any change, the network that is built is not valid; `layer` names where, if that is known."""
+
+    def __init__(self, layer: str, reason: str) -> None:
+        super().__init__(reason)
+        self.layer = layer
+
+
 def verified(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> LayerGraph:
     """The graph of `build(frozen layers, blocks to leave out)` with which every student that was tried is valid.
 
     Tried are all blocks and groups at once, then random halves of them. Only if one of these fails are they taken apart to find
-    the culprit; so a network that is understood costs a handful of forward passes.
+    the culprit; so a network that is understood costs a handful of forward passes. Raises NotRebuilt if there is none.
     """
     frozen: dict[str, str] = {}
     without: dict[str, str] = {}
@@ -36,7 +44,7 @@ def verified(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> La
         for name in shrunk:
             frozen[graph.groups[name].layer] = reason
         if not removed and not shrunk:
-            raise AssertionError(f"the unchanged network is not rebuilt: {reason}")
+            raise NotRebuilt(_where(model, graph), reason)
     dear = {name: why for name in graph.blocks if (why := _dearer(graph, name))}
     return build(frozen, {**without, **dear}) if dear else graph
 
@@ -68,8 +76,7 @@ def _culprit(
         removed = [name for kind, name in parts if kind == "block"]
         shrunk = {name for kind, name in parts if kind == "group"}
         return (
-            trial(model, graph, Plan.of(removed, {g: w for g, w in plan.widths if g in shrunk}), examples)
-            is not None
+            trial(model, graph, Plan.of(removed, {g: w for g, w in plan.widths if g in shrunk}), examples) is not None
         )
 
     parts = [("block", u) for u in plan.removed] + [("group", g) for g, _ in plan.widths]
@@ -88,16 +95,36 @@ def _culprit(
     return (blocks, []) if blocks else ([], groups)
 
 
+def _where(model: nn.Module, graph: LayerGraph) -> str:
+    """The first layer that has other parameters than predicted, or an empty name."""
+    try:
+        student = build_student(model, graph, Plan())
+    except Exception:  # noqa: BLE001 - the reason is told anyway
+        return ""
+    shared = {layer for readers in graph.shared.values() for layer, _ in readers}
+    modules = dict(student.named_modules())
+    for name, predicted in graph.view(frozenset()).layer_parameters(graph.full).items():
+        module = modules.get(name)
+        if (
+            module is not None
+            and name not in shared
+            and sum(p.numel() for p in module.parameters()) != round(predicted)
+        ):
+            return name
+    return ""
+
+
 def trial(model: nn.Module, graph: LayerGraph, plan: Plan, examples: tuple[Tensor, ...]) -> str | None:
     """Why a student of this plan is not valid, or None: it must run, keep the output's shape and have the predicted parameters."""
     try:
         student = build_student(model, graph, plan)
         with torch.no_grad():
-            shape = tuple(student(*examples).shape)
+            shape = tuple(student.forward(*(torch.cat([x, x[:1]]) for x in examples)).shape)
     except Exception as error:  # noqa: BLE001 - whatever the network raises is the reason to leave the layer alone
         message = (str(error).splitlines() or [""])[0][:120]
         return f"the network does not run without it ({type(error).__name__}: {message})"
-    expected = next(n for n in graph.fx_graph.nodes if n.name == graph.output).meta["shape"]
+    batch, *rest = next(n for n in graph.fx_graph.nodes if n.name == graph.output).meta["shape"]
+    expected = (batch * 3 // 2, *rest)  # as many examples as were not seen when the network was traced
     if shape != expected:
         return f"the output would have shape {shape} instead of {expected}"
     counted = sum(p.numel() for p in student.parameters())
