@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,8 +14,8 @@ from torch import nn
 
 from compress_env.allocation.sensitivities import Sensitivities
 from compress_env.contexts import one_thread
-from compress_env.distill.finetune import Finetuned, finetune
-from compress_env.distill.recipes import finetuning_recipe
+from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name
+from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import predict
 from compress_env.errors import EveryStudentFailed, UserError
 from compress_env.evaluation import Evaluation
@@ -33,9 +33,10 @@ from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial, reason_of_none, versions
-from compress_env.spec import EnvironmentSpec, SearchSpec
+from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
+from compress_env.tasks import load_task
 from compress_env.walk.rows import network_rows
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ def compress(
     out: str | Path | None = None,
     *,
     finetune_epochs: int = 30,
+    finetuning: Mapping[str, Any] | None = None,
     agent_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -109,6 +111,7 @@ def compress(
         out: The run folder; a new one in the system's temporary folder if None.
         finetune_epochs: Passes over the training data in the full distillation; 0 leaves it for later, with neither exports nor
             `result.json`.
+        finetuning: Further settings of it: `lr`, `batch_size`, `loss` (`compress_env.spec.FinetuneSpec`).
         agent_options: Settings of the agent's own.
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.
@@ -120,12 +123,19 @@ def compress(
     """
     if isinstance(finetune_epochs, bool) or not isinstance(finetune_epochs, int) or finetune_epochs < 0:
         raise UserError(f"finetune_epochs has to be a whole number, 0 for no fine-tuning, got {finetune_epochs!r}")
+    further = dict(finetuning or {})
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **environment)
     search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed)
+    check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
     folder, objective = run_search(spec, search_spec, out, resume=resume, progress=progress)
     if not finetune_epochs:
         return _left_for_later(folder, objective, progress)
-    return finish(folder, finetune_epochs, objective=objective, progress=progress)
+    return finish(folder, finetune_epochs, objective=objective, progress=progress, **further)
+
+
+def check_finetuning(environment: EnvironmentSpec, spec: FinetuneSpec) -> None:
+    """Look before a search whether its best student can be distilled so. Raises UserError for a loss that is not there."""
+    loss_function(load_task(environment.problem.task), spec.loss)
 
 
 def _left_for_later(folder: RunFolder, objective: Objective, progress: bool) -> Compressed:
@@ -187,8 +197,9 @@ def run_search(
 
 
 def finish(
-    folder: RunFolder, epochs: int, *, objective: Objective | None = None, progress: bool = True, trust: Trust = False
-) -> Compressed:
+    folder: RunFolder, epochs: int = 30, *, objective: Objective | None = None, progress: bool = True, trust: Trust = False,
+    **further: Any,
+) -> Compressed:  # fmt: skip
     """Distil the best student of a run folder fully, measure it beside its teacher, and write files and report.
 
     Every step is recorded when it is done, so that an interruption loses at most an epoch. A student that fails makes place for the
@@ -200,10 +211,12 @@ def finish(
         objective: The run's; made again from its settings if None.
         progress: Whether to show on standard error how far it is.
         trust: As for `objective_of`.
+        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `loss`.
 
     Raises:
         UserError: If no student meets the budget yet, or none can be distilled.
     """
+    spec = FinetuneSpec.of(epochs=epochs, **further)
     run = folder.recorded()
     with alone_in(folder.path):
         trials = folder.trials()
@@ -213,7 +226,12 @@ def finish(
         objective = objective or objective_of(folder, progress, trust=trust)
         check_problem(trials, objective.problem, folder)
         finalists = Finalists(objective, trials, folder.path)
-        found = _finished(folder, trials, finalists, epochs) or _distilled(folder, finalists, epochs, run, progress)
+        problem = objective.problem
+        loss_function(problem.task, spec.loss)
+        recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device, spec.lr, spec.batch_size)
+        recipe = problem.runnable(recipe)
+        made_by = asdict(recipe) | {"loss": loss_name(problem.task, spec.loss)}
+        found = _finished(folder, trials, finalists, made_by) or _distilled(folder, finalists, recipe, spec, made_by, run, progress)
         from compress_env.report.page import write_report
 
         write_report(folder.path)
@@ -222,8 +240,8 @@ def finish(
     return found
 
 
-def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, epochs: int) -> Compressed | None:
-    """The outcome that is in the folder, if it is that of these trials and as many epochs, and its files are there."""
+def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, made_by: Mapping[str, Any]) -> Compressed | None:
+    """The outcome that is in the folder, if it is that of these trials and this recipe, and its files are there."""
     try:
         result = folder.result()
         best = next((t for t in trials if result and t.index == result.best_trial), None)
@@ -231,7 +249,7 @@ def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, epoc
             return None
         done = Finetuned.from_json(result.finetune)
         written = [n for n, difference in result.exports.items() if difference is not None]
-        if not (done.epochs == epochs or done.diverged) or not all((folder.path / name).is_file() for name in written):
+        if dict(result.recipe) != dict(made_by) or not all((folder.path / name).is_file() for name in written):
             return None
         problem = finalists.objective.problem
         student = load_student(problem.teacher.module, problem.graph, folder.path)
@@ -241,19 +259,21 @@ def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, epoc
     return Compressed(student, best.plan, finalists.known(best), trials, folder.path, (done, result))
 
 
-def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mapping[str, Any], progress: bool) -> Compressed:
+def _distilled(
+    folder: RunFolder, finalists: Finalists, recipe: Recipe, spec: FinetuneSpec, made_by: Mapping[str, Any], run: Mapping[str, Any],
+    progress: bool,
+) -> Compressed:  # fmt: skip
     """The best of the finalists that can be distilled, with its files."""
     objective, reason = finalists.objective, ""
     judge = _evaluator(objective)
     problem, data, teacher = objective.problem, objective.problem.data, objective.problem.whole
-    recipe = problem.runnable(finetuning_recipe(len(data.train), epochs, problem.device))
     for finalist in finalists.ranked(progress):
         best, plan = finalist.trial, finalist.trial.plan
-        checkpoint = folder.path / CHECKPOINT.format(f"{plan.key}-{epochs}")
+        checkpoint = folder.path / CHECKPOINT.format(f"{plan.key}-{spec.epochs}")
         try:
             student = judge.prepared(plan)
             done = finetune(
-                student, teacher, data, recipe, task=problem.task, seed=run["search"]["seed"], at_once=judge.at_once,
+                student, teacher, data, recipe, task=problem.task, loss=spec.loss, seed=run["search"]["seed"], at_once=judge.at_once,
                 checkpoint=checkpoint, progress=progress,
             )  # fmt: skip
             break
@@ -296,6 +316,7 @@ def _distilled(folder: RunFolder, finalists: Finalists, epochs: int, run: Mappin
         layers=network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan)),
         versions=versions(),
         command=run["command"],
+        recipe=made_by,
     )
     folder.write("result.json", result.to_json())
     return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))

@@ -17,6 +17,7 @@ from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator, PlanEvaluator
 from compress_env.failures import EvaluationFailed, Patience
+from compress_env.own_code import code_id
 from compress_env.problem import Measured, Problem
 from compress_env.progress import say
 from compress_env.resources.budget import Limit, parse_budget
@@ -84,7 +85,7 @@ class Objective:
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
         task = load_task(spec.problem.task)
-        task.losses.get(spec.evaluator.loss or task.loss)
+        self._loss_code = code_id(task.losses.get(spec.evaluator.loss or task.loss))
         self.problem = problem or Problem.build(spec.problem, measured=measured, progress=progress)
         if self.hard:
             self.problem.feasible_completion(self._range(self._budget)[0])
@@ -146,7 +147,7 @@ class Objective:
                 plans = [plan.to_json() for plan in probes(problem)]
                 key = cache.content_key(
                     problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), len(evaluator.validation),
-                    problem.device.type, evaluator.bfloat16,
+                    problem.device.type, evaluator.bfloat16, *filter(None, [problem.task_code, self._loss_code]),
                 )  # fmt: skip
             self._sensitivities = measure(problem, evaluator, key, self._progress)
         return self._sensitivities

@@ -42,6 +42,19 @@ def load_module(place: str, what: str) -> ModuleType:
         raise UserError(f"{what}: importing {place} failed: {type(error).__name__}: {error}") from error
 
 
+def code_id(thing: Any) -> str:
+    """A name for the code of a function, class or object: equal as long as its file is; "" for this package's."""
+    module = sys.modules.get(getattr(thing, "__module__", None) or "")
+    if isinstance(thing, ModuleType):
+        module = thing
+    if module is None or module.__name__.split(".")[0] == __name__.split(".")[0]:
+        return ""
+    try:
+        return hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest()[:12]
+    except (OSError, AttributeError):  # a module that came from no file, as in a notebook
+        return module.__name__
+
+
 def check_trust(settings: Mapping[str, Any], trust: Trust, where: str | Path) -> None:
     """Look whether code that a file names may be run.
 
@@ -141,4 +154,4 @@ def _importing_from(folder: Path) -> Iterator[None]:
             sys.path.append(place)
 
 
-__all__ = ["Trust", "check_trust", "load_module"]
+__all__ = ["Trust", "check_trust", "code_id", "load_module"]

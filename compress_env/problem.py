@@ -18,6 +18,7 @@ from compress_env.data import Data
 from compress_env.decisions import Decision, decisions
 from compress_env.distill.recipes import Recipe
 from compress_env.errors import InfeasibleBudget, UserError
+from compress_env.own_code import code_id
 from compress_env.resources import RESOURCES
 from compress_env.resources.base import Candidate, amount
 from compress_env.resources.cost_model import CostModel
@@ -28,7 +29,7 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Ranking
 from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking import RANKINGS, rank_channels
+from compress_env.surgery.ranking import load_ranker, rank_channels
 from compress_env.surgery.signature import signature
 from compress_env.tasks import Task, load_task
 from compress_env.teachers import Teacher, load_teacher
@@ -139,7 +140,7 @@ class Problem:
             UserError: If the teacher or the data cannot be used, or do not suit each other.
             NothingToDecide: If nothing can be removed or shrunk.
         """
-        task, needs_images = load_task(spec.task), RANKINGS.get(spec.ranking).NEEDS_INPUTS
+        task, needs_images = load_task(spec.task), load_ranker(spec.ranking).NEEDS_INPUTS
         teacher = load_teacher(spec.teacher, spec.weights, progress)
         data = None
         if needs_images and spec.input_shape is not None:
@@ -199,11 +200,17 @@ class Problem:
         has an `id` of its own.
         """
         validation = self.data.validation
-        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, type(self.task).__qualname__]
+        task = type(self.task).__qualname__ + self.task_code
+        parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, task]
         digest = hashlib.sha256(repr([*parts, self.data.normalization]).encode())
         for values in (validation.inputs, validation.labels):
             digest.update(values.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def task_code(self) -> str:
+        """A name for the code of a task of the user's own, which outcomes depend on; "" for one of this package."""
+        return code_id(self.task)
 
     def student(self, plan: Plan) -> fx.GraphModule:
         """The student of a plan with the teacher's weights, not refitted, on `device`. Raises InvalidPlan."""

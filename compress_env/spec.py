@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike
@@ -108,7 +109,9 @@ class ProblemSpec(Settings):
         low=1,
     )
     min_width: float = setting(0.1, "Smallest share of a layer's channels.", low=0.0, high=1.0)
-    ranking: str = setting("reconstruction", "Which channels of a group stay.")
+    ranking: Any = setting(
+        "reconstruction", "Which channels of a group stay: reconstruction, magnitude, or module:attribute of one's own.", text=True
+    )
     resources: tuple[str, ...] = setting(
         (), "A resource to count beside params, macs and memory: latency, which is measured, or energy.py:Energy. May be repeated.",
         hidden=True, option="--resource", metavar="NAME",
@@ -285,6 +288,24 @@ class SearchSpec(Settings):
         object.__setattr__(self, "agent_options", dict(self.agent_options or {}))
 
 
+@dataclass(frozen=True)
+class FinetuneSpec(Settings):
+    """The full distillation of a student. What is None is chosen by the size of the data (`distill.recipes.finetuning_recipe`)."""
+
+    epochs: int = setting(30, "Passes over the training data.", low=1)
+    lr: float | None = setting(None, "Peak of the learning rate; by the number of steps if absent.", low=0.0)
+    batch_size: int | None = setting(None, "Images a batch; 128 if absent, 64 for small data.", low=1)
+    loss: Any = setting(None, "Of the task's losses, or module:function; the task's own choice if absent.", text=True)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not (value is None and name != "epochs") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UserError(f"fine-tuning: {name} has to be a whole number of at least 1, got {value!r}")
+        if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
+            raise UserError(f"fine-tuning: lr has to be a positive number, got {self.lr!r}")
+
+
 def keywords() -> dict[str, Any]:
     """Defaults of the environment's keywords, by name."""
     found = {}
@@ -303,7 +324,8 @@ def signature(*further: inspect.Parameter) -> inspect.Signature:
 
 def parse_setting(text: str, form: str = "NAME=VALUE") -> tuple[str, Any]:
     """Name and value of a text such as `tau=0.01`; a value that is not JSON stays a text. Raises UserError that names the form."""
-    name, equals, value = text.partition("=")
+    own = re.fullmatch(r"(.*\.py:\w+)(=)(.*)", text)  # a path may hold an = of its own
+    name, equals, value = own.groups() if own else text.partition("=")
     if not (name and equals and value):
         raise UserError(f"{text!r} is not {form}")
     try:
@@ -334,4 +356,4 @@ def _plain(value: Any) -> Any:
     return {OBJECT: getattr(value, "__qualname__", type(value).__name__)}
 
 
-__all__ = ["EnvironmentSpec", "EvaluatorSettings", "ProblemSpec", "SearchSpec"]
+__all__ = ["EnvironmentSpec", "EvaluatorSettings", "FinetuneSpec", "ProblemSpec", "SearchSpec"]

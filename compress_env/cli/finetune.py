@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from compress_env.cli import options
 from compress_env.cli.run import show
 from compress_env.cli.trust import trust_of, trusting
+from compress_env.spec import FinetuneSpec
 
 
 @click.command(short_help="Distil the best student of a run folder fully.")
 @trusting
 @click.option("--out", type=options.Place(), required=True, help="Run folder of a search.")
-@click.option("--epochs", type=click.IntRange(1), default=30, show_default=True)
-def finetune(out: str, epochs: int, trust: bool) -> None:
+@options.of(FinetuneSpec)
+def finetune(out: str, trust: bool, **settings: Any) -> None:
     """Distil the best student of a run fully; an interrupted fine-tuning goes on from its last epoch.
 
     \b
     compress-env finetune --out runs/a --epochs 40
+    compress-env finetune --out runs/a --epochs 40 --lr 0.05 --batch-size 128 --loss mine.py:loss
     """
     from compress_env.api import finish
     from compress_env.search.store import RunFolder
 
     folder = RunFolder(out)
-    show(finish(folder, epochs, trust=trust_of([folder], trust)))
+    show(finish(folder, trust=trust_of([folder], trust), **settings))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from compress_env.cli import options
-from compress_env.cli.run import FINETUNE_EPOCHS, run
+from compress_env.cli.run import FINETUNE_EPOCHS, LOSS, run
 from compress_env.cli.trust import trust_of, trusting
 from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 
@@ -65,8 +65,9 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None
 @click.option(
     "--proposals", type=click.IntRange(1), default=10, show_default=True, help="Plans to judge: its own, then others near it."
 )
+@click.option("--loss", help=LOSS)
 @click.option("--out", type=options.Place(), required=True, help="Run folder to write.")
-def apply(file: str, finetune_epochs: int, proposals: int, out: str, **settings: Any) -> None:
+def apply(file: str, finetune_epochs: int, proposals: int, loss: str | None, out: str, **settings: Any) -> None:
     """Let the policy in FILE decide about a teacher within a budget: neither has to be what it was learned with. Its own plan, trial
     0, and others near it are judged, and the best is kept.
 
@@ -78,4 +79,4 @@ def apply(file: str, finetune_epochs: int, proposals: int, out: str, **settings:
     compress-env search --budget macs=0.35 --agent dyna-ddpg --agent-option start=policy.onnx --out runs/b
     """
     environment, _ = options.specs(settings)
-    run(environment, SearchSpec("policy", {"file": file}, evaluations=proposals), out, finetune_epochs)
+    run(environment, SearchSpec("policy", {"file": file}, evaluations=proposals), out, finetune_epochs, loss=loss)

@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compress_env.spec import EnvironmentSpec, SearchSpec
+from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 
 if TYPE_CHECKING:
     from compress_env.api import Compressed
 
 FINETUNE_EPOCHS = click.IntRange(0)
+LOSS = "Of the full distillation: one of the task's losses, or module:function; the task's own choice if absent."
 
 
-def run(environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, *, resume: bool = False) -> None:
+def run(
+    environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, *, loss: str | None = None, resume: bool = False
+) -> None:
     """Search, distil the best student fully unless that is for later, and print the outcome.
 
     Args:
@@ -24,17 +27,19 @@ def run(environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epo
         search: The agent and how long it looks.
         out: The run folder.
         finetune_epochs: Passes of the full distillation; 0 for none.
+        loss: Of the full distillation.
         resume: Whether to go on with the run in `out`.
 
     Raises:
         UserError: For anything that cannot be used.
     """
-    from compress_env.api import finish, run_search
+    from compress_env.api import check_finetuning, finish, run_search
 
+    check_finetuning(environment, FinetuneSpec(max(1, finetune_epochs), loss=loss))
     command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
     folder, objective = run_search(environment, search, out, resume=resume, command=command)
     if finetune_epochs:
-        show(finish(folder, finetune_epochs, objective=objective))
+        show(finish(folder, finetune_epochs, objective=objective, loss=loss))
         return
     from compress_env.report.page import write_report
     from compress_env.search.trial import best_trial, reason_of_none

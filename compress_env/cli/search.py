@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from compress_env.cli import options
-from compress_env.cli.run import FINETUNE_EPOCHS, run
+from compress_env.cli.run import FINETUNE_EPOCHS, LOSS, run
 from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 
 
@@ -20,9 +20,10 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
     "--finetune-epochs", type=FINETUNE_EPOCHS, default=30, show_default=True,
     help="Full distillation of the best student; 0 leaves it for later.",
 )  # fmt: skip
+@click.option("--loss", help=LOSS)
 @click.option("--out", type=options.Place(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-def search(finetune_epochs: int, out: str | None, resume: bool, **settings: Any) -> None:
+def search(finetune_epochs: int, loss: str | None, out: str | None, resume: bool, **settings: Any) -> None:
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
@@ -40,4 +41,4 @@ def search(finetune_epochs: int, out: str | None, resume: bool, **settings: Any)
     """
     environment, found = options.specs(settings)
     name = f"{Path(environment.problem.teacher.split(':')[0]).stem}-{found.agent.split(':')[-1]}-{found.seed}"
-    run(environment, found, out or f"runs/{name}", finetune_epochs, resume=resume)
+    run(environment, found, out or f"runs/{name}", finetune_epochs, loss=loss, resume=resume)

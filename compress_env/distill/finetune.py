@@ -18,6 +18,7 @@ from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import AT_ONCE, Diverged, Objective, fit, predict
+from compress_env.own_code import code_id
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task
 
@@ -61,7 +62,7 @@ def finetune(
     recipe: Recipe,
     task: Task,
     *,
-    loss: str | None = None,
+    loss: str | Callable[..., Tensor] | None = None,
     temperature: float = 4.0,
     seed: int = 0,
     at_once: int = AT_ONCE,
@@ -78,7 +79,7 @@ def finetune(
         data: What both were made for.
         recipe: How long and how fast.
         task: The meaning of the outputs.
-        loss: Name of one of the task's losses, or `module:attribute`; the task's own choice if None.
+        loss: One of the task's losses, by name or `module:attribute`, or a function like them; the task's own choice if None.
         temperature: For the loss.
         seed: Of the order of the images and their augmentation.
         at_once: How many examples are run at once where nothing is learned.
@@ -88,9 +89,9 @@ def finetune(
     Raises:
         Diverged: If the loss stops being finite within the first epoch.
     """
-    loss = task.loss if loss is None else loss
-    objective = distillation(teacher, task.losses.get(loss), temperature, recipe.precision)
-    made_with = {"loss": loss, "temperature": temperature, "seed": seed}
+    function = loss_function(task, loss)
+    objective = distillation(teacher, function, temperature, recipe.precision)
+    made_with = {"loss": loss_name(task, loss), "temperature": temperature, "seed": seed}
     file = Checkpoint(checkpoint, student, recipe, **made_with) if checkpoint else None
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
@@ -132,6 +133,21 @@ def finetune(
         metric_test=test,
         diverged=diverged,
     )
+
+
+def loss_function(task: Task, loss: str | Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """The loss of that name, the given function, or the task's own choice for None. Raises UserError for an unknown name."""
+    if loss is not None and not isinstance(loss, str):
+        return loss
+    return task.losses.get(loss or task.loss)
+
+
+def loss_name(task: Task, loss: str | Callable[..., Tensor] | None) -> str:
+    """A name for a loss, for records; of one's own with a name for its code, so that a changed one is another."""
+    function = loss_function(task, loss)
+    name = (loss or task.loss) if loss is None or isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
+    code = code_id(function)
+    return f"{name} ({code})" if code else name
 
 
 def distillation(

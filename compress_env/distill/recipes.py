@@ -44,7 +44,9 @@ class Recipe:
             raise ValueError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
 
 
-def finetuning_recipe(examples: int, epochs: int, device: torch.device) -> Recipe:
+def finetuning_recipe(
+    examples: int, epochs: int, device: torch.device, lr: float | None = None, batch_size: int | None = None
+) -> Recipe:
     """The recipe of full distillation: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
 
     The peak rate grows with the root of the number of steps, from 0.02 for 350 to 0.1 at most. A refitted student starts close to its
@@ -55,11 +57,13 @@ def finetuning_recipe(examples: int, epochs: int, device: torch.device) -> Recip
         examples: Size of the training split.
         epochs: Passes over it.
         device: Where it is trained.
+        lr: Another peak of the rate.
+        batch_size: Another number of examples a batch.
     """
     small = examples < 10_000
-    batch = 64 if small else 128
+    batch = batch_size or (64 if small else 128)
     steps = epochs * max(1, examples // batch)
     return Recipe(
-        epochs=epochs, batch_size=batch, lr=round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
+        epochs=epochs, batch_size=batch, lr=lr or round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
         precision="float32" if small or not devices.has_bfloat16(device) else "bfloat16",
     )  # fmt: skip

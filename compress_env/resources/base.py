@@ -220,6 +220,7 @@ class ResourceRegistry(Registry):
     def __init__(self) -> None:
         super().__init__("resource")
         self._loaded: dict[str, AnyResource] = {}
+        self._made: dict[Any, AnyResource] = {}  # of each class or object that was named, so that it is made once
 
     def register(self, name: str) -> Callable[[Any], Any]:
         """A decorator that enters a resource under `name`: a class, of which an object is made, or an object."""
@@ -243,10 +244,12 @@ class ResourceRegistry(Registry):
         entry = super().get(spec)
         if spec in self._entries:
             return entry
+        if entry in self._made:
+            return self._loaded.setdefault(self._made[entry].name, self._made[entry])
         found = _resource(entry, spec.rpartition(":")[2].lower(), f"resource {spec!r}")
         if found.name in self._entries:
             raise UserError(f"resource {spec!r}: {found.name!r} is the name of another resource; give it a `name` of its own")
-        self._loaded[found.name] = found
+        self._loaded[found.name] = self._made[entry] = found
         return found
 
 

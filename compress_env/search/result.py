@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compress_env.errors import UnknownName, UserError
@@ -75,6 +75,7 @@ class Result:
         layers: A row a layer, as by `network_rows`.
         versions: Of the packages that it depends on.
         command: The command line that asked for it, if there was one.
+        recipe: How the student was distilled: fields of `Recipe`, and the loss.
     """
 
     metric: str
@@ -95,6 +96,7 @@ class Result:
     layers: Sequence[Mapping[str, Any]]
     versions: Mapping[str, str]
     command: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""

@@ -12,7 +12,7 @@ from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Ranking
 from compress_env.surgery.plan import Plan
-from compress_env.surgery.ranking import RANKINGS
+from compress_env.surgery.ranking import load_ranker
 from compress_env.surgery.trace import trace
 from compress_env.testing import networks
 from compress_env.testing.require import calling, named, require
@@ -34,7 +34,7 @@ def check_ranking(ranking: Any, teacher: nn.Module | None = None, inputs: Tensor
     """
     what = named("ranking", ranking)
     with calling(what):
-        ranker = RANKINGS.get(ranking) if isinstance(ranking, str) else ranking
+        ranker = load_ranker(ranking)
     for member in ("NEEDS_INPUTS", "rank"):
         require(hasattr(ranker, member), f"{what} lacks {member}; see compress_env.surgery.ranking.Ranker")
     if teacher is None or inputs is None:
