@@ -26,8 +26,9 @@ from compress_env.files import make_folder, remove
 from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.problem import Measured
-from compress_env.progress import announced
+from compress_env.progress import announced, say
 from compress_env.search.choice import Finalists
+from compress_env.search.estimate import Estimate, estimate
 from compress_env.search.recorder import check_problem
 from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
@@ -127,7 +128,8 @@ def compress(
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **environment)
     search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed)
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
-    folder, objective = run_search(spec, search_spec, out, resume=resume, progress=progress)
+    recipe = FinetuneSpec.of(epochs=finetune_epochs, **further) if finetune_epochs else None
+    folder, objective = run_search(spec, search_spec, out, resume=resume, progress=progress, finetuning=recipe)
     if not finetune_epochs:
         return _left_for_later(folder, objective, progress)
     return finish(folder, finetune_epochs, objective=objective, progress=progress, **further)
@@ -153,7 +155,7 @@ def _left_for_later(folder: RunFolder, objective: Objective, progress: bool) -> 
 
 def run_search(
     environment: EnvironmentSpec, search_spec: SearchSpec, out: str | Path | None, *, resume: bool = False,
-    command: str | None = None, progress: bool = True,
+    command: str | None = None, progress: bool = True, finetuning: FinetuneSpec | None = None,
 ) -> tuple[RunFolder, Objective]:  # fmt: skip
     """The search alone.
 
@@ -163,7 +165,8 @@ def run_search(
         out: The run folder; a new one in the system's temporary folder if None.
         resume: Whether to go on with the run in `out`.
         command: The command line that asked for it, for the report.
-        progress: Whether to show on standard error how far it is.
+        progress: Whether to show on standard error how far it is, and first what it is going to take.
+        finetuning: The full distillation that is to follow, for that.
 
     Returns:
         The run folder and the objective, which `finish` takes.
@@ -173,13 +176,11 @@ def run_search(
         KeyboardInterrupt: On Ctrl-C.
     """
     find_agent(search_spec.agent, search_spec.agent_options)
-    path = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
-    folder = RunFolder(path)
-    folder.admit(environment, search_spec, resume)
-    known = _measured(folder) if resume and folder.trials() else None  # plans mean the same students, also on another machine
-    objective = Objective(
-        environment, measured=known, sensitivities=_sensitivities(folder) if known else None, progress=progress
-    )
+    folder = RunFolder(Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-")))
+    objective = _begun(environment, search_spec, folder, resume, progress)
+    left = search_spec.evaluations - len(folder.trials())
+    if progress and left > 0:
+        say(estimate(objective, left, finetuning).text())
     folder.begin(environment, search_spec, command)
     folder.write("problem.json", objective.problem.measured.to_json())
     folder.write("sensitivities.json", objective.sensitivities.to_json())
@@ -194,6 +195,43 @@ def run_search(
     }  # fmt: skip
     folder.write("search.json", {"final_policy": policy})
     return folder, objective
+
+
+def dry_run(
+    environment: EnvironmentSpec, search_spec: SearchSpec, out: str | Path | None = None, *, resume: bool = False,
+    finetuning: FinetuneSpec | None = None, progress: bool = True,
+) -> Estimate:  # fmt: skip
+    """What a search, and the full distillation after it, would take on this machine; nothing is written but caches.
+
+    Args:
+        environment: The problem, budget and reward.
+        search_spec: The agent and how long it looks.
+        out: The run folder that the search would have.
+        resume: Whether it would go on with the run in `out`.
+        finetuning: The full distillation; None if there is to be none.
+        progress: Whether to show on standard error how far it is.
+
+    Raises:
+        UserError: For everything that the search would refuse before it begins.
+    """
+    find_agent(search_spec.agent, search_spec.agent_options)
+    folder = RunFolder(out) if out is not None else None
+    objective = _begun(environment, search_spec, folder, resume, progress)
+    left = search_spec.evaluations - (len(folder.trials()) if folder else 0)
+    return estimate(objective, max(0, left), finetuning)
+
+
+def _begun(
+    environment: EnvironmentSpec, search_spec: SearchSpec, folder: RunFolder | None, resume: bool, progress: bool
+) -> Objective:
+    """The objective of a search that may write into a folder, with what an earlier part of it has measured."""
+    known, sensitivities = None, None
+    if folder:
+        folder.admit(environment, search_spec, resume)
+        if resume and folder.trials():  # plans mean the same students, also on another machine
+            known = _measured(folder)
+            sensitivities = _sensitivities(folder) if known else None
+    return Objective(environment, measured=known, sensitivities=sensitivities, progress=progress)
 
 
 def finish(
@@ -426,4 +464,4 @@ def learn_policy(
     return [(teacher.objective.problem.teacher.name, gain) for teacher, gain in zip(teachers, gains)]
 
 
-__all__ = ["Compressed", "compress", "finish", "learn_policy", "objective_of", "run_search"]
+__all__ = ["Compressed", "compress", "dry_run", "finish", "learn_policy", "objective_of", "run_search"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from compress_env import cache, rewards
 from compress_env.allocation.completion import Completed
-from compress_env.allocation.sensitivities import Sensitivities, measure, probes
+from compress_env.allocation.sensitivities import Sensitivities, is_kept, measure, probes
 from compress_env.allocation.solver import Allocation, Allocator, Reference
 from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.evaluation import Evaluation
@@ -141,16 +141,26 @@ class Objective:
     def sensitivities(self) -> Sensitivities:
         """What each decision costs alone; measured when it is first asked for, unless this machine has done so before."""
         if self._sensitivities is None:
-            evaluator, problem = self.evaluator, self.problem
-            key = None
-            if isinstance(evaluator, Evaluator):
-                plans = [plan.to_json() for plan in probes(problem)]
-                key = cache.content_key(
-                    problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), len(evaluator.validation),
-                    problem.device.type, evaluator.bfloat16, *filter(None, [problem.task_code, self._loss_code]),
-                )  # fmt: skip
-            self._sensitivities = measure(problem, evaluator, key, self._progress)
+            self._sensitivities = measure(self.problem, self.evaluator, self._sensitivities_key(), self._progress)
         return self._sensitivities
+
+    @property
+    def sensitivities_left(self) -> int:
+        """Evaluations that sensitivities will take; 0 if they are known, to this machine too."""
+        if self._sensitivities is not None or is_kept(self._sensitivities_key()):
+            return 0
+        return len(probes(self.problem))
+
+    def _sensitivities_key(self) -> str | None:
+        """A name for everything that sensitivities depend on; None if they are not to be kept."""
+        evaluator, problem = self.evaluator, self.problem
+        if not isinstance(evaluator, Evaluator):
+            return None
+        plans = [plan.to_json() for plan in probes(problem)]
+        return cache.content_key(
+            problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), len(evaluator.validation),
+            problem.device.type, evaluator.bfloat16, *filter(None, [problem.task_code, self._loss_code]),
+        )  # fmt: skip
 
     @property
     def allocator(self) -> Allocator:

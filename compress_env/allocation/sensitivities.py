@@ -108,6 +108,11 @@ def loss(evaluation: Evaluation) -> float:
     return max(0.0, evaluation.kl)
 
 
+def is_kept(key: str | None) -> bool:
+    """Whether this machine keeps the sensitivities of a key of `measure`."""
+    return key is not None and (cache.folder("sensitivities") / f"{FORMAT}-{key}.json").is_file()
+
+
 def measure(problem: Problem, evaluator: PlanEvaluator, key: str | None, progress: bool = False) -> Sensitivities:
     """Measure the sensitivities of a problem, unless this machine has done so before.
 

@@ -18,8 +18,9 @@ LOSS = "Of the full distillation: one of the task's losses, or module:function; 
 
 
 def run(
-    environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, *, loss: str | None = None, resume: bool = False
-) -> None:
+    environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, *, loss: str | None = None, resume: bool = False,
+    dry_run: bool = False,
+) -> None:  # fmt: skip
     """Search, distil the best student fully unless that is for later, and print the outcome.
 
     Args:
@@ -29,15 +30,22 @@ def run(
         finetune_epochs: Passes of the full distillation; 0 for none.
         loss: Of the full distillation.
         resume: Whether to go on with the run in `out`.
+        dry_run: Whether to say what it would take, and stop.
 
     Raises:
         UserError: For anything that cannot be used.
     """
-    from compress_env.api import check_finetuning, finish, run_search
+    from compress_env import api
+    from compress_env.api import finish, run_search
 
-    check_finetuning(environment, FinetuneSpec(max(1, finetune_epochs), loss=loss))
+    recipe = FinetuneSpec(max(1, finetune_epochs), loss=loss)
+    api.check_finetuning(environment, recipe)
+    planned = recipe if finetune_epochs else None
+    if dry_run:
+        click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=planned).text())
+        return
     command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
-    folder, objective = run_search(environment, search, out, resume=resume, command=command)
+    folder, objective = run_search(environment, search, out, resume=resume, command=command, finetuning=planned)
     if finetune_epochs:
         show(finish(folder, finetune_epochs, objective=objective, loss=loss))
         return

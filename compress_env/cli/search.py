@@ -22,8 +22,9 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 )  # fmt: skip
 @click.option("--loss", help=LOSS)
 @click.option("--out", type=options.Place(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
+@click.option("--dry-run", is_flag=True, help="Say how long it will take and what memory it needs, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-def search(finetune_epochs: int, loss: str | None, out: str | None, resume: bool, **settings: Any) -> None:
+def search(finetune_epochs: int, loss: str | None, out: str | None, dry_run: bool, resume: bool, **settings: Any) -> None:
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
@@ -41,4 +42,4 @@ def search(finetune_epochs: int, loss: str | None, out: str | None, resume: bool
     """
     environment, found = options.specs(settings)
     name = f"{Path(environment.problem.teacher.split(':')[0]).stem}-{found.agent.split(':')[-1]}-{found.seed}"
-    run(environment, found, out or f"runs/{name}", finetune_epochs, loss=loss, resume=resume)
+    run(environment, found, out or f"runs/{name}", finetune_epochs, loss=loss, resume=resume, dry_run=dry_run)
