@@ -29,6 +29,7 @@ from compress_env.problem import Measured
 from compress_env.progress import announced, say
 from compress_env.search.choice import Finalists
 from compress_env.search.estimate import Estimate, estimate
+from compress_env.search.metadata import by_class, metadata, uneven
 from compress_env.search.recorder import check_problem
 from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
@@ -328,11 +329,17 @@ def _distilled(
             warnings.warn(f"trial {best.index} cannot be fine-tuned ({reason}); the next best takes its place", stacklevel=3)
     else:
         raise EveryStudentFailed(f"{folder.path}: none of the best students can be fine-tuned ({reason})")
+    own_answers = None
+    if uneven(problem):
+        with one_thread(), channels_last(student):
+            own_answers = predict(student, data, data.test, judge.at_once)
     student = student.cpu()
     size = save_student(student, plan, folder.path).stat().st_size
-    exports = export_all(student, data.calibration(8), folder.path, progress=progress)
+    described = metadata(problem, plan, best.limits)
+    exports = export_all(student, data.calibration(8), folder.path, metadata=described, progress=progress)
     with one_thread(), channels_last(teacher):
-        teacher_test = problem.task.metrics(predict(teacher, data, data.test, judge.at_once), data.test.labels)[problem.task.metric]
+        answers = predict(teacher, data, data.test, judge.at_once)
+    teacher_test = problem.task.metrics(answers, data.test.labels)[problem.task.metric]
     teacher_usage, usage = problem.cost_model.compare(student, plan)
     searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = Result(
@@ -355,6 +362,8 @@ def _distilled(
         versions=versions(),
         command=run["command"],
         recipe=made_by,
+        metadata=described,
+        by_class=[] if own_answers is None else by_class(problem, answers, own_answers),
     )
     folder.write("result.json", result.to_json())
     return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))

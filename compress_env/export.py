@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -60,11 +62,12 @@ def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Modu
     return student
 
 
-def export_onnx(student: nn.Module, example: Tensor, path: Path) -> float:
+def export_onnx(student: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any] | None = None) -> float:
     """Write `student` as ONNX with a free batch size, run the file in ONNX Runtime and return how much its outputs differ.
 
     The largest difference to PyTorch's outputs, as a share of the largest output, on `example` `(batch, ...)` and on its first
-    input alone. Raises ExportFailed if it is over 1e-4 or the format cannot express the network; what was at `path` then stays.
+    input alone. `metadata` is kept in the file, by name, as texts or JSON. Raises ExportFailed if it is over 1e-4 or the format
+    cannot express the network; what was at `path` then stays.
     """
     import onnxruntime
 
@@ -77,16 +80,29 @@ def export_onnx(student: nn.Module, example: Tensor, path: Path) -> float:
             )  # fmt: skip
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        if metadata:
+            _describe(part, metadata)
         session = onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
         return _difference(
             student, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), example, path
         )
 
 
-def export_pt2(student: nn.Module, example: Tensor, path: Path) -> float:
+def _describe(file: Path, metadata: Mapping[str, Any]) -> None:
+    """Put metadata into an ONNX file: texts as they are, other values as JSON."""
+    import onnx
+
+    model = onnx.load(file)
+    for name, value in metadata.items():
+        model.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
+    onnx.save(model, file)
+
+
+def export_pt2(student: nn.Module, example: Tensor, path: Path, metadata: Mapping[str, Any] | None = None) -> float:
     """Write `student` for `torch.export.load(path).module()`, with a free batch size; compared and refused as by `export_onnx`.
 
-    The file has neither the example's numbers nor paths of this machine in it, and nothing that is unpickled.
+    `metadata` is its extra file `metadata.json`. The file has neither the example's numbers nor paths of this machine in it, and
+    nothing that is unpickled.
     """
     if path.suffix != ".pt2":
         raise UserError(f"cannot export to {path}: torch.export.load takes files that end in .pt2 only")
@@ -95,20 +111,22 @@ def export_pt2(student: nn.Module, example: Tensor, path: Path) -> float:
         program.example_inputs = None  # the one thing that would be pickled
         with quiet():
             archive = io.BytesIO()  # a file would be noted in the archive under its temporary name
-            torch.export.save(program, archive)
+            torch.export.save(program, archive, extra_files={"metadata.json": json.dumps(dict(metadata or {}))})
             part.write_bytes(archive.getvalue())
             loaded = torch.export.load(part).module()
         return _difference(student, loaded, example, path)
 
 
-FORMATS: dict[str, Callable[[nn.Module, Tensor, Path], float]] = {
+FORMATS: dict[str, Callable[[nn.Module, Tensor, Path, Mapping[str, Any] | None], float]] = {
     "student.onnx": export_onnx,
     "student.pt2": export_pt2,
 }
 """The files of a run folder that need no code of ours, and what writes them."""
 
 
-def export_all(student: nn.Module, example: Tensor, folder: Path, *, progress: bool = True) -> dict[str, float | None]:
+def export_all(
+    student: nn.Module, example: Tensor, folder: Path, *, metadata: Mapping[str, Any] | None = None, progress: bool = True
+) -> dict[str, float | None]:
     """Every format into `folder`: how much outputs differ, by file name.
 
     A format that fails gives a warning, None and no file: a student that was searched for hours is not lost because of it.
@@ -117,7 +135,7 @@ def export_all(student: nn.Module, example: Tensor, folder: Path, *, progress: b
     for name, write in FORMATS.items():
         try:
             with announced(f"writing and checking {name}", progress):
-                differences[name] = write(student, example, folder / name)
+                differences[name] = write(student, example, folder / name, metadata)
         except ExportFailed as error:
             warnings.warn(str(error), stacklevel=2)
             differences[name] = None

@@ -37,7 +37,8 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
     problem = objective_of(folder, trust=trust_of([folder], trust)).problem
     student = load_student(problem.teacher.module, problem.graph, folder.path)
+    result = folder.result()
     for name, path in paths.items():
         with announced(f"writing and checking {path}"):
-            difference = FORMATS[name](student, problem.data.calibration(8), path)
+            difference = FORMATS[name](student, problem.data.calibration(8), path, result.metadata if result else None)
         click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")

@@ -82,6 +82,12 @@ def show(done: Compressed) -> None:
         rows.append((f"budget {name}", f"{amount(limit)} {unit}", amount(used), "met" if used <= limit else "NOT MET"))
     for a, b, c, d in rows:
         click.echo(f"{a:20} {b:>18} {c:>14} {d:>8}")
+    if result.by_class:
+        worst = min(result.by_class, key=lambda row: (row["student"], row["examples"]))
+        click.echo(
+            f"least right class: {worst['class']}, {worst['examples']} test examples: teacher {worst['teacher']:.1%}, student "
+            f"{worst['student']:.1%}; result.json has all"
+        )
     final = result.final_policy
     click.echo(
         f"before fine-tuning, validation: best found {done.evaluation.metric:.2%}"

@@ -39,7 +39,9 @@ def load_data(
         return spec
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
         train, test = map(_in_memory, spec, PARTS)
-        return make_data("custom", train, test, normalization=normalization)
+        names = getattr(spec[0], "classes", None)  # as torchvision's data sets have them
+        named = names if isinstance(names, (list, tuple)) else ()
+        return make_data("custom", train, test, normalization=normalization, class_names=named)
     if not isinstance(spec, str):
         raise UserError(
             f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}; of DataLoaders, "

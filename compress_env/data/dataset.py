@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,6 +58,7 @@ class Data:
         crop_padding: Pixels of zeros around training images before a random crop.
         flip: Whether training images are mirrored left to right at random.
         complete: Whether `outputs` is known, and not only the largest label that was seen: a network may have more then.
+        class_names: A name for each whole-number label, in their order; empty if they have none.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Data:
     crop_padding: int = 0
     flip: bool = False
     complete: bool = True
+    class_names: tuple[str, ...] = ()
     _cache: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -187,6 +189,7 @@ def make_data(
     flip: bool = False,
     validation_share: float = 0.1,
     split_seed: int = 0,
+    class_names: Sequence[str] = (),
 ) -> Data:
     """Data whose validation split is cut from the training examples, stratified by label.
 
@@ -201,6 +204,7 @@ def make_data(
         flip: Whether training images are mirrored at random.
         validation_share: Share of the training examples for validation, between 0 and 1.
         split_seed: Of the order in which they are drawn.
+        class_names: A name for each label, if they have names.
 
     Raises:
         UserError: If a split is empty or a whole-number label is out of range.
@@ -223,7 +227,7 @@ def make_data(
     validation, train = train.take(held), train.take(rest)
     if normalization is None and train.inputs.dtype == torch.uint8:
         normalization = pixel_statistics(train.inputs)
-    return Data(name, train, validation, test, outputs, normalization, crop_padding, flip, complete)
+    return Data(name, train, validation, test, outputs, normalization, crop_padding, flip, complete, tuple(map(str, class_names)))
 
 
 def pixel_statistics(images: Tensor) -> Normalization:

@@ -19,4 +19,5 @@ def load(normalization: Normalization | None = None) -> Data:
     return make_data(
         "digits", everything.take(train), everything.take(test),
         outputs=10, normalization=normalization, crop_padding=1, validation_share=0.2,
+        class_names=list("0123456789"),
     )  # fmt: skip

@@ -45,8 +45,9 @@ def load(
         )
     size = train.inputs.shape[-1]
     return make_data(
-        root.name, train, test, outputs=len(folders), normalization=normalization, crop_padding=size // 8, flip=True
-    )
+        root.name, train, test, outputs=len(folders), normalization=normalization, crop_padding=size // 8, flip=True,
+        class_names=folders,
+    )  # fmt: skip
 
 
 def _listing(root: Path) -> str:

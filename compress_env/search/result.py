@@ -76,6 +76,8 @@ class Result:
         versions: Of the packages that it depends on.
         command: The command line that asked for it, if there was one.
         recipe: How the student was distilled: fields of `Recipe`, and the loss.
+        metadata: What whoever uses the student has to know (`search.metadata`); `student.onnx` has it, too.
+        by_class: The main metric of test examples by class, a row each; empty where all classes have as many.
     """
 
     metric: str
@@ -97,6 +99,8 @@ class Result:
     versions: Mapping[str, str]
     command: str | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    by_class: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""

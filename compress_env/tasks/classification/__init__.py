@@ -28,6 +28,11 @@ class Classification:
         """`accuracy`: share of examples whose largest logit is the label's, in [0, 1]."""
         return {"accuracy": accuracy(outputs, labels)}
 
+    def by_class(self, outputs: Tensor, labels: Tensor) -> dict[int, float]:
+        """The accuracy of the examples of each class that there is, by its number."""
+        right = outputs.argmax(1) == labels
+        return {int(number): _share(right[labels == number]) for number in labels.unique()}
+
     def divergence(self, student: Tensor, teacher: Tensor) -> float:
         """KL(teacher || student) of the classes' probabilities, in nats, averaged over examples."""
         return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean").item()
