@@ -138,6 +138,38 @@ class Recurrent(nn.Module):
         return self.fc(self.c(h).mean((2, 3)))
 
 
+class Cached(Plain):
+    """What is computed from a parameter is kept for the next time, as in timm's LeViT and TinyViT."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.bias_cache = nn.Parameter(torch.randn(4, 4)), {}
+
+    def forward(self, x):
+        if "bias" not in self.bias_cache:
+            self.bias_cache["bias"] = self.bias[:2, :2].sigmoid()
+        return self.fc((self.features(x) * self.bias_cache["bias"]).mean((2, 3)))
+
+
+class Remembers(nn.Module):
+    """A convolutional LSTM, whose state starts with zeros of a number of channels that is written down."""
+
+    def __init__(self, hidden: int = 12):
+        super().__init__()
+        self.hidden, self.frame = hidden, nn.Conv2d(3, 20, 3, 2, 1)
+        self.gates, self.fc = nn.Conv2d(20 + hidden, 4 * hidden, 3, 1, 1), nn.Linear(hidden, 5)
+
+    def forward(self, x):
+        x = [self.frame(x[:, i]).relu() for i in range(x.shape[1])]
+        h = torch.zeros(len(x[0]), self.hidden, *x[0].shape[-2:], device=x[0].device)
+        c = x[0].new_full((len(x[0]), self.hidden, *x[0].shape[-2:]), 0.5)
+        for each in x:
+            i, f, o, g = self.gates(torch.cat([each, h], 1)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.fc(h.mean((2, 3)))
+
+
 class Normalised(Plain):
     """Images are normalised inside the network, and a batch normalisation is frozen."""
 
@@ -220,8 +252,10 @@ class TiedInside(nn.Module):
 CAPTURED = {
     "lengths": (Lengths, IMAGE, 1, 2), "loops": (Loops, IMAGE, 1, 2), "made": (Made, IMAGE, 1, 2),
     "optional": (Optional, IMAGE, 1, 2), "hidden": (Hidden, (3, 32), 1, 2), "positions": (Positions, IMAGE, 1, 1),
-    "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1), "normalised": (Normalised, IMAGE, 1, 2), "cast": (Cast, IMAGE, 1, 2),
-    "tied-convs": (TiedConvs, IMAGE, 2, 1), "tied-autoencoder": (TiedAutoencoder, IMAGE, 0, 1),
+    "cached": (Cached, IMAGE, 1, 2), "remembers": (Remembers, (3, 3, 8, 8), 0, 2),
+    "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1),
+    "normalised": (Normalised, IMAGE, 1, 2), "cast": (Cast, IMAGE, 1, 2), "tied-convs": (TiedConvs, IMAGE, 2, 1),
+    "tied-autoencoder": (TiedAutoencoder, IMAGE, 0, 1),
 }  # fmt: skip
 """By name: the network, the shape of an input, the blocks that can be removed, and the least number of groups."""
 
@@ -229,6 +263,7 @@ CAPTURED = {
 def checked(teacher: nn.Module, shape: tuple[int, ...], plans: int = 5) -> LayerGraph:
     """The graph of a network: it is rebuilt bit for bit for any number of examples, and students cost what was predicted."""
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    teacher(example)
     graph = trace(teacher, example)
     unchanged = build_student(teacher, graph, Plan())
     with torch.no_grad():

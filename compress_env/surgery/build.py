@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import torch
 from torch import fx, nn
@@ -14,7 +12,7 @@ from compress_env.surgery.network import Network
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.resize import resize
 from compress_env.surgery.rules import rule_of
-from compress_env.surgery.rules.cutting import Indices, taken
+from compress_env.surgery.rules.cutting import Indices, duplicate, taken
 from compress_env.surgery.sharing import held_tensor, tied
 from compress_env.surgery.slicing import sliced
 from compress_env.surgery.view import PrunedView
@@ -49,7 +47,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
                 continue
             module = teacher.get_submodule(name)
             if name in repaired:
-                module = copy.deepcopy(module)
+                module = duplicate(module)
                 _repair(module, [_linear_part(teacher, graph, block) for block in repaired[name]])
             parts[name] = sliced(module, indices, name)
     tied(parts, graph.shared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, fx
 
 from compress_env.surgery.call import Call, nothing, tensors
 from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.making import FILLED
 from compress_env.surgery.rules.registry import function_rule, rule_of
 
 
@@ -52,7 +54,7 @@ class _Dependencies(fx.Interpreter):
         call = Call(node, result, self.env, flow.ids)
         if node.op == "call_module":
             layer = self.module.get_submodule(call.name)
-            return rule_of(layer).follow(flow, call, layer)
+            return self._by_rule(call, lambda: rule_of(layer).follow(flow, call, layer))
         if not tensors(result):
             return None
         first: Any = node.args[0] if node.args else None
@@ -60,9 +62,20 @@ class _Dependencies(fx.Interpreter):
             return flow.ids[first][node.args[1]]
         if call.name == "getattr" and isinstance(self.env.get(first), tuple):  # one that has names for its parts
             return next((ids for part, ids in zip(self.env[first], flow.ids[first]) if part is result), [])
-        if not any(flow.ids.get(i) for i in node.all_input_nodes):
+        if not any(flow.ids.get(i) for i in node.all_input_nodes) and call.name not in FILLED:
             return nothing(result)
-        return function_rule(call)(flow, call)
+        return self._by_rule(call, lambda: function_rule(call)(flow, call))
+
+    def _by_rule(self, call: Call, follow: Callable[[], Any]) -> Any:
+        """What a rule says; where it does not know such a call, everything that the call reads stays."""
+        try:
+            return follow()
+        except Exception as error:  # noqa: BLE001 - a rule may be a user's, and is for calls that its author thought of
+            reason = f"{call.name} cannot be followed here ({type(error).__name__}: {error})"
+            for layer, side in list(self.flow.sides):
+                if call.node.op == "call_module" and layer == call.name:
+                    self.flow.fix_side(layer, side, reason)
+            return self.flow.opaque(call, reason)
 
 
 def _storage(tensor: Tensor) -> int:

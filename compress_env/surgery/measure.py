@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress_env.surgery.call import tensors
+from compress_env.surgery.rules.cutting import computed
 
 M = TypeVar("M", bound=nn.Module)
 Usage = dict[str, tuple[float, int, tuple[int, ...] | None]]
@@ -31,15 +32,15 @@ def measure(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> Usage:
 
 def meta_copy(module: M) -> M:
     """A copy on the meta device, which computes shapes and nothing else; no weight is copied on the way."""
-    held = [*module.parameters(), *module.buffers()]
-    shadows = {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.to("meta")
+    held = [*module.parameters(), *module.buffers(), *computed(module)]
+    shadows = {id(t): nn.Parameter(t.detach().to("meta"), t.requires_grad) if isinstance(t, nn.Parameter) else t.detach().to("meta")
                for t in held}  # fmt: skip
     return copy.deepcopy(module, shadows).to("meta")
 
 
 def shared_copy(module: M) -> M:
     """A copy that shares its weights with the module."""
-    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
+    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers(), *computed(module)]})
 
 
 class _Usage(fx.Interpreter):

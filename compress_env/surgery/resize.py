@@ -12,8 +12,9 @@ from torch import fx
 from compress_env.surgery.flow import LENGTHENED, ChannelFlow
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Channels, Resize
+from compress_env.surgery.rules.making import FILLED
 
-SIZED = frozenset("view reshape expand unflatten broadcast_to".split())
+SIZED = frozenset(("view", "reshape", "expand", "unflatten", "broadcast_to", *FILLED))
 GROUPS = 6
 """The position of the groups among the arguments of a convolution."""
 
@@ -98,6 +99,8 @@ def _arguments(node: fx.Node) -> tuple[int, int, list[Any], bool]:
     """Where the sizes are in the arguments, the axis of the first of them, the sizes, and whether they are in a tuple."""
     args: tuple[Any, ...] = node.args
     first, start = (2, args[1]) if node.target in ("unflatten", torch.unflatten) else (1, 0)
+    if node.target in (torch.zeros, torch.ones, torch.full):
+        first = 0
     if len(args) <= first:
         return first, start, [], False
     packed = isinstance(args[first], (tuple, list))
@@ -105,7 +108,7 @@ def _arguments(node: fx.Node) -> tuple[int, int, list[Any], bool]:
 
 
 def _sizes(node: fx.Node, now: dict[int, list[int]]) -> None:
-    """`x.view(2, 3)`, `x.view((2, 3))`, `torch.reshape(x, (2, 3))`, `x.expand(...)`, `x.unflatten(1, (2, 3))`."""
+    """`x.view(2, 3)`, `x.view((2, 3))`, `torch.reshape(x, (2, 3))`, `x.expand(...)`, `x.unflatten(1, (2, 3))`, `torch.zeros(2, 3)`."""
     first, start, sizes, packed = _arguments(node)
     for axis, (n,) in now.items():
         if 0 <= axis - start < len(sizes) and sizes[axis - start] != -1:
@@ -113,7 +116,7 @@ def _sizes(node: fx.Node, now: dict[int, list[int]]) -> None:
                 n = -1
                 sizes = [now.get(d, node.meta["shape"][d : d + 1])[0] if s == -1 else s for d, s in enumerate(sizes, start)]
             sizes[axis - start] = n
-    node.args = (*node.args[:first], tuple(sizes)) if packed else (*node.args[:first], *sizes)
+    node.args = (*node.args[:first], tuple(sizes), *node.args[first + 1 :]) if packed else (*node.args[:first], *sizes)
 
 
 def _groups(node: fx.Node, now: dict[int, list[int]]) -> None:

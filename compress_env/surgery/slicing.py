@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 from torch import nn
 
-from compress_env.surgery.rules.cutting import Indices, shallow
+from compress_env.surgery.rules.cutting import Indices, duplicate, shallow
 from compress_env.surgery.rules.registry import rule_of
 
 
@@ -19,7 +18,7 @@ def sliced(module: nn.Module, indices: Mapping[str, Indices], name: str) -> nn.M
         module._parameters or module._buffers or module._modules
     ):
         return shallow(module)  # an activation or a pool
-    new = copy.deepcopy(module)
+    new = duplicate(module)
     for inner, child in module.named_modules():
         if inner and f"{name}.{inner}" in indices:
             owner, _, attribute = inner.rpartition(".")

@@ -55,6 +55,9 @@ def trace(
     if names := computed_weights(teacher):
         raise UserError(f"the weights of {names[0]!r} are computed from others before each use; load_teacher(model).module folds them")
     model = shared_copy(teacher).eval()
+    for held in (value for module in model.modules() for name, value in vars(module).items() if "cache" in name):
+        if isinstance(held, dict):  # timm keeps there what it computed from parameters, which are to be read again
+            held.clear()
     examples = _examples(model, example_input)
     check_derived(model, examples)
     scope = _Scope(protect, removable, shrinkable, channel_multiple, min_width)

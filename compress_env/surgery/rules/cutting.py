@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress_env.surgery.call import tensors
+
+M = TypeVar("M", bound=nn.Module)
 Indices = Mapping[str, np.ndarray]
 """For sides of a layer the features `(n,)` that a student has there, as numbers of the teacher's; a number that comes several times
 is a feature with copies, as in Net2Wider (Chen et al., ICLR 2016)."""
@@ -20,6 +23,17 @@ def shallow(module: nn.Module) -> nn.Module:
     new = object.__new__(type(module))
     new.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in module.__dict__.items()}
     return new
+
+
+def computed(module: nn.Module) -> list[Tensor]:
+    """Tensors that a forward pass with autograd left in attributes, which `copy.deepcopy` refuses."""
+    attributes = (value for m in module.modules() for value in vars(m).values())
+    return [t for value in attributes for t in tensors(value) if t.grad_fn is not None]
+
+
+def duplicate(module: M) -> M:
+    """A deep copy."""
+    return copy.deepcopy(module, {id(t): t.detach().clone() for t in computed(module)})
 
 
 def cut(
@@ -46,7 +60,7 @@ def cut(
         if b is not None:
             new._buffers[name] = taken(b, axes(name, b), indices, reads)
     for name, child in module._modules.items():
-        new._modules[name] = copy.deepcopy(child)
+        new._modules[name] = None if child is None else duplicate(child)
     for name, size in sizes.items():
         if name in new.__dict__:  # some networks compute them from the weights
             new.__dict__[name] = size
