@@ -6,7 +6,7 @@ export OMP_NUM_THREADS := 1
 .PHONY: demo test lint types wheel install clean
 
 demo: install
-	$(BIN)/compress-env search --budget macs=0.5 --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
+	$(BIN)/compress-env search --budget macs=0.125 --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
 
 test: install
 	$(BIN)/python -m pytest -q -n 2

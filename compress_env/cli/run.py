@@ -88,6 +88,11 @@ def show(done: Compressed) -> None:
             f"least right class: {worst['class']}, {worst['examples']} test examples: teacher {worst['teacher']:.1%}, student "
             f"{worst['student']:.1%}; result.json has all"
         )
+    first, best = done.trials[0], next(t for t in done.trials if t.index == result.best_trial)
+    click.echo(
+        f"reward in the search: first student {first.reward:.3f}, this one {best.reward:.3f}, evaluation {best.index + 1} of "
+        f"{len(done.trials)}"
+    )
     final = result.final_policy
     click.echo(
         f"before fine-tuning, validation: best found {done.evaluation.metric:.2%}"
