@@ -24,10 +24,10 @@ ROOM = 64 << 10
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all, with the mode that new files of the user have.
 
     Args:
-        path: The file. What is there stays until the new one is complete.
+        path: The file. What is there stays until the new one is complete; a link is replaced, and not followed.
 
     Yields:
         A path beside it, with the same suffix, to write to; it takes the place of `path` if the block succeeds, and is deleted if not.
@@ -40,9 +40,13 @@ def atomic(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         with writing(path):
+            part.unlink(missing_ok=True)  # of a killed process with the same number, or a link that somebody put there
+            with part.open("xb") as file:
+                mode = os.fstat(file.fileno()).st_mode
             yield part
             with part.open("rb") as file:
                 os.fsync(file.fileno())
+            part.chmod(mode & 0o777)  # libraries that write by way of a temporary file leave it to its owner alone
             part.replace(path)
     finally:
         if os.path.lexists(part):
@@ -150,7 +154,7 @@ class JsonLines(Generic[Row]):
         """Write a row so that it outlives a crash right after. Raises UserError if the file cannot be written."""
         self.repair()
         make_folder(self.path.parent)
-        with writing(self.path), self.path.open("ab") as file:
+        with writing(self.path), open(self.path, "ab", opener=_no_link) as file:
             file.write(_line(row).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -164,7 +168,7 @@ class JsonLines(Generic[Row]):
         """Cut a torn last line off, so that the next row starts on a line of its own."""
         if not self.path.exists():
             return
-        with writing(self.path), self.path.open("r+b") as file:
+        with writing(self.path), open(self.path, "r+b", opener=_no_link) as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             if end and file.read() != b"\n":
@@ -195,6 +199,13 @@ class JsonLines(Generic[Row]):
                 f"{where} is damaged, or was written by another version ({type(error).__name__}: {error}); restore the file, or "
                 "begin anew in another place"
             ) from None
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file to write to it, unless it is a link: somebody else's folder may have one to a file of one's own."""
+    if os.path.islink(path):
+        raise CannotWrite(f"{path} is a link, which is not written through; put the file itself there, or choose another place")
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

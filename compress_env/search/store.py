@@ -148,6 +148,8 @@ def flat(run: Mapping[str, Any]) -> dict[str, Any]:
 def alone_in(folder: Path) -> Iterator[None]:
     """Within the block, no other process works in `folder`, which exists. Raises UserError if one already does."""
     file = folder / ".lock"
+    if file.is_symlink():
+        raise UserError(f"{file} is a link, which is not written through; delete it")
     lock = FileLock(file)
     with writing(file):
         try:
