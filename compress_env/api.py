@@ -17,7 +17,7 @@ from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name
 from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import predict
-from compress_env.errors import EveryStudentFailed, UserError
+from compress_env.errors import EveryStudentFailed, InvalidPlan, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
 from compress_env.export import export_all, load_student, save_student, state_bytes
@@ -27,11 +27,12 @@ from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.problem import Measured
 from compress_env.progress import announced, say
+from compress_env.records import Damaged, value_of
 from compress_env.search.choice import Finalists
 from compress_env.search.estimate import Estimate, estimate
 from compress_env.search.metadata import by_class, metadata, uneven
 from compress_env.search.recorder import check_problem
-from compress_env.search.result import NetworkResult, ResourceName, Result
+from compress_env.search.result import FinalPolicy, NetworkResult, ResourceName, Result
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial, reason_of_none, versions
@@ -191,10 +192,8 @@ def run_search(
     if found.interrupted:
         raise KeyboardInterrupt
     final = found.final_policy
-    policy = final and {
-        "metrics": dict(final.evaluation.metrics), "reward": final.reward, "usage": dict(final.evaluation.usage)
-    }  # fmt: skip
-    folder.write("search.json", {"final_policy": policy})
+    policy = final and FinalPolicy(dict(final.evaluation.metrics), final.reward, dict(final.evaluation.usage))
+    folder.write("search.json", {"final_policy": policy and asdict(policy)})
     return folder, objective
 
 
@@ -226,13 +225,11 @@ def _begun(
     environment: EnvironmentSpec, search_spec: SearchSpec, folder: RunFolder | None, resume: bool, progress: bool
 ) -> Objective:
     """The objective of a search that may write into a folder, with what an earlier part of it has measured."""
-    known, sensitivities = None, None
     if folder:
         folder.admit(environment, search_spec, resume)
         if resume and folder.trials():  # plans mean the same students, also on another machine
-            known = _measured(folder)
-            sensitivities = _sensitivities(folder) if known else None
-    return Objective(environment, measured=known, sensitivities=sensitivities, progress=progress)
+            return _objective(folder, environment, progress)
+    return Objective(environment, progress=progress)
 
 
 def finish(
@@ -341,7 +338,6 @@ def _distilled(
         answers = predict(teacher, data, data.test, judge.at_once)
     teacher_test = problem.task.metrics(answers, data.test.labels)[problem.task.metric]
     teacher_usage, usage = problem.cost_model.compare(student, plan)
-    searched = folder.read("search.json") if (folder.path / "search.json").exists() else {}
     result = Result(
         metric=problem.task.metric,
         teacher=NetworkResult(teacher_test, teacher_usage, state_bytes(teacher)),
@@ -355,15 +351,15 @@ def _distilled(
         agent=run["search"]["agent"],
         seed=run["search"]["seed"],
         best_trial=best.index,
-        final_policy=searched.get("final_policy"),
+        final_policy=_kept(folder, "search.json", lambda data: value_of(FinalPolicy | None, data.get("final_policy"), "final_policy")),
         finetune=done.to_json(),
         exports=exports,
-        layers=network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan)),
+        layers=tuple(network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan))),
         versions=versions(),
         command=run["command"],
         recipe=made_by,
         metadata=described,
-        by_class=[] if own_answers is None else by_class(problem, answers, own_answers),
+        by_class=() if own_answers is None else tuple(by_class(problem, answers, own_answers)),
     )
     folder.write("result.json", result.to_json())
     return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))
@@ -390,7 +386,18 @@ def objective_of(folder: RunFolder, progress: bool = True, *, trust: Trust = Fal
     """
     environment, _ = folder.spec(trust)
     environment = replace(environment, **changed)
-    return Objective(environment, measured=_measured(folder), sensitivities=_sensitivities(folder), progress=progress)
+    return _objective(folder, environment, progress)
+
+
+def _objective(folder: RunFolder, environment: EnvironmentSpec, progress: bool) -> Objective:
+    """An objective with what was measured in a folder."""
+    measured, sensitivities = _measured(folder), _sensitivities(folder)
+    try:
+        return Objective(environment, measured=measured, sensitivities=sensitivities, progress=progress)
+    except InvalidPlan as error:
+        raise UserError(f"{folder.path / 'problem.json'}: {error}; delete it, and it is made again") from error
+    except Damaged as error:
+        raise UserError(f"{folder.path / 'sensitivities.json'}: {error}; delete it, and it is made again") from error
 
 
 def _measured(folder: RunFolder) -> Measured | None:
@@ -406,12 +413,11 @@ def _sensitivities(folder: RunFolder) -> Sensitivities | None:
 def _kept(folder: RunFolder, name: str, read: Callable[[Any], T]) -> T | None:
     if not (folder.path / name).is_file():
         return None
+    data = folder.read(name)
     try:
-        return read(folder.read(name))
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{folder.path / name} is damaged ({type(error).__name__}: {error}); delete it, and it is measured again"
-        ) from None
+        return read(value_of(Mapping[str, Any], data, name))
+    except (Damaged, InvalidPlan) as error:
+        raise UserError(f"{folder.path / name} is damaged ({error}); delete it, and it is made again") from None
 
 
 def learn_policy(

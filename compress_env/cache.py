@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,18 +35,19 @@ def folder(kind: str) -> Path:
     return root / kind
 
 
-def tensors(kind: str, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors by name that are computed once.
+def tensors(kind: str, key: str, compute: Callable[[], dict[str, Tensor]], use: Callable[[dict[str, Tensor]], T]) -> T:
+    """Something made of tensors by name that are computed once.
 
     Args:
         kind: The kind of thing.
         key: Names everything that they depend on, as by `content_key`.
         compute: Makes them; they are kept if that takes more than a second.
+        use: Makes the thing of them; if it fails on kept ones, they are damaged, and computed again.
 
     Returns:
-        The tensors that were kept under this key, or else the computed ones.
+        The thing, made of the tensors that were kept under this key, or else of the computed ones.
     """
-    return _kept(folder(kind) / f"{key}.safetensors", load_file, _write_tensors, compute, lambda found: found, WORTH)
+    return _kept(folder(kind) / f"{key}.safetensors", load_file, _write_tensors, compute, use, WORTH)
 
 
 def values(
@@ -117,8 +119,10 @@ def _kept(
         found = use(read(file))
         os.utime(file)  # used now, the last to go
         return found
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
-        pass  # not kept, or damaged
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        if os.path.lexists(file):
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"{file} in the cache is damaged ({reason}); it is computed again", stacklevel=4)
     began = time.perf_counter()
     computed = compute()
     if time.perf_counter() - began > worth and keep(computed):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from compress_env.records import Damaged, record
+
 CAPACITY = 0.3
 """Exponent of the size in `proxy_score`."""
 
@@ -35,8 +37,8 @@ class Evaluation:
         teacher_metrics: The same metrics of the teacher.
         teacher_usage: The teacher's usage.
         failed: The reason why there are no metrics (they are 0 then), or "".
-        transient: Whether the machine was the cause of that (memory, time, disk, device): the plan is judged again if it comes again.
         seconds: How long it took; no part of what makes two evaluations equal.
+        transient: Whether the machine was the cause of a failure (memory, time, disk, device): the plan is judged anew then.
     """
 
     metrics: Mapping[str, float]
@@ -45,8 +47,8 @@ class Evaluation:
     teacher_metrics: Mapping[str, float]
     teacher_usage: Mapping[str, float]
     failed: str = ""
-    transient: bool = False
     seconds: float = field(default=0.0, compare=False)
+    transient: bool = False
 
     @property
     def metric(self) -> float:
@@ -83,5 +85,8 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The evaluation of `to_json`."""
-        return cls(**data)
+        """The evaluation of `to_json`. Raises Damaged if it is none."""
+        found = record(cls, data)
+        if not found.metrics or found.metrics.keys() != found.teacher_metrics.keys():
+            raise Damaged("the student's metrics are not the teacher's")
+        return found

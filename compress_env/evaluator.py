@@ -94,8 +94,8 @@ class Evaluator(Memory):
         with one_thread(), channels_last(teacher):
             key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
             self.teacher_outputs = cache.tensors(
-                "logits", key, lambda: {"": predict(teacher, data, self.validation, self.at_once, self.bfloat16)}
-            )[""]
+                "logits", key, lambda: {"": predict(teacher, data, self.validation, self.at_once, self.bfloat16)}, self._outputs
+            )
             self.teacher_metrics = self.task.metrics(self.teacher_outputs, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
             inputs = inputs.contiguous(memory_format=memory_format(teacher, inputs))
@@ -104,6 +104,12 @@ class Evaluator(Memory):
                 teacher, data, inputs, self.at_once, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
                 loss=loss, temperature=settings.temperature, bfloat16=self.bfloat16,
             )  # fmt: skip
+
+    def _outputs(self, found: Mapping[str, Tensor]) -> Tensor:
+        """The teacher's outputs as they are kept."""
+        if len(found[""]) != len(self.validation):
+            raise ValueError(f"outputs for {len(found[''])} images instead of {len(self.validation)}")
+        return found[""]
 
     def prepare(self, student: fx.GraphModule, plan: Plan) -> None:
         """Refit `student` to the teacher and distil it for a moment, in place.
@@ -198,7 +204,7 @@ class Evaluator(Memory):
             if error.out_of_memory and not last:
                 return None
             nothing = dict.fromkeys(self.teacher_metrics, 0.0)
-            return Evaluation(nothing, None, usage or self._predicted(plan), *teacher, str(error), error.transient)
+            return Evaluation(nothing, None, usage or self._predicted(plan), *teacher, str(error), transient=error.transient)
 
     def _predicted(self, plan: Plan) -> dict[str, float]:
         """Usage of a student that cannot be counted; the teacher's if it cannot be predicted either."""

@@ -55,7 +55,7 @@ def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Modu
     path = folder / "plan.json"
     try:
         plan = Plan.from_json(path.read_text())
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the plan {path}: {error}; `compress-env finetune` writes it") from error
     student = build_student(teacher, graph, plan)
     load_weights(student, folder / "student.safetensors")

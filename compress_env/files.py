@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from compress_env.errors import CannotWrite, UserError
+from compress_env.records import record
 
 Row = TypeVar("Row")
 """A dict, a dataclass of what JSON can hold, or a class with `to_json() -> dict` and `from_json(dict)`."""
@@ -93,7 +94,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: it is damaged ({error}); restore it, or delete it and begin anew") from None
 
 
@@ -191,13 +192,12 @@ class JsonLines(Generic[Row]):
                 raise ValueError(f"it is no object but {str(data)[:40]!r}")
             if kind is dict:
                 return data
-            return kind.from_json(data) if hasattr(kind, "from_json") else kind(**{k: _frozen(v) for k, v in data.items()})
+            return kind.from_json(data) if hasattr(kind, "from_json") else record(kind, data)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
-                f"{where} is damaged, or was written by another version ({type(error).__name__}: {error}); restore the file, or "
-                "begin anew in another place"
+                f"{where} is damaged, or was written by another version ({error}); restore the file, or begin anew in another place"
             ) from None
 
 
@@ -226,11 +226,6 @@ def _runs(process: int) -> bool:
     except (OSError, OverflowError):
         pass  # somebody else's
     return True
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, at every depth: rows are as frozen as when they were made."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _check_folder(path: Path) -> None:

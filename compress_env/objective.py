@@ -73,6 +73,7 @@ class Objective:
     Raises:
         UserError: If something cannot be used, before any long work.
         InfeasibleBudget: If the smallest limits are hard and cannot be met.
+        Damaged: If the sensitivities are of other decisions than the problem's.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class Objective:
             self.problem.feasible_completion(self._range(self._budget)[0])
         self._evaluator, self._patience = evaluator, Patience(spec.timeout)
         self._final_evaluator: PlanEvaluator | None = None
+        if sensitivities:
+            sensitivities.check(self.problem)
         self._sensitivities = sensitivities
         self._allocator: Allocator | None = None
         self._embedding: Embedding | None = None

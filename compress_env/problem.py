@@ -19,6 +19,7 @@ from compress_env.decisions import Decision, decisions
 from compress_env.distill.recipes import Recipe
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.own_code import code_id
+from compress_env.records import Damaged, value_of
 from compress_env.resources import RESOURCES
 from compress_env.resources.base import Candidate, amount
 from compress_env.resources.cost_model import CostModel
@@ -74,10 +75,17 @@ class Measured:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measured:
-        """The measurements of `to_json`."""
-        ranking = data["ranking"]
-        orders = {name: np.array(order, int) for name, order in ranking["orders"].items()}
-        return cls(Ranking(ranking["name"], orders), tuple(data["input_shape"]), data.get("input_type", "float32"))
+        """The measurements of `to_json`. Raises Damaged if it is none."""
+        ranking = value_of(Mapping[str, Any], data.get("ranking"), "ranking")
+        orders = value_of(Mapping[str, tuple[int, ...]], ranking.get("orders"), "orders")
+        shape = value_of(tuple[int, ...], data.get("input_shape"), "input_shape")
+        if not shape or min(shape) < 1:
+            raise Damaged(f"'input_shape' is {shape}, not that of an input")
+        kind = value_of(str, data.get("input_type", "float32"), "input_type")
+        if not isinstance(getattr(torch, kind, None), torch.dtype):
+            raise Damaged(f"'input_type' is {kind!r}, not one of torch's types")
+        name = value_of(str, ranking.get("name"), "name")
+        return cls(Ranking(name, {group: np.array(order, int) for group, order in orders.items()}), shape, kind)
 
 
 class Problem:

@@ -12,9 +12,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from compress_env.errors import UserError
+from compress_env.records import Damaged, value_of
 from compress_env.registry import unknown
 
 COUNTED = ("params", "macs", "memory")
@@ -64,14 +65,18 @@ class Settings:
 
     @classmethod
     def from_json(cls: type[S], data: Mapping[str, Any]) -> S:
-        """The settings of `to_json`. Raises UserError if one of them was an object."""
+        """The settings of `to_json`. Raises UserError if one of them was an object, and Damaged for one of another type."""
+        if not isinstance(data, Mapping):
+            raise Damaged(f"the {cls.__name__} is {data!r}, not an object")
         for name, value in data.items():
             if isinstance(value, Mapping) and OBJECT in value:
                 raise UserError(
                     f"the {name} of this run was a Python object ({value[OBJECT]}), which a file cannot hold; go on from Python, with "
                     f"compress(..., {name}=THE SAME OBJECT, out=..., resume=True)"
                 )
-        return cls.of(**data)
+        hints = get_type_hints(cls)
+        given = {n: v if isinstance(v, Settings) or n not in hints else value_of(hints[n], v, n) for n, v in data.items()}
+        return cls.of(**given)
 
 
 @dataclass(frozen=True)
@@ -263,7 +268,8 @@ class EnvironmentSpec(Settings):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EnvironmentSpec:
         """The settings of `to_json`. Raises UserError if one of them was an object."""
-        return super().from_json({**data, "problem": ProblemSpec.from_json(data["problem"])})
+        problem = value_of(Mapping[str, Any], data.get("problem"), "problem")
+        return super().from_json({**data, "problem": ProblemSpec.from_json(problem)})
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,13 @@ ALIKE = ("random", "uniform", "stages", "greedy", "evolution", "cma-es", "model"
 SCHEDULED = ("tpe", "n2n", "ddpg", "dyna-ddpg", "ppo")
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Checkpoints after every episode, and no policies as files, which take seconds."""
+    monkeypatch.setattr(off_policy, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def make():
     """Fresh objectives, judged by a formula, of one problem."""
@@ -64,8 +71,7 @@ def inline(make, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*ALIKE, *SCHEDULED])
-def test_a_search_goes_on_with_more_evaluations_and_keeps_its_trials(name, make, tmp_path, monkeypatch):
-    monkeypatch.setattr(off_policy, "SAVE_EVERY", 0.0)
+def test_a_search_goes_on_with_more_evaluations_and_keeps_its_trials(name, make, tmp_path):
     first = search(make(), name, 5, 1, tmp_path, False).trials
     further = search(make(), name, 8, 1, tmp_path, False).trials
     assert all(a.same(b) for a, b in zip(first, further))
@@ -78,8 +84,7 @@ def test_a_search_goes_on_with_more_evaluations_and_keeps_its_trials(name, make,
     assert len(again) == len(further) and len(RunFolder(tmp_path).trials()) == len(further)
 
 
-def test_a_search_that_is_interrupted_while_it_goes_on_comes_to_the_same(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(off_policy, "SAVE_EVERY", 0.0)
+def test_a_search_that_is_interrupted_while_it_goes_on_comes_to_the_same(make, tmp_path):
     for folder, stops in ((tmp_path / "whole", (5, 9)), (tmp_path / "parts", (5, 7, 9))):
         for evaluations in stops:
             found = search(make(), "ddpg", evaluations, 1, folder, False)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from compress_env.distill.finetune import Finetuned
 from compress_env.envs.render import ansi, picture
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
@@ -57,7 +58,7 @@ def trials():
 
 def result(feasible=True):
     usage = {"params": 31000, "macs": 380000.0 if feasible else 400000.0, "memory": 200000, "latency": 0.4}
-    finetune = {"epochs": 3, "history": [{"epoch": e, "validation": a} for e, a in ((1, 0.9), (2, 0.97), (3, 0.95))]}
+    finetune = Finetuned(3, (0.85, 0.9, 0.97, 0.95), 2, 0.97, 0.95, 0.9634).to_json()
     return Result(
         "accuracy", NetworkResult(0.9812, TEACHER | {"latency": 0.5}, 300000), NetworkResult(0.9634, usage, 120000),
         {name: ResourceName.of(name) for name in usage}, "PyTorch eager", {"macs": 381760.0}, feasible, 4, 41.0, "random", 0, 2,
@@ -154,10 +155,10 @@ def test_files_of_another_format_are_named_with_the_cure(tmp_path):
     with pytest.raises(UserError, match="result.json: it is a result of format 1, and this version reads 2; run compress-env fine"):
         write_report(tmp_path)
     (tmp_path / "result.json").write_text('{"format": 2, "metric": "accuracy"}')
-    with pytest.raises(UserError, match=r"result.json: it is damaged \(KeyError: 'teacher'\); run compress-env finetune again"):
+    with pytest.raises(UserError, match=r"result.json: it is damaged \('teacher' is missing\); run compress-env finetune again"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text('{"teacher": "resnet8-digits"}')
-    with pytest.raises(UserError, match="is a run of format 1, and this version reads 3; search again in another folder"):
+    with pytest.raises(UserError, match="is of a run of format 1, and this version reads 3; search again in another folder"):
         write_report(tmp_path)
     (tmp_path / "trials.jsonl").write_text('{"index": 0, "outcome": {}}\n')
     with pytest.raises(UserError, match=r"line 1 of .*trials.jsonl: it is a trial of format 1, and this version reads 2; search"):

@@ -16,6 +16,7 @@ from compress_env.errors import EveryStudentFailed
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import PlanEvaluator
 from compress_env.problem import Problem
+from compress_env.records import Damaged, record
 from compress_env.surgery.plan import Plan
 
 FORMAT = 1
@@ -54,10 +55,22 @@ class Sensitivities:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sensitivities:
-        """The sensitivities of `to_json`."""
-        groups = {name: tuple((int(n), float(kl)) for n, kl in pairs) for name, pairs in data["groups"].items()}
-        blocks = {name: float(kl) for name, kl in data["blocks"].items()}
-        return cls(blocks, groups, int(data["evaluations"]), float(data["seconds"]), dict(data.get("failed", {})))
+        """The sensitivities of `to_json`. Raises Damaged if it is none."""
+        found = record(cls, data)
+        for name, pairs in found.groups.items():
+            widths = [width for width, _ in pairs]
+            if not widths or widths != sorted(set(widths)) or widths[0] < 1:
+                raise Damaged(f"the widths of {name!r} are not whole numbers that grow")
+        return found
+
+    def check(self, problem: Problem) -> None:
+        """Check that these are of the decisions of a problem. Raises Damaged if not."""
+        groups: dict[str, set[int]] = {}
+        for name, width in (pair for plan in probes(problem) if not plan.removed for pair in plan.widths):
+            groups.setdefault(name, set()).add(width)
+        blocks = {d.target for d in problem.decisions if not d.shrinks}
+        if self.blocks.keys() != blocks or {name: {width for width, _ in pairs} for name, pairs in self.groups.items()} != groups:
+            raise Damaged("they are of other decisions than those about this network")
 
     def curve(self, group: str, size: int) -> np.ndarray:
         """The KL of a group with 0, 1, ... `size` channels, `(size + 1,)`.
@@ -166,7 +179,12 @@ def measure(problem: Problem, evaluator: PlanEvaluator, key: str | None, progres
 
     if key is None:
         return Sensitivities.from_json(compute())
-    return cache.values("sensitivities", f"{FORMAT}-{key}", compute, Sensitivities.from_json, keep=lambda _: not transient)
+    def use(data: Any) -> Sensitivities:
+        found = Sensitivities.from_json(data)
+        found.check(problem)
+        return found
+
+    return cache.values("sensitivities", f"{FORMAT}-{key}", compute, use, keep=lambda _: not transient)
 
 
 def _spread(plans: Sequence[Plan]) -> list[Plan]:

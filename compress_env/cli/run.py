@@ -96,7 +96,7 @@ def show(done: Compressed) -> None:
     final = result.final_policy
     click.echo(
         f"before fine-tuning, validation: best found {done.evaluation.metric:.2%}"
-        + (f", final policy {final['metrics'][metric]:.2%}" if final else "")
+        + (f", final policy {final.metrics[metric]:.2%}" if final else "")
         + f", teacher {done.evaluation.teacher_metric:.2%}"
     )
     click.echo(f"measured with {result.runtime}")

@@ -21,4 +21,4 @@ def decoded(paths: Iterable[str], image_size: int | None, read: Callable[[], Ten
     """
     listing = [(path, (stat := os.stat(path)).st_size, stat.st_mtime_ns) for path in paths]
     key = hashlib.sha256(json.dumps([FORMAT, image_size, listing]).encode()).hexdigest()[:32]
-    return cache.tensors("images", key, lambda: {"images": read()})["images"]
+    return cache.tensors("images", key, lambda: {"images": read()}, lambda found: found["images"])

@@ -19,6 +19,7 @@ from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import AT_ONCE, Diverged, Objective, fit, predict
 from compress_env.own_code import code_id
+from compress_env.records import Damaged, record, value_of
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task
 
@@ -51,8 +52,11 @@ class Finetuned:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Finetuned:
-        """The course of `to_json`."""
-        return cls(**{**data, "history": tuple(row["validation"] for row in data["history"])})
+        """The course of `to_json`. Raises Damaged if it is none."""
+        rows = value_of(tuple[Mapping[str, float], ...], data.get("history"), "history")
+        if not rows or any(row.keys() != {"epoch", "validation"} for row in rows):
+            raise Damaged("'history' has no epochs")
+        return record(cls, data, history=tuple(row["validation"] for row in rows))
 
 
 def finetune(

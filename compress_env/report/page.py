@@ -14,7 +14,7 @@ from compress_env.errors import UserError
 from compress_env.files import write_text
 from compress_env.report import plots
 from compress_env.report.formats import DASH, SPACE, decimal, in_sentence, metric, percent, quantity, text, unit_beside
-from compress_env.search.result import ResourceName, Result
+from compress_env.search.result import FinalPolicy, ResourceName, Result
 from compress_env.search.store import RunFolder, flat
 from compress_env.search.trial import Trial, best_trial, ranked
 from compress_env.spec import OBJECT
@@ -137,19 +137,19 @@ def comparison(result: Result) -> list[list[str]]:
     return rows
 
 
-def found(best: Trial, policy: Mapping[str, Any] | None, names: Mapping[str, ResourceName]) -> list[list[str]]:
+def found(best: Trial, policy: FinalPolicy | None, names: Mapping[str, ResourceName]) -> list[list[str]]:
     """Rows of the table of the best student that was found and the final policy's: label, best found, final policy."""
-    evaluation, policy = best.evaluation, policy or {}
+    evaluation = best.evaluation
     score = next(iter(evaluation.metrics))
     rows = [
         ["Trial", str(best.index), DASH],
-        ["Reward", decimal(best.reward), decimal(policy.get("reward"))],
-        [f"Validation {score}", metric(evaluation.metric), metric(policy.get("metrics", {}).get(score))],
+        ["Reward", decimal(best.reward), decimal(policy.reward if policy else None)],
+        [f"Validation {score}", metric(evaluation.metric), metric(policy.metrics.get(score) if policy else None)],
     ]
     for name in best.limits:
         label, unit = names[name].label, unit_beside(names[name].label, names[name].unit)
         whole = evaluation.teacher_usage[name]
-        both = evaluation.usage[name], policy.get("usage", {}).get(name)
+        both = evaluation.usage[name], policy.usage.get(name) if policy else None
         cells = (DASH if u is None else f"{quantity(u, unit)} ({percent(_ratio(u, whole), 1)})" for u in both)
         rows.append([label, *cells])
     return rows

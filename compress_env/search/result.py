@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from compress_env.distill.finetune import Finetuned
 from compress_env.errors import UnknownName, UserError
+from compress_env.records import Damaged, record, value_of
 from compress_env.resources.base import RESOURCES
 
 FORMAT = 2
@@ -53,6 +55,34 @@ class ResourceName:
 
 
 @dataclass(frozen=True)
+class FinalPolicy:
+    """The student that a learned policy proposes without noise, before it was distilled.
+
+    Attributes:
+        metrics: The task's metrics on validation images.
+        reward: Its reward.
+        usage: By resource, in its unit.
+    """
+
+    metrics: Mapping[str, float]
+    reward: float
+    usage: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """A row of `network_rows`, to check those of a file."""
+
+    name: str
+    kind: str
+    before: int
+    after: int
+    status: str
+    macs_before: float
+    macs_after: float
+
+
+@dataclass(frozen=True)
 class Result:
     """The outcome of a run whose best student was distilled fully.
 
@@ -69,7 +99,7 @@ class Result:
         agent: The agent that searched.
         seed: Of everything random.
         best_trial: Index of the trial that the student is of.
-        final_policy: `metrics`, `reward` and `usage` of the learned policy's student before it was distilled; None without a policy.
+        final_policy: The learned policy's student; None without a policy.
         finetune: How the distillation went: `Finetuned` with its history as `{"epoch", "validation"}`.
         exports: By file, the largest difference of outputs as a share of the largest output; None for a format that failed.
         layers: A row a layer, as by `network_rows`.
@@ -92,7 +122,7 @@ class Result:
     agent: str
     seed: int
     best_trial: int
-    final_policy: Mapping[str, Any] | None
+    final_policy: FinalPolicy | None
     finetune: Mapping[str, Any]
     exports: Mapping[str, float | None]
     layers: Sequence[Mapping[str, Any]]
@@ -109,12 +139,18 @@ class Result:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
         """The result of `to_json`. Raises UserError for one of another format, or with something missing."""
-        data = dict(data)
+        data = dict(data) if isinstance(data, Mapping) else {}
         if (found := data.pop("format", 1)) != FORMAT:
-            raise UserError(f"it is a result of format {found}, and this version reads {FORMAT}; run compress-env finetune again")
+            raise UserError(f"it is a result of format {found!r}, and this version reads {FORMAT}; run compress-env finetune again")
         try:
-            teacher, student = NetworkResult(**data["teacher"]), NetworkResult(**data["student"])
-            resources = {name: ResourceName(**value) for name, value in data["resources"].items()}
-            return cls(**{**data, "teacher": teacher, "student": student, "resources": resources})
-        except (LookupError, TypeError, AttributeError) as error:
-            raise UserError(f"it is damaged ({type(error).__name__}: {error}); run compress-env finetune again") from None
+            found = record(cls, data)
+            Finetuned.from_json(found.finetune)
+            value_of(tuple[LayerRow, ...], found.layers, "layers")
+            for network in (found.teacher, found.student):
+                if not found.resources.keys() <= network.usage.keys():
+                    raise Damaged("a resource is not in the usage of both networks")
+            if not found.budget.keys() <= found.resources.keys():
+                raise Damaged("a resource of the budget is unknown")
+            return found
+        except Damaged as error:
+            raise UserError(f"it is damaged ({error}); run compress-env finetune again") from None

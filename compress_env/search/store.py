@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, difference, make_folder, read_json, remove_parts, write_json, writing
 from compress_env.own_code import Trust, check_trust
+from compress_env.records import Damaged, record, value_of
 from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
@@ -24,6 +26,17 @@ BEGUN = "begun.json"
 """For a search without a `run.json`."""
 MAY_CHANGE = ("evaluations", "timeout")
 """Settings that a search which is resumed may have others of."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What `run.json` consists of."""
+
+    format: int
+    environment: Mapping[str, Any]
+    search: Mapping[str, Any]
+    versions: Mapping[str, str]
+    command: str | None
 
 
 class RunFolder:
@@ -79,18 +92,37 @@ class RunFolder:
             evaluations: How many it is to have now; noted if nothing was recorded yet.
         """
         if (self.path / "run.json").is_file():
-            return int(self.recorded()["search"]["evaluations"])
-        if not (self.path / BEGUN).is_file():
-            self.write(BEGUN, {"evaluations": evaluations})
-        return int(self.read(BEGUN)["evaluations"])
+            name, noted = "run.json", self.recorded()["search"]
+        else:
+            name = BEGUN
+            if not (self.path / name).is_file():
+                self.write(name, {"evaluations": evaluations})
+            noted = self.read(name)
+        with self._naming(name):
+            return value_of(int, value_of(Mapping[str, Any], noted, "search").get("evaluations"), "evaluations")
 
     def recorded(self) -> dict[str, Any]:
         """The content of `run.json`, in which objects are only marked. Raises UserError if there is none, or one of another format."""
         run = self.read("run.json")
-        found = run.get("format", 1) if isinstance(run, dict) else "unknown"
-        if found != FORMAT:
-            raise UserError(f"{self.path} is a run of format {found}, and this version reads {FORMAT}; search again in another folder")
+        with self._naming("run.json"):
+            found = value_of(Mapping[str, Any], run, "run").get("format", 1)
+            if found != FORMAT:
+                raise UserError(
+                    f"{self.path / 'run.json'} is of a run of format {found!r}, and this version reads {FORMAT}; search again in "
+                    "another folder"
+                )
+            record(RunSettings, run)
         return run
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """What is wrong with a file, as UserError that names it."""
+        try:
+            yield
+        except Damaged as error:
+            raise UserError(f"{self.path / name} is damaged ({error}); restore it, or search again in another folder") from None
+        except UserError as error:
+            raise UserError(str(error) if name in str(error) else f"{self.path / name}: {error}") from error
 
     def spec(self, trust: Trust = False) -> tuple[EnvironmentSpec, SearchSpec]:
         """The settings that the run was begun with.
@@ -103,7 +135,8 @@ class RunFolder:
         """
         run = self.recorded()
         check_trust(run["environment"], trust, self.path / "run.json")
-        return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
+        with self._naming("run.json"):
+            return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
 
     def trials(self) -> list[Trial]:
         """All whole trials; a last line that was cut off by a crash is left out."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
+from compress_env.records import Damaged, record
 from compress_env.surgery.plan import Plan
 
 FORMAT = 2
@@ -69,12 +70,15 @@ class Trial:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Trial:
-        """The trial of `to_json`. Raises UserError for one of another format."""
+        """The trial of `to_json`. Raises UserError for one of another format, and Damaged if it is none."""
         data = dict(data)
         if (found := data.pop("format", 1)) != FORMAT:
-            raise UserError(f"it is a trial of format {found}, and this version reads {FORMAT}; search again in another folder")
-        plan = Plan.of(data["plan"]["removed"], data["plan"]["widths"])
-        return cls(**{**data, "plan": plan, "evaluation": Evaluation.from_json(data["evaluation"])})
+            raise UserError(f"it is a trial of format {found!r}, and this version reads {FORMAT}; search again in another folder")
+        trial = record(cls, data, plan=Plan.from_json(json.dumps(data.get("plan"))))
+        missing = [name for name in trial.limits if name not in trial.evaluation.usage]
+        if missing or trial.evaluation.usage.keys() != trial.evaluation.teacher_usage.keys():
+            raise Damaged("the usage of student, teacher and limits is not of the same resources")
+        return trial
 
     def same(self, other: Trial) -> bool:
         """Equal in everything but the time it took."""

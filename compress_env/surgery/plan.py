@@ -7,6 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from compress_env.records import Damaged, value_of
+
+JSON = {"removed": tuple[str, ...], "widths": Mapping[str, int]}
+"""Fields of a plan in JSON."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -30,9 +35,12 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """The plan of `to_json`."""
+        """The plan of `to_json`. Raises ValueError if it is none."""
         data = json.loads(text)
-        return cls.of(data["removed"], data["widths"])
+        if not isinstance(data, dict):
+            raise Damaged("the plan is no object")
+        found = {name: value_of(hint, data.get(name), name) for name, hint in JSON.items()}
+        return cls.of(found["removed"], found["widths"])
 
     @property
     def key(self) -> str:

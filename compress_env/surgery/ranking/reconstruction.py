@@ -60,8 +60,13 @@ def rank(teacher: fx.GraphModule, graph: LayerGraph, inputs: Tensor | None) -> R
         for m in g.members
     ]
     key = cache.content_key(FORMAT, teacher, inputs, members, inputs.device.type)
-    found = cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs))
-    return Ranking("reconstruction", {name: order.numpy().astype(int) for name, (order, _) in found.items()})
+
+    def use(found: dict[str, Tensor]) -> Ranking:
+        ranking = Ranking("reconstruction", {name: order.numpy().astype(int) for name, (order, _) in found.items()})
+        graph.ranked(ranking)
+        return ranking
+
+    return cache.tensors("channels", key, lambda: _orders(teacher, graph, inputs), use)
 
 
 @torch.no_grad()
