@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
+from compress_env.surgery.refit import Refit
 from compress_env.surgery.trace import trace
 
 
@@ -122,3 +123,30 @@ def test_so_does_a_normalisation(kind, shrinks):
     with torch.no_grad():
         assert torch.equal(build_student(teacher, graph, Plan())(x), teacher(x))
         assert np.isfinite(build_student(teacher, graph, graph.canonical(frozenset(), graph.floor))(x).numpy()).all()
+
+
+@pytest.mark.parametrize("kind, fitted", [(Same, False), (Standardised, False), (Logged, True)])
+def test_a_refit_changes_the_weights_of_those_layers_alone_that_compute_with_them_as_they_are(kind, fitted):
+    teacher, x = network(kind, stride=2)
+    graph = trace(teacher, x[:2])
+    refit = Refit(build_student(teacher, graph, Plan()), graph, x)
+    assert set(refit.targets) == {"stem", "after", "fc"} | ({"own"} if fitted else set())
+    plan = Plan.of(widths={"stem": 4})
+    student, inherited = build_student(teacher, graph, plan), build_student(teacher, graph, plan)
+    refit(student, plan)
+    assert torch.equal(student.own.weight, inherited.own.weight) != fitted
+    with torch.no_grad():
+        before, after = ((s(x) - teacher(x)).square().mean() for s in (inherited, student))
+    assert after < before / 2
+
+
+def test_a_normalisation_with_an_activation_keeps_it_in_a_refit():
+    teacher, x = network(nn.Conv2d, Activated)
+    graph = trace(teacher, x[:2])
+    plan = Plan.of(widths={"stem": 4})
+    student, inherited = build_student(teacher, graph, plan), build_student(teacher, graph, plan)
+    Refit(build_student(teacher, graph, Plan()), graph, x)(student, plan)
+    with torch.no_grad():
+        read = student.own(F.relu(student.stem(x)))
+        torch.testing.assert_close(student.norm.running_mean, read.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+        assert (student(x) - teacher(x)).square().mean() < (inherited(x) - teacher(x)).square().mean() / 2

@@ -15,6 +15,7 @@ from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.problem import Problem
 from compress_env.spec import EvaluatorSettings, ProblemSpec
+from compress_env.surgery import refit
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
@@ -176,3 +177,57 @@ def test_weights_that_are_computed_from_others_are_folded(name):
         trace(teacher, example)
     assert check(folded, example).groups.keys() == {"0", "2"}
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+class Mixer(nn.Module):
+    """A block of MLP-Mixer: one network along the tokens, one along the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.norm, self.fc = nn.Conv2d(3, 12, 4, 4), nn.LayerNorm(12), nn.Linear(12, 3)
+        self.tokens = nn.Sequential(nn.Linear(16, 10), nn.GELU(), nn.Linear(10, 16))
+        self.channels = nn.Sequential(nn.Linear(12, 20), nn.GELU(), nn.Linear(20, 12))
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = x + self.tokens(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return self.fc((x + self.channels(x)).mean(1))
+
+
+class Folded(Mixer):
+    """The same with the channels on the axis of the batch."""
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2)
+        y = self.tokens(x.reshape(-1, 16)).reshape(x.shape)
+        x = (x + y).transpose(1, 2)
+        return self.fc((x + self.channels(x)).mean(1))
+
+
+@pytest.mark.parametrize("kind", [Mixer, Folded])
+def test_a_refit_takes_the_rows_of_the_channels_that_stay(kind, monkeypatch):
+    torch.manual_seed(0)
+    teacher, x = kind().eval(), torch.randn(40, 3, 16, 16)
+    graph = trace(teacher, x[:2])
+    plan = Plan.of(widths={"patch": 7, "tokens.0": 6})
+    students = []
+    for part, rows in ((40, 16), (15, 1000), (15, 16)):  # at once; in parts of which the last is smaller; so and every so many rows
+        monkeypatch.setattr(refit, "part_size", lambda *_, part=part: part)
+        monkeypatch.setattr(refit, "ROWS", rows)
+        students.append(build_student(teacher, graph, plan))
+        fit = refit.Refit(build_student(teacher, graph, Plan()), graph, x)
+        fit(students[-1], plan)
+    assert fit.strides["tokens.0"] == 1 + (480 // (16 * 16) > 1)
+    inherited = build_student(teacher, graph, plan)
+    with torch.no_grad():
+        before, *after = (float((s(x) - teacher(x)).square().mean()) for s in (inherited, *students))
+    assert max(after) < before / 2 and max(after) < 1.2 * min(after)
+    for name, value in students[0].named_parameters():
+        torch.testing.assert_close(value, students[1].get_parameter(name), rtol=1e-3, atol=1e-4)
+    kept, hidden = (np.flatnonzero(graph.groups[name].kept(n)) for name, n in (("patch", 7), ("tokens.0", 6)))
+    if kind is Mixer:  # what the first of its layers reads has changed; it gives nearly what the teacher's does for these channels
+        with torch.no_grad():
+            target = teacher.tokens[0](teacher.norm(teacher.patch(x).flatten(2).mT).mT)[:, kept][..., hidden]
+            read = inherited.norm(inherited.patch(x).flatten(2).mT).mT
+            worse, *better = (float((s.tokens.get_submodule("0")(read) - target).square().mean()) for s in (inherited, *students))
+        assert max(better) < 0.97 * worse

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from torch import fx, nn
 
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.ir import Member
 from compress_env.surgery.layout import PLAIN
 from compress_env.surgery.network import Network
 from compress_env.surgery.plan import Plan
@@ -79,6 +82,15 @@ def feature_indices(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.n
 
     Numbers grow where groups shrink. Where a group grows, the copies of a channel stand behind it.
     """
+    return _indices(graph, plan, {group.name: group.members for group in graph.groups.values()})
+
+
+def row_indices(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.ndarray]:
+    """The same for each axis `(layer, "1")` of what a layer reads and gives, other than that of its features."""
+    return _indices(graph, plan, {group.name: group.rows for group in graph.groups.values()})
+
+
+def _indices(graph: LayerGraph, plan: Plan, members: Mapping[str, Sequence[Member]]) -> dict[tuple[str, str], np.ndarray]:
     reduced = graph.view(frozenset(plan.removed))
     own = {g.name: g.copies(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
     copies: dict[tuple[str, str], np.ndarray] = {}
@@ -87,7 +99,7 @@ def feature_indices(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.n
         of_group, resized = _copies(group.name, reduced, own, graph)
         if (of_group == 1).all() and not resized:
             continue
-        for member in group.members:
+        for member in members[group.name]:
             key = (member.layer, member.side)
             if resized:
                 repeats = len(member.position) // group.size

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress_env.surgery.rules import differs, leave_alone, rule_of
+from compress_env.surgery.rules.base import first
+
+EXAMPLES = 2
+"""Inputs on which a layer is compared with what its rule says."""
+TOLERANCE = 1e-2
+"""Difference of outputs, as a share of the largest, up to which they are taken for rounding, in mixed precision."""
 
 
 def check_derived(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
@@ -32,3 +39,18 @@ def check_derived(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
     finally:
         for each in hooks:
             each.remove()
+
+
+@torch.no_grad()
+def fits(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> bool:
+    """Whether a layer has weights that a regression can find: what it gave is what its rule makes of these and of what it read.
+
+    Not so where a layer of a derived type pads in a way of its own, say, or standardises its weights.
+    """
+    rule = rule_of(module)
+    if rule.fitted(module) is None or not differs(module):
+        return rule.fitted(module) is not None
+    found = rule.formula(module, first(args, kwargs)[:EXAMPLES])
+    if found is None or not isinstance(output, Tensor) or found.shape != output[:EXAMPLES].shape:
+        return False
+    return bool((found - output[:EXAMPLES]).abs().max() <= TOLERANCE * output[:EXAMPLES].abs().max())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from torch import nn
@@ -26,6 +27,10 @@ class Grouping:
         for name, ids in flow.parameters.items():
             for d, numbers in flow.axes([ids]).items():
                 self.sides[name, str(d)] = numbers
+        self.rows: dict[tuple[str, str], np.ndarray] = {}
+        for name, every in flow.along.items():
+            for d, numbers in flow.axes(every).items():
+                self.rows[name, str(d)] = numbers if d else numbers[: len(numbers) // 2]  # of one of the two examples
         self.modules = modules
         self.of = np.full(len(self.ties.parent), -1)  # group of each number's root, -1 if it stays
         self.index = np.zeros(len(self.ties.parent), int)  # channel of its group
@@ -86,12 +91,7 @@ class Grouping:
 
     def groups(self, min_width: float, multiple: int) -> dict[str, Group]:
         """The groups with what they consist of; at least `min_width` of each stays, in multiples of `multiple` channels."""
-        members: dict[int, list[Member]] = {}
-        for (layer, side), numbers in self.sides.items():
-            groups, index = self.positions(numbers)
-            for g in np.unique(groups[groups >= 0]).tolist():
-                position = np.flatnonzero(groups == g)
-                members.setdefault(g, []).append(Member(layer, side, position, index[position]))
+        members, rows = self._members(self.sides), self._members(self.rows)
         result = {}
         for g, own in members.items():
             name = self.names[g]
@@ -100,8 +100,18 @@ class Grouping:
             step = multiple // math.gcd(multiple, len(produced.position) // size)
             floor = min(size, math.ceil(max(1, round(min_width * size)) / step) * step)
             importance = constant(channel_scores(self.modules, own, size))
-            result[name] = Group(name, size, tuple(own), importance, floor, step)
+            result[name] = Group(name, size, tuple(own), importance, floor, step, tuple(rows.get(g, ())))
         return {name: result[name] for name in self.names}
+
+    def _members(self, sides: Mapping[tuple[str, str], np.ndarray]) -> dict[int, list[Member]]:
+        """By group, the features of sides that follow it."""
+        members: dict[int, list[Member]] = {}
+        for (layer, side), numbers in sides.items():
+            groups, index = self.positions(numbers)
+            for g in np.unique(groups[groups >= 0]).tolist():
+                position = np.flatnonzero(groups == g)
+                members.setdefault(g, []).append(Member(layer, side, position, index[position]))
+        return members
 
     def left_alone(self) -> dict[str, str]:
         """Layers that cannot be shrunk at all, with the reason."""

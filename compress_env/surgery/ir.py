@@ -61,7 +61,8 @@ class Group:
 
     name: the first layer that produces them. size: channels in the teacher; where only whole heads or whole groups of a
     convolution can go, their number. importance: a score for each channel, the least important ones go first.
-    floor: the fewest channels that may stay. step: widths are multiples of it, or `size`.
+    floor: the fewest channels that may stay. step: widths are multiples of it, or `size`. rows: axes of what a layer reads and gives,
+    other than that of its features, which run over the group; their sides are named "0", "1" and so on.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Group:
     importance: np.ndarray
     floor: int = 1
     step: int = 1
+    rows: tuple[Member, ...] = ()
 
     @property
     def layer(self) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from compress_env.surgery.build import feature_indices, repairs
+from compress_env.surgery.build import feature_indices, repairs, row_indices
+from compress_env.surgery.derived import fits
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.layerwise import Arguments, Layerwise, part_size
 from compress_env.surgery.plan import Plan
@@ -39,6 +41,7 @@ class Refit:
         with torch.no_grad(), self.precision():
             recorder.run(self.parts)
         self.targets, self.positions, self.strides = recorder.targets, recorder.positions, recorder.strides
+        self.shapes = recorder.shapes
 
     def precision(self) -> AbstractContextManager[Any]:
         """The precision of activations."""
@@ -59,6 +62,7 @@ class _Recorder(Layerwise):
         self.targets: dict[str, Tensor] = {}
         self.positions: dict[str, Positions] = {}
         self.strides: dict[str, int] = {}
+        self.shapes: dict[str, list[tuple[int, ...]]] = {}
 
     def run_node(self, node: fx.Node) -> None:
         module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -68,9 +72,13 @@ class _Recorder(Layerwise):
             return
         rule = rule_of(module)
         name, wanted = str(node.target), ROWS * fitted.weight[0].numel()
-        read = sum(len(first(*given)) for given in self.arguments(node))
+        given = self.arguments(node)
+        read = sum(len(first(*each)) for each in given)
         super().run_node(node)
         outputs = [run.env[node] for run in self.runs]
+        if not fits(module, *given[0], outputs[0]):
+            return
+        self.shapes[name] = [tuple(output.shape) for output in outputs if isinstance(output, Tensor)]
         positions = self.positions[name] = rule.positions(module, name, outputs[0], math.ceil(wanted / read))
         written = [rule.written(module, output, positions) for output in outputs]
         self.strides[name] = max(1, sum(map(len, written)) // wanted)
@@ -87,9 +95,13 @@ class _Refit(Layerwise):
         reduced = graph.view(frozenset(plan.removed))
         indices = feature_indices(graph, plan)
         self.outputs = {layer: torch.from_numpy(index) for (layer, side), index in indices.items() if side == "out"}
-        self.altered = {layer for layer, side in indices if side != "out" and not side.isdigit()} | {
-            layer for _, layer in repairs(graph, reduced)
+        layers = dict(student.named_modules())
+        self.altered = {layer for _, layer in repairs(graph, reduced)} | {
+            layer for layer, side in indices if not side.isdigit() and (side != "out" or rule_of(layers.get(layer)).mixes)
         }
+        self.rows: dict[str, dict[int, np.ndarray]] = {}
+        for (layer, axis), index in row_indices(graph, plan).items():
+            self.rows.setdefault(layer, {})[int(axis)] = index
         self.rewired = {op.name for op in reduced.ops if op.inputs != graph.ops[op.name].inputs}
         self.tied = {layer for readers in graph.shared.values() for layer, _ in readers}  # one cannot be fitted alone
         self.changed: set[fx.Node] = set()
@@ -118,9 +130,32 @@ class _Refit(Layerwise):
         fitted: Any = rule.fitted(module)
         assert fitted is not None
         read = [rule.read(module, rule.reads[-1], *arguments, self.fit.positions[name]) for arguments in given]
-        x = _joined(read, self.fit.strides[name])
-        if len(x) == len(y):  # fewer, where channels that were lost run over another axis
+        stride = self.fit.strides[name]
+        if name in self.rows:
+            x, rows = self._matching(name, read, stride)
+            y = y[rows]
+        else:
+            x = _joined(read, stride)
+        if len(x) == len(y):  # not where a layer is called several times in several ways
             solve(fitted, x, y.float(), self.fit.ridge)
+
+    def _matching(self, name: str, read: Sequence[Tensor], stride: int) -> tuple[Tensor, Tensor]:
+        """Rows of what a layer reads, and the numbers of the targets that belong to them, where channels run over another axis."""
+        found, numbers, before = [], [], 0
+        stride = 1 if len(read) == 1 else stride
+        for part, shape in zip(read, self.fit.shapes[name]):
+            rows = np.arange(math.prod(shape[:-1])).reshape(shape[:-1])
+            for axis, index in self.rows[name].items():
+                size = self.fit.graph.features[name, str(axis)]
+                rows = rows.take((np.arange(0, shape[axis], size)[:, None] + index).ravel(), axis)  # several examples, on the first
+            here = torch.from_numpy(rows.ravel()).to(part.device)
+            if len(here) != len(part):
+                return part, here
+            taken = here % stride == 0
+            found.append(part[taken])
+            numbers.append(before + here[taken] // stride)
+            before += math.ceil(math.prod(shape[:-1]) / stride)
+        return torch.cat(found), torch.cat(numbers)
 
 
 class _Renormalised(Layerwise):

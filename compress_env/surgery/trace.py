@@ -134,6 +134,7 @@ def _graph(
         grouping = Grouping(flow, modules, every)
         groups = grouping.groups(min_width, channel_multiple)
         layers, ops, shapes = describe(nodes, modules, grouping, axes, flow, usage, within, shared)
+        shapes.update({key: len(numbers) for key, numbers in grouping.rows.items()})
         finder = Finder(nodes, output, layers, modules, grouping, axes)
         blocks = {
             name: block

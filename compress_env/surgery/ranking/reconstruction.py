@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from compress_env import cache
 from compress_env.errors import UserError
+from compress_env.surgery.derived import fits
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Group, Ranking
 from compress_env.surgery.layerwise import part_size
@@ -107,7 +108,7 @@ class _Sampler(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().call_module(target, args, kwargs)
         module = self.module.get_submodule(target)
-        for side in rule_of(module).reads if rule_of(module).fitted(module) is not None else ():
+        for side in rule_of(module).reads if fits(module, args, kwargs, result) else ():
             if (target, side) in self.readers:
                 weight = _weight(module, side)
                 self._sample(target, module, side, weight[:, :, 0].numel(), args, kwargs, result)

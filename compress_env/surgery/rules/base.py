@@ -47,6 +47,7 @@ class Rule:
         elementwise: Whether each number of its result comes from one number of its input.
         vanishes: Whether it goes with the layer in front of it, when that is removed from a chain.
         passes: Whether a layer behind it can be repaired when one in front of it is removed.
+        mixes: Whether its "out" side are channels that it reads, and what it gives for one depends on all.
     """
 
     leaf: bool = True
@@ -58,6 +59,7 @@ class Rule:
     elementwise: bool = False
     vanishes: bool = False
     passes: bool = False
+    mixes: bool = False
 
     # channels
 
@@ -162,6 +164,10 @@ class Rule:
 
         It reads the last side of `reads`, and its output is the layer's.
         """
+        return None
+
+    def formula(self, module: nn.Module, x: Tensor) -> Tensor | None:
+        """What the part that is fitted makes of an input, if that can be said; to compare a layer of a derived type with it."""
         return None
 
     def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:

@@ -112,6 +112,11 @@ class Linear(Dense):
         """The layer itself."""
         return module
 
+    def formula(self, module: nn.Module, x: Tensor) -> Tensor | None:
+        """A linear layer's."""
+        m: Any = module
+        return F.linear(x, m.weight, m.bias)
+
     def read(
         self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions
     ) -> Tensor:
@@ -192,6 +197,11 @@ class Convolution(Dense):
         """The layer itself, if it is a plain one of images."""
         plain = isinstance(module, nn.Conv2d) and module.groups == 1 and not isinstance(module.padding, str)
         return module if plain and module.padding_mode == "zeros" else None
+
+    def formula(self, module: nn.Module, x: Tensor) -> Tensor | None:
+        """A convolution's of images."""
+        m: Any = module
+        return F.conv2d(x, m.weight, m.bias, m.stride, m.padding, m.dilation)
 
     def positions(self, module: nn.Module, name: str, output: Tensor, count: int) -> Positions:
         """Random places of the output."""

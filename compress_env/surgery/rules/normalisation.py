@@ -16,7 +16,7 @@ from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.rules.base import Geometry, Rule, first
 from compress_env.surgery.rules.cutting import Indices
 from compress_env.surgery.rules.exchange import exchanged, order
-from compress_env.surgery.rules.registry import register_rule
+from compress_env.surgery.rules.registry import differs, register_rule
 
 
 class PerChannel(Rule):
@@ -94,7 +94,8 @@ class BatchNorm(InstanceNorm):
         """In training mode with momentum 1 that is a single pass over a batch that is whole."""
         m: Any = module
         counts = [x.numel() // x.shape[1] for x in parts]
-        if len(parts) == 1:
+        whole = differs(module)  # it does something else besides
+        if len(parts) == 1 and not whole:
             parts[0] = F.batch_norm(parts[0], m.running_mean, m.running_var, m.weight, m.bias, training=True, momentum=1.0, eps=m.eps)
             m.running_var.mul_((counts[0] - 1) / counts[0])  # it noted the unbiased variance
             return
@@ -108,7 +109,7 @@ class BatchNorm(InstanceNorm):
         m.running_mean.copy_(mean)
         m.running_var.copy_((share * (biased + (means - mean).square())).sum(0))
         for i, x in enumerate(parts):
-            parts[i] = F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps)
+            parts[i] = module(x) if whole else F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, eps=m.eps)
 
 
 @register_rule(nn.LayerNorm, nn.RMSNorm)
@@ -116,6 +117,7 @@ class LayerNorm(PerChannel):
     """Layer and root-mean-square normalisation of one axis."""
 
     owns_output = False
+    mixes = True
 
     def follow(self, flow: ChannelFlow, call: Call, module: nn.Module) -> Any:
         """Over several axes, channels cannot be told apart."""
@@ -141,6 +143,7 @@ class GroupNorm(PerChannel):
     """Group normalisation: whole groups go, or the same channels of each, whichever gives more choices."""
 
     owns_output = False
+    mixes = True
     size_name = "num_channels"
 
     def tie(self, flow: ChannelFlow, module: nn.Module, numbers: np.ndarray | None) -> None:
