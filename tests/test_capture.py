@@ -24,6 +24,7 @@ from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit
 from compress_env.surgery.trace import trace
 from compress_env.surgery.tracer import NotTraced
+from compress_env.surgery.writing import written
 
 IMAGE = (3, 8, 8)
 
@@ -136,6 +137,21 @@ class Recurrent(nn.Module):
             r, z = self.gates(torch.cat([frames[:, i], h], 1)).sigmoid().split(16, 1)
             h = (1 - z) * h + z * self.new(torch.cat([frames[:, i], r * h], 1)).tanh()
         return self.fc(self.c(h).mean((2, 3)))
+
+
+class Writes(Plain):
+    """Parts of a tensor are written to; its first layers are wrapped for several devices."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.shift = nn.DataParallel(self.a, device_ids=[]), nn.Conv2d(24, 24, 1)
+
+    def forward(self, x):
+        x = self.shift(self.features(x)).relu()
+        shifted, fold = torch.zeros_like(x), x.shape[1] // 4
+        shifted[:, :fold, :, :-1] = x[:, :fold, :, 1:]
+        shifted[:, fold:], shifted[..., 0] = x[:, fold:], 1
+        return self.fc(shifted.mean((2, 3)))
 
 
 class Cached(Plain):
@@ -252,7 +268,7 @@ class TiedInside(nn.Module):
 CAPTURED = {
     "lengths": (Lengths, IMAGE, 1, 2), "loops": (Loops, IMAGE, 1, 2), "made": (Made, IMAGE, 1, 2),
     "optional": (Optional, IMAGE, 1, 2), "hidden": (Hidden, (3, 32), 1, 2), "positions": (Positions, IMAGE, 1, 1),
-    "cached": (Cached, IMAGE, 1, 2), "remembers": (Remembers, (3, 3, 8, 8), 0, 2),
+    "writes": (Writes, IMAGE, 1, 1), "cached": (Cached, IMAGE, 1, 2), "remembers": (Remembers, (3, 3, 8, 8), 0, 2),
     "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1),
     "normalised": (Normalised, IMAGE, 1, 2), "cast": (Cast, IMAGE, 1, 2), "tied-convs": (TiedConvs, IMAGE, 2, 1),
     "tied-autoencoder": (TiedAutoencoder, IMAGE, 0, 1),
@@ -351,6 +367,17 @@ def test_what_is_traced_wrongly_is_followed_in_another_way_or_is_one_layer():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(checked(made(Sneaky), IMAGE).blocks) == 1
+
+
+@pytest.mark.parametrize("index", [0, -1, slice(1, 3), (..., 1), (0, slice(None, None, 2)), (slice(1, -1), 2, slice(2))])
+@pytest.mark.parametrize("value", [3, torch.tensor(4.0)])
+def test_writing_to_a_part_is_as_in_place(index, value):
+    x = torch.randn(3, 4, 5)
+    new = written(x, index, value)
+    x[index] = value
+    assert torch.equal(new, x)
+    assert torch.equal(written(x, x > 0, 1.0), torch.where(x > 0, 1.0, x))
+    assert written(x, torch.tensor([0]), 1.0) is None and written(x, x > 0, x) is None
 
 
 def test_errors_of_students_are_not_printed(capfd):

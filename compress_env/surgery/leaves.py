@@ -31,6 +31,11 @@ def is_leaf(module: nn.Module, name: str, opaque: set[str]) -> bool:
     return name in opaque or rule_of(module).leaf or _FX.is_leaf_module(module, name)
 
 
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module computes what the one in it does, on several devices."""
+    return type(module).__module__.startswith("torch.nn.parallel.")
+
+
 def input_names(model: nn.Module, count: int) -> list[str]:
     """The names that the network's `forward` gives to its first `count` arguments."""
     named = [

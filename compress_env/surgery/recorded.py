@@ -26,9 +26,10 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
-from compress_env.surgery.leaves import Capture, input_names, is_leaf
+from compress_env.surgery.leaves import Capture, input_names, is_leaf, is_wrapper
 from compress_env.surgery.measure import shared_copy
 from compress_env.surgery.network import Network
+from compress_env.surgery.writing import written
 
 REFLECTED = {
     "__radd__": operator.add, "__rsub__": operator.sub, "__rmul__": operator.mul, "__rdiv__": operator.truediv,
@@ -109,6 +110,8 @@ class _Recorder(TorchFunctionMode):
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             name = self.names.get(module)
+            if is_wrapper(module) and not self.inside:
+                return module.get_submodule("module")(*args, **kwargs)
             if name is None or self.inside:
                 return original(module, *args, **kwargs)
             self.path.append(name)
@@ -152,6 +155,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if self.inside:
             return func(*args, **kwargs)
+        if getattr(func, "__name__", "") == "__setitem__":
+            return self._write(*args)
         try:
             result = func(*args, **kwargs)
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -159,8 +164,6 @@ class _Recorder(TorchFunctionMode):
                 raise NotRecorded("it looks at the numbers in a tensor") from error
             with unset_fake_temporarily():  # it looks at a buffer of the network
                 return func(*args, **kwargs)
-        if getattr(func, "__name__", "") in ("__setitem__", "__delitem__"):
-            raise NotRecorded("it writes to a part of a tensor")
         if _tensors(result):
             try:
                 self._note(result, self._create(*_target(func, args), kwargs))
@@ -170,6 +173,15 @@ class _Recorder(TorchFunctionMode):
                 with unset_fake_temporarily():  # a constant, made from an array say
                     return func(*args, **kwargs)
         return result
+
+    def _write(self, x: Tensor, index: Any, value: Any) -> None:
+        """Write to a part of a tensor, which what comes later reads."""
+        with self:
+            new = written(x, index, value)
+        if new is None or id(x) in self.held:
+            raise NotRecorded("it writes to a part of a tensor in a way that is not followed")
+        x[index] = value
+        self._note(x, self._node(new))
 
     def _create(self, op: str, target: Any, args: Any, kwargs: Any) -> fx.Node:
         written = fx.node.map_aggregate((tuple(args), dict(kwargs)), self._argument)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from compress_env.surgery.leaves import Capture, input_names, is_leaf
+from compress_env.surgery.leaves import Capture, input_names, is_leaf, is_wrapper
 from compress_env.surgery.measure import shared_copy
 from compress_env.surgery.network import Network
 
@@ -43,6 +43,8 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, module: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if is_wrapper(module):
+            return module.get_submodule("module")(*args, **kwargs)
         name = self.path_of_module(module)
         self.path.append(name)
         result = super().call_module(module, forward, args, kwargs)

@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from compress_env.errors import UserError
 from compress_env.surgery.graph import WHOLE
-from compress_env.surgery.leaves import Capture, input_names
+from compress_env.surgery.leaves import Capture, input_names, is_leaf
 from compress_env.surgery.measure import shared_copy
 from compress_env.surgery.network import Network
+from compress_env.surgery.paths import enclosing
 from compress_env.surgery.recorded import recorded
 from compress_env.surgery.symbolic import symbolic
 
@@ -55,7 +56,7 @@ def trace_modules(
                 return capture.traced, opaque
             except Exception as found:  # noqa: BLE001 - what a network raises on symbols is up to its author
                 error = found
-        while path and path[-1] in opaque:
+        while path and is_leaf(model.get_submodule(path[-1]), path[-1], opaque):
             path.pop()
         warn_not_traced(model, error, path[-1:])
         if not path:
@@ -126,7 +127,7 @@ def _different_module(model: nn.Module, capture: Capture, inputs: tuple[Tensor, 
     values.run(*_clones(inputs))
     for (name, node), (called, value) in zip(capture.ends, returned):
         if name != called or not _equal(values.found.get(node), value):
-            return [name]
+            return [*reversed(enclosing(name)), name]
     return []
 
 
