@@ -17,7 +17,7 @@ from compress_env.contexts import one_thread
 from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name
 from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import predict
-from compress_env.errors import EveryStudentFailed, InvalidPlan, UserError
+from compress_env.errors import DoubtfulTeacher, EveryStudentFailed, InvalidPlan, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
 from compress_env.export import export_all, load_student, save_student, state_bytes
@@ -40,6 +40,7 @@ from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import load_task
+from compress_env.tasks.doubts import trained_on
 from compress_env.walk.rows import network_rows
 
 T = TypeVar("T")
@@ -337,6 +338,9 @@ def _distilled(
     with one_thread(), channels_last(teacher):
         answers = predict(teacher, data, data.test, judge.at_once)
     teacher_test = problem.task.metrics(answers, data.test.labels)[problem.task.metric]
+    counts = len(data.validation), len(data.test)
+    if doubt := trained_on(problem.task, finalist.evaluation.teacher_metric, teacher_test, *counts):
+        warnings.warn(DoubtfulTeacher(f"the teacher {problem.teacher.name!r} has {doubt}"), stacklevel=3)
     teacher_usage, usage = problem.cost_model.compare(student, plan)
     result = Result(
         metric=problem.task.metric,

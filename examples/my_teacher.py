@@ -1,7 +1,7 @@
-"""A network of one's own: a class in one's own file, a checkpoint, a folder of images; compressed and exported.
+"""A network of one's own as it comes: ReLUs in place, a trainer's checkpoint, photos of several sizes; compressed and exported.
 
-You will see teacher and student, within 40 % of its parameters and half its MACs, and files that need no code of ours. `compress-env
-search --teacher my_teacher.py:SmallVGG --weights teacher.pt --data imagefolder:photos --budget params=40%` does the same. CPU, 20 s.
+You will see teacher and student, within 40 % of its parameters and half its MACs. `compress-env search --teacher my_teacher.py:Net
+--weights last.pt --data imagefolder:photos --image-size 8 --budget params=40%` does the same. CPU, 20 s.
 """
 
 import tempfile
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional as F
 
 import compress_env
 from compress_env.data import load_data
@@ -18,40 +19,39 @@ from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import fit
 
 
-class SmallVGG(nn.Sequential):
-    """Five convolutions and two linear layers; any network that `torch.fx` can trace will do."""
+class Net(nn.Module):
+    """Three convolutions, two of them with a shortcut around them, written as in many a tutorial."""
 
     def __init__(self):
-        layers = []
-        for a, b in ((3, 16), (16, 16), (16, 32), (32, 32), (32, 32)):
-            layers += [nn.Conv2d(a, b, 3, 2 if a < b else 1, 1), nn.BatchNorm2d(b), nn.ReLU()]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 32, 3, 2, 1), nn.BatchNorm2d(32)
+        self.conv2, self.bn2 = nn.Conv2d(32, 32, 3, 1, 1), nn.BatchNorm2d(32)
+        self.conv3, self.bn3 = nn.Conv2d(32, 32, 3, 1, 1), nn.BatchNorm2d(32)
+        self.head = nn.Linear(32, 10)
 
-
-def make_folder(root: Path):
-    """`train/CLASS/*.png` and `test/CLASS/*.png`, which users have already; here of handwritten digits."""
-    for i, (image, label) in enumerate(zip(*load_digits(return_X_y=True))):
-        place = root / ("test" if i % 4 == 0 else "train") / f"digit-{label}" / f"{i}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((image.reshape(8, 8) * 255 / 16).astype("uint8")).save(place)
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(x)), inplace=True)))
+        out += x
+        return self.head(F.relu(out, inplace=True).mean((2, 3)))
 
 
 def main(folder: Path):
     torch.set_num_threads(1)
-    recipe, generator = Recipe(epochs=8, batch_size=64, augment=False), torch.manual_seed(0)
-    make_folder(folder / "photos")
-    photos, teacher = f"imagefolder:{folder / 'photos'}", SmallVGG()
-    fit(teacher, load_data(photos), recipe, lambda logits, labels, *_: nn.functional.cross_entropy(logits, labels), generator)
-    torch.save(teacher.state_dict(), folder / "teacher.pt")
-    settings = {"weights": folder / "teacher.pt", "evaluator": {"calibration_images": 128}, "finetune_epochs": 8}
-    budget, out = {"params": "40%", "macs": 0.5}, folder / "run"
-    found = compress_env.compress(f"{__file__}:SmallVGG", photos, budget, "random", 20, out=out, progress=False, **settings)
-    teacher, student = found.result.teacher, found.result.student
-    for name, used in student.usage.items():
-        print(f"{name:14} teacher {teacher.usage[name]:>12,.1f} student {used:>12,.1f}")
-    print(f"{'test accuracy':14} teacher {teacher.metric_test:12.2%} student {student.metric_test:12.2%}")
-    for name, difference in found.result.exports.items():
-        print(f"{name:14} {(found.folder / name).stat().st_size:,} bytes, within {difference:.0e} of PyTorch's outputs")
+    for i, (image, label) in enumerate(zip(*load_digits(return_X_y=True))):  # photos, which users have already
+        place = folder / "photos" / ("test" if i % 4 == 0 else "train") / f"digit-{label}" / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image.reshape(8, 8) * 255 / 16).astype("uint8")).resize((8 + i % 5, 8 + i % 3)).save(place)
+    photos, recipe = f"imagefolder:{folder / 'photos'}", Recipe(epochs=8, batch_size=64, augment=False)
+    generator, net = torch.manual_seed(0), Net()
+    fit(net, load_data(photos, image_size=8), recipe, lambda logits, y, *_: F.cross_entropy(logits, y), generator)
+    torch.save({"epoch": 8, "state_dict": {f"module.{name}": value for name, value in net.state_dict().items()}}, folder / "last.pt")
+    settings = {"weights": folder / "last.pt", "image_size": 8, "finetune_epochs": 8, "out": folder / "run", "progress": False}
+    found = compress_env.compress(f"{__file__}:Net", photos, {"params": "40%", "macs": 0.5}, "random", 20, **settings)
+    for name, used in found.result.student.usage.items():
+        print(f"{name:14} teacher {found.result.teacher.usage[name]:>12,.1f} student {used:>12,.1f}")
+    before, after = found.result.teacher.metric_test, found.result.student.metric_test
+    print(f"test accuracy  teacher {before:12.2%} student {after:12.2%}, {', '.join(found.result.exports)} are in the run folder")
 
 
 if __name__ == "__main__":

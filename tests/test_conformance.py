@@ -126,7 +126,7 @@ def test_parts_of_the_examples_conform():
     testing.check_reward(example("my_reward", "itemised"))
     testing.check_loss(load_attribute(example("my_loss", "reverse_kl"), "loss"))
     testing.check_task(example("my_task", "Regression"), torch.randn(16, 2), torch.randn(16, 2))
-    testing.check_teacher(example("my_teacher", "SmallVGG"), torch.randn(2, 3, 8, 8))
+    testing.check_teacher(example("my_teacher", "Net"), torch.randn(2, 3, 8, 8))
     layer, rule = (load_attribute(example("my_layer", name), "layer") for name in ("GatedLinear", "GatedLinearRule"))
     register_rule(layer)(rule)
     testing.check_rule(layer(8, 6).eval(), TOKENS)

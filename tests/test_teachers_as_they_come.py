@@ -25,6 +25,7 @@ from compress_env.problem import Measured, Problem
 from compress_env.report.inspect import inspect
 from compress_env.spec import ProblemSpec
 from compress_env.tasks.classification import Classification
+from compress_env.tasks.doubts import trained_on
 
 SHAPE = (3, 8, 8)
 
@@ -322,7 +323,8 @@ def test_another_order_of_classes_is_found():
     assert "would have 100% if the classes were in another order (label 2 is its output 4, 3 is its output 5" in text
 
 
-def test_a_teacher_that_is_never_right_is_searched_to_the_end_and_shown(tmp_path, capsys):
+def test_a_teacher_that_is_never_right_is_searched_to_the_end_and_shown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("compress_env.api.export_all", lambda *_, **__: {})
     never = Knows([1, 0, 2])
     data = tuple(TensorDataset((1 - x).clamp(0), y) for x, y in (numbers(600, 2).tensors, numbers(60, 2).tensors))
     never.head.bias.data[2] = 1e6  # a class that no label has
@@ -377,3 +379,26 @@ def test_no_fine_tuning_leaves_the_student_as_it_was_judged(tmp_path):
     assert found.report().is_file() and not (tmp_path / "a" / "result.json").exists()
     with pytest.raises(UserError, match=r"not distilled \(finetune_epochs=0\); compress-env finetune --out .*a does that"):
         found.result  # noqa: B018
+
+
+# A teacher that knows what students are judged on
+
+
+@pytest.mark.parametrize("validation, test, tests, known", [
+    (1.0, 0.85, 400, True), (0.9, 0.85, 400, False), (1.0, 1.0, 400, False), (0.8, 0.9, 400, False), (1.0, 0.85, 10, False),
+])  # fmt: skip
+def test_a_teacher_that_knows_its_validation_examples_is_told_by_the_interval(validation, test, tests, known):
+    found = trained_on(Classification(), validation, test, 100, tests)
+    assert bool(found) == known
+
+
+def test_a_search_warns_of_a_teacher_that_was_trained_on_what_becomes_validation(tmp_path, monkeypatch):
+    monkeypatch.setattr("compress_env.api.export_all", lambda *_, **__: {})
+    x, y = numbers(600, 2).tensors
+    test = TensorDataset(*(t.clone() for t in (x[:300], y[:300])))
+    test.tensors[0][:100] = 1 - test.tensors[0][:100]  # a third is wrong on test
+    with pytest.warns(DoubtfulTeacher, match=r"'Knows' has accuracy 100.0% on 60 validation examples, but 66.7% on 300 test examples"):
+        compress_env.compress(
+            Knows([0, 1]).eval(), (TensorDataset(x, y), test), {"macs": 0.9}, "random", 1, out=tmp_path / "a", finetune_epochs=1,
+            progress=False,
+        )  # fmt: skip

@@ -1,10 +1,11 @@
-"""Is a teacher any good on these data? What its outputs tell before any work is done: `doubts`."""
+"""Do a teacher and its data belong together? What its outputs tell before any work is done, `doubts`, and after, `trained_on`."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import fisher_exact
 from torch import Tensor
 
 from compress_env.tasks import Task
@@ -13,6 +14,8 @@ SHUFFLES = 16
 """Orders of the labels that chance is measured with."""
 DEVIATIONS = 3.0
 """A metric is clearly better than chance if it is so many standard deviations above what shuffled labels give."""
+SURE = 0.001
+"""Probability by chance (Fisher's exact test) up to which a teacher is taken to know its validation examples."""
 BETTER = 0.2
 """A teacher's classes are taken to be in another order if its accuracy is better by at least this in that, and twice as good."""
 CHECK = "Check its weights (--weights), the order of its outputs, and the mean and deviation of its inputs (--mean, --std)"
@@ -40,6 +43,26 @@ def doubts(task: Task, outputs: Tensor, labels: Tensor) -> str:
     if found > np.mean(chance) + DEVIATIONS * np.std(chance):
         return ""
     return f"which is not clearly better than chance ({np.mean(chance):.1%})"
+
+
+def trained_on(task: Task, validation: float, test: float, validations: int, tests: int) -> str:
+    """The reason to think that a teacher was trained on the validation examples, or "": it is better on them than chance explains.
+
+    Args:
+        task: Names the metric, a share of the examples.
+        validation: The teacher's metric on validation examples.
+        test: The same on test examples.
+        validations: How many validation examples there are.
+        tests: How many test examples.
+    """
+    right = [(round(metric * count), count) for metric, count in ((validation, validations), (test, tests))]
+    table = [[min(max(each, 0), count), count - min(max(each, 0), count)] for each, count in right]
+    if fisher_exact(table, alternative="greater").pvalue > SURE:
+        return ""
+    return (
+        f"{task.metric} {validation:.1%} on {validations} validation examples, but {test:.1%} on {tests} test examples. Check whether "
+        "it was trained on the first: students are chosen on what it knows then"
+    )
 
 
 def _other_order(outputs: Tensor, labels: Tensor) -> str:
