@@ -34,10 +34,11 @@ def atomic(path: str | Path) -> Iterator[Path]:
         A path beside it, with the same suffix, to write to; it takes the place of `path` if the block succeeds, and is deleted if not.
 
     Raises:
-        UserError: The folder is missing or cannot be written, or the disk is full.
+        UserError: The folder is missing or cannot be written, the disk is full, or something else than a file is there.
     """
     path = Path(path)
     _check_folder(path)
+    _check_file(path)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         with writing(path):
@@ -226,6 +227,13 @@ def _runs(process: int) -> bool:
     except (OSError, OverflowError):
         pass  # somebody else's
     return True
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a device, a pipe or a folder in the place of a file, and the folders of the system's own: it would be replaced."""
+    parent = path.parent.resolve()
+    if (path.exists() and not path.is_file()) or (parent.is_relative_to("/dev") and not parent.is_relative_to("/dev/shm")):
+        raise CannotWrite(f"cannot write {path}: there is no ordinary file in this place; choose another one")
 
 
 def _check_folder(path: Path) -> None:

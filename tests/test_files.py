@@ -68,6 +68,19 @@ def test_rows_are_not_written_through_a_link(tmp_path, precious, write):
     assert precious.read_text() == '{"x": 1}\n{"torn'
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "link", "folder"):
+        with pytest.raises(UserError, match="there is no ordinary file in this place"), atomic(tmp_path / name) as part:
+            part.write_text("x")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "link").is_symlink()
+    for name in ("/dev/compress_env_test", "/dev/../dev/compress_env_test"):  # not even a new one, which the owner of the system could
+        with pytest.raises(UserError, match="there is no ordinary file"), atomic(name):
+            pytest.fail("it was about to be written")
+
+
 def test_a_lock_is_not_taken_through_a_link(tmp_path, precious):
     (tmp_path / "run" / ".lock").symlink_to(precious)
     with pytest.raises(UserError, match="is a link"), alone_in(tmp_path / "run"):
