@@ -50,6 +50,14 @@ def setting(default: Any, help: str, *, factory: Any = None, **cli: Any) -> Any:
 class Settings:
     """What the dataclasses here share: construction by name, and JSON."""
 
+    def check_finite(self) -> None:
+        """Raises UserError for a number that is infinite, or none."""
+        for f in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, f.name)
+            parts = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+                raise UserError(f"{f.name} has to be finite, got {value!r}")
+
     @classmethod
     def of(cls: type[S], **given: Any) -> S:
         """Made of keywords. Raises UserError that suggests the nearest name for one that is not known."""
@@ -129,6 +137,7 @@ class ProblemSpec(Settings):
     latency_threads: int = setting(1, "CPU threads of a pass, where latency is measured.", low=1)
 
     def __post_init__(self) -> None:
+        self.check_finite()
         for name in ("mean", "std", "input_shape", "protect", "removable", "shrinkable", "resources"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -191,6 +200,7 @@ class EvaluatorSettings(Settings):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
+        self.check_finite()
         for name in ("calibration_images", "batch_size", "lr", "temperature"):
             if getattr(self, name) <= 0:
                 raise UserError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
@@ -232,6 +242,7 @@ class EnvironmentSpec(Settings):
     )
 
     def __post_init__(self) -> None:
+        self.check_finite()
         if self.constraint not in ("hard", "soft"):
             raise UserError(unknown("constraint", self.constraint, ["hard", "soft"]))
         timeout = self.timeout
@@ -287,6 +298,7 @@ class SearchSpec(Settings):
     seed: int = setting(0, "Of everything random.", low=0, high=SEEDS - 1)
 
     def __post_init__(self) -> None:
+        self.check_finite()
         if self.evaluations < 1:
             raise UserError(f"evaluations must be at least 1, got {self.evaluations}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
@@ -304,6 +316,7 @@ class FinetuneSpec(Settings):
     loss: Any = setting(None, "Of the task's losses, or module:function; the task's own choice if absent.", text=True)
 
     def __post_init__(self) -> None:
+        self.check_finite()
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if not (value is None and name != "epochs") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):

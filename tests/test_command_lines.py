@@ -36,11 +36,12 @@ def run(tmp_path_factory):
     ("search --device meta", "the device 'meta' cannot be used"),
     ("search --seed -1", "-1 is not in the range"),
     ("search --seed 99999999999999999999", "is not in the range"),
-    ("bench run --scenario planted --agent random", "cannot use /proc/no"),
-    ("bench policy --evaluations 0", "cannot use /proc/no"),
+    ("bench run --scenario planted --agent random", "/no"),
+    ("bench policy --evaluations 0", "/no"),
 ])  # fmt: skip
 def test_a_value_that_cannot_be_used_is_named(tmp_path, arguments, told):
-    out = [] if arguments.startswith("inspect") else ["--out", "/proc/no" if "bench" in arguments else tmp_path / "a"]
+    (tmp_path / "file").write_text("")
+    out = [] if arguments.startswith("inspect") else ["--out", tmp_path / ("file/no" if "bench" in arguments else "a")]
     assert told in refused(*arguments.split(), *out)
     assert not (tmp_path / "a" / "trials.jsonl").exists()
 

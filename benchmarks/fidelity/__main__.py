@@ -19,7 +19,7 @@ from compress_env.spec import SEEDS, ProblemSpec
               help="Random plans at a share of the MACs. May be repeated; 0.5:40 and 0.25:40 if absent, "
               "or those of the file of truths.")  # fmt: skip
 @click.option("--passes", type=click.IntRange(1), help="Passes over the training images to distil a plan; 1 if absent.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak rate; that of full distillation if absent.")
+@click.option("--lr", type=options.Finite(0, min_open=True), help="Peak rate; that of full distillation if absent.")
 @click.option("--seed", type=click.IntRange(0, SEEDS - 1), help="Of the plans and of the training; 0 if absent.")
 @click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 @click.option("--truths", type=options.Place(path_type=Path, dir_okay=False), metavar="FILE.jsonl",

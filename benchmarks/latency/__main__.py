@@ -16,7 +16,7 @@ from compress_env.spec import RUNTIMES, ProblemSpec
 @click.option("--teacher", "teachers", multiple=True, help="Name, module:factory or file.py:factory. May be repeated.")
 @click.option("--runtime", "runtimes", multiple=True, type=click.Choice(list(RUNTIMES)), default=("eager", "onnxruntime"),
               show_default=True, help="May be repeated.")  # fmt: skip
-@click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True), default=(0.75, 0.5, 0.35),
+@click.option("--budget", "budgets", multiple=True, type=options.Finite(0, 1, min_open=True), default=(0.75, 0.5, 0.35),
               show_default=True, help="Share of the teacher's latency. May be repeated.")  # fmt: skip
 @click.option(
     "--random-policies", type=click.IntRange(0), default=1, show_default=True, help="Beside the uniform policy."

@@ -17,7 +17,7 @@ from compress_env.spec import ProblemSpec, SearchSpec
 @click.option("--plans", multiple=True, metavar="SHARE:PLANS", default=("0.5:3", "0.25:3"), show_default=True,
               help="Random plans at a share of the MACs. May be repeated.")  # fmt: skip
 @click.option("--loss", "losses", multiple=True, help="Names of losses; all if absent. May be repeated.")
-@click.option("--lr", "rates", multiple=True, type=click.FloatRange(0, min_open=True), default=(0.02, 0.05),
+@click.option("--lr", "rates", multiple=True, type=options.Finite(0, min_open=True), default=(0.02, 0.05),
               show_default=True, help="Peak rates; each loss is judged at its best one. May be repeated.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), default=150, show_default=True, help="Batches that each student sees.")
 @options.of(SearchSpec, "seed")

@@ -39,7 +39,7 @@ def _show(context: click.Context, _parameter: click.Parameter, value: Path | Non
 @click.option("--run", "runs", multiple=True, type=options.Place(path_type=Path, file_okay=False), metavar="DIR",
               help="Folder of a search whose best student takes part. May be repeated.")  # fmt: skip
 @click.option("--finetune-epochs", type=click.IntRange(1), default=30, show_default=True)
-@click.option("--lr", type=click.FloatRange(0, min_open=True),
+@click.option("--lr", type=options.Finite(0, min_open=True),
               help="Peak rate; that of full distillation if absent, which is low for few epochs.")  # fmt: skip
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
 @click.option("--show", type=options.Place(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,

@@ -15,7 +15,7 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 @click.command(cls=Command)
 @options.of(ProblemSpec, "teacher", "weights", "data")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, help="For each measurement."
+    "--seconds", type=options.Finite(0, min_open=True), default=5.0, show_default=True, help="For each measurement."
 )
 @options.of(SearchSpec, "agent", "evaluations", "seed", evaluations=300)
 @click.option(

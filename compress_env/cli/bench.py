@@ -95,7 +95,7 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
 @bench.command("policy", short_help="Uniform students, allocations, saved policies and searches at ten budgets.")
 @click.argument("files", type=options.Place(), nargs=-1, metavar="[POLICY.onnx...]")
 @options.of(ProblemSpec, "teacher", "weights", "data")
-@click.option("--budget", "budgets", multiple=True, type=click.FloatRange(0, 1, min_open=True),
+@click.option("--budget", "budgets", multiple=True, type=options.Finite(0, 1, min_open=True),
               help="Share of the MACs; ten from 0.2 to 0.8 if absent. May be repeated.")  # fmt: skip
 @click.option("--agent", default="model", show_default=True, help="Of the searches.")
 @click.option(

@@ -34,6 +34,10 @@ def _plainly() -> Iterator[None]:
             yield
     except UserError as error:
         raise _Failure(" ".join(str(error).split())) from error
+    except click.UsageError as error:
+        if "\n" not in error.format_message():
+            raise
+        raise click.UsageError(" ".join(error.format_message().split()), error.ctx) from error  # what was typed held line breaks
     except OSError as error:
         if error.errno == errno.EPIPE:  # of whoever reads what is printed; click knows what to do
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields
@@ -64,10 +65,24 @@ class Numbers(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The tuple. Fails for anything but numbers."""
         try:
-            return tuple(self.number(part) for part in value.split(",")) if isinstance(value, str) else value
-        except ValueError:
+            found = tuple(self.number(part) for part in value.split(",")) if isinstance(value, str) else value
+            if all(map(math.isfinite, found)):
+                return found
+            raise ValueError
+        except (ValueError, OverflowError):
             kind = "whole numbers" if self.number is int else "numbers"
             self.fail(f"{value!r} is not {kind} with commas between them", param, ctx)
+
+
+class Finite(click.FloatRange):
+    """A number, which infinity and what is no number are not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return found
 
 
 class Place(click.Path):
@@ -170,7 +185,7 @@ def _kind(hint: Any, meta: Mapping[str, Any], none: bool = False) -> click.Param
     elif kind is int:
         found = click.IntRange(meta.get("low"), meta.get("high")) if "low" in meta or "high" in meta else click.INT
     elif kind is float:
-        found = click.FloatRange(meta.get("low"), meta.get("high")) if "low" in meta or "high" in meta else click.FLOAT
+        found = Finite(meta.get("low"), meta.get("high"))
     elif kind is bool:
         found = click.BOOL
     else:

@@ -53,9 +53,24 @@ def load_data(
     if image_size is not None:
         raise UserError(f"image_size is for imagefolder:DIR; the data set {spec!r} has its own size")
     factory = DATASETS.get(spec)
-    takes = inspect.signature(factory).parameters
-    loaded = factory(normalization=normalization) if "normalization" in takes else factory()
+    loaded = _made(spec, factory, normalization)
     return load_data(loaded, normalization=normalization) if not isinstance(loaded, str) else load_data(loaded)
+
+
+def _made(spec: str, factory: Any, normalization: Normalization | None) -> Any:
+    """What a factory of the user's gives. Raises UserError if it is none, needs arguments, or fails."""
+    try:
+        takes = inspect.signature(factory)
+        arguments = {"normalization": normalization} if "normalization" in takes.parameters else {}
+        takes.bind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"data {spec!r} is no factory that can be called without arguments: {error}") from error
+    try:
+        return factory(**arguments)
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises
+        raise UserError(f"data {spec!r} failed: {type(error).__name__}: {error}") from error
 
 
 def _in_memory(dataset: Any, part: str) -> Split:

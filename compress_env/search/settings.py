@@ -28,7 +28,7 @@ def check_settings(agent: object, factory: Callable[..., Any], settings: Mapping
     """
     try:
         inspect.signature(factory).bind(None, 1, 0, **settings)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: a built-in that does not say what it takes
         raise UserError(f"the agent {agent!r} cannot be made with these settings: {error}") from error
     for name, kind in _hints(factory).items():
         if name in settings and not _fits(settings[name], kind):
