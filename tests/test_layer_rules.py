@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from compress_env.surgery.build import build_student
 from compress_env.surgery.plan import Plan
+from compress_env.surgery.refit import Refit
+from compress_env.surgery.rules import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.testing import check_rule, check_teacher
 
@@ -42,6 +44,40 @@ def test_transposed_convolutions_cost_what_is_computed_by_hand():
     assert torch.equal(student.get_submodule("1").weight, net[1].weight[kept[0]][:, kept[1]])
 
 
+SETTINGS = [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0), (3, 1, 2, 0), ((3, 2), (1, 3), (0, 1), (0, 2))]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_what_a_transposed_convolution_reads_times_its_weights_is_what_it_gives(settings):
+    kernel, stride, padding, more = settings
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 5, kernel, stride, padding, more, dilation=2 if stride == 1 else 1).eval()
+    x = torch.randn(3, 4, 5, 6)
+    rule, y = rule_of(layer), layer(x)
+    everywhere = list(np.ndindex(*y.shape[2:]))
+    weight = rule.weight(layer, "in").flatten(1)
+    found = F.linear(rule.read(layer, "in", (x,), {}, everywhere), weight, layer.bias)
+    torch.testing.assert_close(found, rule.written(layer, y, everywhere), rtol=1e-4, atol=1e-5)
+    assert torch.equal(rule.formula(layer, x), y)
+
+
+def test_a_refit_finds_the_weights_of_a_transposed_convolution():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(12, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(),
+        nn.Linear(4 * 36, 3),
+    ).eval()  # fmt: skip
+    x = torch.randn(64, 3, 8, 8)
+    graph, plan = trace(net, x[:2]), Plan.of(widths={"0": 7})
+    student, inherited = build_student(net, graph, plan), build_student(net, graph, plan)
+    Refit(build_student(net, graph, Plan()), graph, x)(student, plan)
+    with torch.no_grad():
+        chains = [nn.Sequential(*s.children())[:3] for s in (inherited, student)]
+        before, after = ((chain(x) - net[:3](x)).square().mean() for chain in chains)
+        assert after < before / 1.8
+        assert (student(x) - net(x)).square().mean() < (inherited(x) - net(x)).square().mean() / 2
+
+
 class Attention(nn.Module):
     """A gate of channels and one of places (CBAM), the latter from the largest and the mean channel at each."""
 
@@ -66,6 +102,7 @@ LARGEST = {
     "min": lambda x: -torch.min(-x, 1, True)[0],
     "median": lambda x: x.median(dim=1, keepdim=True)[0],
     "over places": lambda x: x.max(3)[0].max(2).values.amax(1)[:, None, None, None].expand(-1, 1, 8, 8),
+    "unpacked": lambda x: (lambda largest, _: largest)(*x.max(dim=1, keepdim=True)),
     "of two": lambda x: torch.max(x, -x).amax(1, keepdim=True),
 }
 

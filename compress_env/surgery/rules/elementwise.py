@@ -85,7 +85,7 @@ def follow_selection(flow: ChannelFlow, call: Call) -> Any:
         return follow_elementwise(flow, call) if len(call.inputs) > 1 else []
     where: Any = call.argument(1, "dim", -1)
     gone = axes_of(where, len(call.shape(x)))
-    if any(user.args[1:] not in ((0,), ("values",)) for user in node.users):
+    if any(user.users and user.args[1:] not in ((0,), ("values",)) for user in node.users):
         flow.fix([each for each in call.ids[x] if set(flow.ties.varying(each)) & gone], f"{node.name} tells which channel it chose")
     return tuple(_reduced(flow, call.ids[x], gone, part) for part in call.result)
 

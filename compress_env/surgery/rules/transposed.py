@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.rules.base import Geometry
+from compress_env.surgery.rules.base import Geometry, Positions, first
 from compress_env.surgery.rules.cutting import Indices, cut
 from compress_env.surgery.rules.dense import Convolution, by_groups
 from compress_env.surgery.rules.registry import register_rule
@@ -17,7 +21,7 @@ from compress_env.surgery.rules.registry import register_rule
 
 @register_rule(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 class TransposedConvolution(Convolution):
-    """In groups, they lose whole groups, or the same channels of every group, as other convolutions do; they are not refitted."""
+    """In groups, they lose whole groups, or the same channels of every group, as other convolutions do."""
 
     def geometry(self, module: nn.Module, channels: int) -> Geometry:
         """A kind of its own: no layer behind it takes its input in place of its output."""
@@ -67,6 +71,35 @@ class TransposedConvolution(Convolution):
         """They are not followed there."""
         return False
 
-    def fitted(self, module: nn.Module) -> nn.Module | None:
-        """They are not."""
-        return None
+    def fitted(self, module: nn.Module) -> Any:
+        """The weights laid out like those of other convolutions, if it is a plain one of images."""
+        m: Any = module
+        plain = isinstance(module, nn.ConvTranspose2d) and module.groups == 1
+        return SimpleNamespace(weight=m.weight.transpose(0, 1), bias=m.bias) if plain else None
+
+    def formula(self, module: nn.Module, x: Tensor) -> Tensor | None:
+        """A transposed convolution's of images."""
+        m: Any = module
+        return F.conv_transpose2d(x, m.weight, m.bias, m.stride, m.padding, m.output_padding, 1, m.dilation)
+
+    def weight(self, module: nn.Module, side: str) -> Tensor:
+        """The weights `(outputs, inputs, kernel)`."""
+        m: Any = module
+        return m.weight.transpose(0, 1).flatten(2)
+
+    def read(
+        self, module: nn.Module, side: str, args: Sequence[Any], kwargs: Mapping[str, Any], positions: Positions
+    ) -> Tensor:
+        """The inputs that each weight is multiplied with for an output, 0 where there are none."""
+        m: Any = module
+        x = first(args, kwargs)
+        patches = []
+        for place in positions or ():
+            patch = x.new_zeros(len(x), x.shape[1], *m.kernel_size)
+            for weight in np.ndindex(*m.kernel_size):
+                source = [place[d] + m.padding[d] - weight[d] * m.dilation[d] for d in range(2)]
+                row, column = (n // m.stride[d] for d, n in enumerate(source))
+                if not any(n % m.stride[d] for d, n in enumerate(source)) and 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+                    patch[:, :, weight[0], weight[1]] = x[:, :, row, column]
+            patches.append(patch.flatten(1))
+        return torch.cat(patches).float()
