@@ -187,6 +187,8 @@ def run_search(
     folder.begin(environment, search_spec, command)
     folder.write("problem.json", objective.problem.measured.to_json())
     folder.write("sensitivities.json", objective.sensitivities.to_json())
+    if sample := objective.problem.sample():
+        folder.write("sample.json", sample)
     found = search(
         objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options
     )
@@ -337,7 +339,7 @@ def _distilled(
     exports = export_all(student, data.calibration(8), folder.path, metadata=described, progress=progress)
     with one_thread(), channels_last(teacher):
         answers = predict(teacher, data, data.test, judge.at_once)
-    teacher_test = problem.task.metrics(answers, data.test.labels)[problem.task.metric]
+    teacher_test = problem.task.metrics(answers, data.test.labels if data.labelled else answers)[problem.task.metric]
     counts = len(data.validation), len(data.test)
     if doubt := trained_on(problem.task, finalist.evaluation.teacher_metric, teacher_test, *counts):
         warnings.warn(DoubtfulTeacher(f"the teacher {problem.teacher.name!r} has {doubt}"), stacklevel=3)

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from compress_env import cache
 from compress_env.contexts import one_thread
+from compress_env.data import Split
 from compress_env.distill.short import ShortDistillation
 from compress_env.distill.train import AT_ONCE, predict
 from compress_env.evaluation import Evaluation
@@ -24,6 +25,7 @@ from compress_env.surgery.layerwise import part_size
 from compress_env.surgery.layout import channels_last, memory_format
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.refit import Refit
+from compress_env.tasks import agreement
 
 
 class PlanEvaluator(Protocol):
@@ -76,7 +78,7 @@ class Evaluator(Memory):
         timeout: Seconds that an evaluation may take, 0 for no limit; a generous multiple of the first one's if None.
 
     Attributes:
-        validation: The images that students are judged on.
+        validation: The images that students are judged on, with the teacher's outputs for labels if they have none.
         teacher_outputs: The teacher's outputs `(images, ...)` on them.
         teacher_metrics: The task's metrics of these.
         at_once: How many images are run at once.
@@ -87,15 +89,17 @@ class Evaluator(Memory):
         self.patience = Patience(timeout)
         self.settings, self.task, data = settings, problem.task, problem.data
         loss = self.task.losses.get(settings.loss or self.task.loss)
-        self.validation = data.validation if every_image else data.validation_subset(settings.validation_images)
+        self.validation = data.validation.held() if every_image else data.validation_subset(settings.validation_images)
         teacher, device = problem.whole, problem.device
         self.bfloat16 = problem.bfloat16
         self.at_once = part_size(problem.graph, AT_ONCE, device)
         with one_thread(), channels_last(teacher):
-            key = cache.content_key(teacher, self.validation.inputs, data.normalization, self.bfloat16, device.type)
+            key = cache.content_key(teacher, self.validation.inputs[:], data.normalization, self.bfloat16, device.type)
             self.teacher_outputs = cache.tensors(
                 "logits", key, lambda: {"": predict(teacher, data, self.validation, self.at_once, self.bfloat16)}, self._outputs
             )
+            if not data.labelled:
+                self.validation = Split(self.validation.inputs, self.teacher_outputs)
             self.teacher_metrics = self.task.metrics(self.teacher_outputs, self.validation.labels)
             inputs = data.calibration(settings.calibration_images).to(device)
             inputs = inputs.contiguous(memory_format=memory_format(teacher, inputs))
@@ -103,6 +107,7 @@ class Evaluator(Memory):
             self._distil = settings.distill_steps and ShortDistillation(
                 teacher, data, inputs, self.at_once, steps=settings.distill_steps, batch_size=settings.batch_size, lr=settings.lr,
                 loss=loss, temperature=settings.temperature, bfloat16=self.bfloat16,
+                answers=None if data.labelled else agreement.answers(self.task),
             )  # fmt: skip
 
     def _outputs(self, found: Mapping[str, Tensor]) -> Tensor:

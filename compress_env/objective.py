@@ -117,7 +117,8 @@ class Objective:
         name, metric, images = problem.teacher.name, problem.task.metric, len(evaluator.validation)
         known = f"{metric} {metrics[metric]:.1%} on {images} validation examples"
         say(f"{name}: {known}", self._progress)
-        if doubt := doubts(problem.task, evaluator.teacher_outputs, evaluator.validation.labels):
+        labelled = problem.data.labelled
+        if labelled and (doubt := doubts(problem.task, evaluator.teacher_outputs, evaluator.validation.labels)):
             warnings.warn(DoubtfulTeacher(f"the teacher {name!r} has {known}, {doubt}. {CHECK}"), stacklevel=4)
         usage = dict(problem.cost_model.teacher)
         self.reward(Evaluation(metrics, 0.0, usage, metrics, usage), self._range(self._budget)[0])
@@ -154,6 +155,11 @@ class Objective:
             return 0
         return len(probes(self.problem))
 
+    @property
+    def _augmentation(self) -> str:
+        """How the images are changed that students are distilled on for a moment, if they are."""
+        return self.problem.data.augmented if self.spec.evaluator.distill_steps and self.problem.data.augmentation else ""
+
     def _sensitivities_key(self) -> str | None:
         """A name for everything that sensitivities depend on; None if they are not to be kept."""
         evaluator, problem = self.evaluator, self.problem
@@ -162,7 +168,7 @@ class Objective:
         plans = [plan.to_json() for plan in probes(problem)]
         return cache.content_key(
             problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), len(evaluator.validation),
-            problem.device.type, evaluator.bfloat16, *filter(None, [problem.task_code, self._loss_code]),
+            problem.device.type, evaluator.bfloat16, *filter(None, [problem.task_code, self._loss_code, self._augmentation]),
         )  # fmt: skip
 
     @property

@@ -20,7 +20,7 @@ Trust = bool | Collection[str]
 """Of code that a file names: True for all of it, or the places that the caller names, too."""
 NO_CODE = ("weights", "device", "protect", "removable", "shrinkable")
 """Settings in which a colon has another meaning."""
-READ = ("imagefolder:",)
+READ = ("imagefolder:", "images:", "hf:")
 """How data begins that is read and never run."""
 
 

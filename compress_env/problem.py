@@ -32,7 +32,7 @@ from compress_env.surgery.ir import Ranking
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import load_ranker, rank_channels
 from compress_env.surgery.signature import signature
-from compress_env.tasks import Task, load_task
+from compress_env.tasks import Task, agreement, load_task
 from compress_env.teachers import Teacher, load_teacher
 
 RANKING_IMAGES = 512
@@ -148,6 +148,7 @@ class Problem:
             UserError: If the teacher or the data cannot be used, or do not suit each other.
             NothingToDecide: If nothing can be removed or shrunk.
         """
+        task: Task
         task, needs_images = load_task(spec.task), load_ranker(spec.ranking).NEEDS_INPUTS
         teacher = load_teacher(spec.teacher, spec.weights, progress)
         data = None
@@ -155,6 +156,7 @@ class Problem:
             raise UserError(f"an input shape is for a problem without data, and the ranking {spec.ranking!r} looks at images")
         if measured is None and (needs_images or input_shape_of(spec, teacher) is None):
             data = data_of(spec, teacher, progress)
+            task = agreement.on(task, str(spec.task), data)
         return cls(spec, teacher, task, data, measured, progress)
 
     @property
@@ -162,6 +164,7 @@ class Problem:
         """The teacher's data; loaded when it is first asked for. Raises UserError if there is none."""
         if self._data is None:
             data = data_of(self.spec, self.teacher, self._progress)
+            self.task = agreement.on(self.task, str(self.spec.task), data)
             self.task.check(answers(self.whole, self.teacher.name, data.calibration(EXAMPLES)), data, self.teacher.name)
             self._data = data
         return self._data
@@ -174,6 +177,10 @@ class Problem:
     def example(self, count: int) -> Tensor:
         """Inputs `(count, ...)` on the CPU: training inputs if the data is loaded, else zeros."""
         return self._data.calibration(count) if self._data else self._inputs[:1].expand(count, *self.input_shape).clone()
+
+    def sample(self) -> dict[str, list[int]]:
+        """Which of the examples are looked at, if the data is loaded and does not fit into memory: `Data.sample`."""
+        return self._data.sample() if self._data else {}
 
     def _images(self) -> Tensor:
         return self.data.calibration(RANKING_IMAGES).to(self.device)
@@ -207,11 +214,11 @@ class Problem:
         It is made of the teacher's weights and graph, the scope and schedule, and the validation images, but not of the ranking, which
         has an `id` of its own.
         """
-        validation = self.data.validation
+        validation = self.data.validation_subset(None) if self.data.stored else self.data.validation
         task = type(self.task).__qualname__ + self.task_code
         parts = [cache.fingerprint(self.teacher.module), signature(self.graph), self.spec.schedule, task]
         digest = hashlib.sha256(repr([*parts, self.data.normalization]).encode())
-        for values in (validation.inputs, validation.labels):
+        for values in (validation.inputs[:], validation.labels):
             digest.update(values.contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 

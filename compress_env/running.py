@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env import devices
-from compress_env.data import Data, load_data
+from compress_env.data import Data, augmentation, load_data
 from compress_env.errors import UserError
 from compress_env.progress import announced
 from compress_env.resources import RESOURCES
@@ -146,11 +146,15 @@ def _runs(module: nn.Module, inputs: Tensor, bfloat16: bool = False) -> bool:
 def data_of(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
     """The data of a problem. Raises UserError if there is none, or it cannot be used."""
     if spec.data is None and teacher.data is None:
-        raise UserError(f"the teacher {teacher.name!r} needs data: a name, imagefolder:DIR, a factory or (train, test)")
+        raise UserError(f"the teacher {teacher.name!r} needs data: a name, imagefolder:DIR, images:DIR, a factory or (train, test)")
     data = load_data(
         teacher.data if spec.data is None else spec.data, normalization=spec.normalization or teacher.normalization,
         image_size=spec.image_size, progress=progress,
     )  # fmt: skip
+    if spec.augmentation == "none":
+        data = replace(data, crop_padding=0, flip=False)
+    elif spec.augmentation is not None:
+        data = replace(data, augmentation=augmentation.find(spec.augmentation, data.input_shape))
     if spec.classes is None:
         return data
     if spec.classes < data.outputs:

@@ -99,12 +99,18 @@ class ProblemSpec(Settings):
     weights: str | None = setting(None, "Weights of a teacher given by factory: safetensors, a state dict or a checkpoint.", path=True)
     data: Any = setting(
         None,
-        "digits, cifar10, fashion-mnist, imagefolder:DIR or module:factory; the shipped teacher's own if absent. From Python (train, "
-        "test), too.",
+        "digits, cifar10, fashion-mnist, imagefolder:DIR, images:DIR (without labels), hf:NAME_OR_PATH (of the package datasets) or "
+        "module:factory; the shipped teacher's own if absent. From Python (train, test), too.",
         text=True,
     )
     classes: int | None = setting(None, "Outputs of the teacher, if no label is of some of its classes.", low=2)
     image_size: int | None = setting(None, "Pixels, for a folder of images of different sizes.", low=1)
+    augmentation: Any = setting(
+        None,
+        "How training images are changed at random: none, resized-crop, trivial, module:function or file.py:function; by default what "
+        "the data set has. From Python a callable, too.",
+        text=True,
+    )
     mean: tuple[float, ...] | None = setting(None, "Means a channel that the teacher was trained with, e.g. 0.485,0.456,0.406.")
     std: tuple[float, ...] | None = setting(None, "Standard deviations a channel, likewise.")
     input_shape: tuple[int, ...] | None = setting(None, "Of one input, for a teacher without data.", metavar="C,H,W")

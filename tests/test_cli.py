@@ -387,7 +387,7 @@ def test_the_list_has_every_kind_of_name():
     rows = dict(line.split(maxsplit=1) for line in re.sub(r"(data|layer|losses,) ", r"\1-", works("list")).splitlines())
     teachers = "mobilenetv2-cifar10, mobilenetv2-digits, resnet20-cifar10, resnet8-digits, vgg16-cifar10, vgg7-digits"
     assert rows["teachers"] == teachers
-    assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR"
+    assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR, images:DIR, hf:NAME"
     assert (
         rows["agents"]
         == "a2c, allocation, ars, cma-es, crossq, ddpg, dyna-ddpg, dyna-sac, dyna-td3, evolution, greedy, model, n2n, policy, ppo, "

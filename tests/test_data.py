@@ -287,12 +287,6 @@ def test_an_unreadable_file_is_named_whatever_is_wrong_with_it(folder, fault):
         read(folder)
 
 
-def test_a_folder_too_large_for_memory_is_refused(folder, monkeypatch):
-    monkeypatch.setattr("compress_env.data.imagefolder.MAX_BYTES", 1000)
-    with pytest.raises(UserError, match="GiB in memory; give a smaller image_size"):
-        read(folder)
-
-
 # Everything else that `load_data` takes
 
 

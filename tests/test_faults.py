@@ -131,7 +131,7 @@ def test_short_memory_is_tried_once_more_and_with_a_smaller_batch(make, monkeypa
 def _in_batches_of(count):
     from compress_env.distill.train import predict
 
-    return lambda *arguments, **options: predict(*arguments, **options, batch_size=count)
+    return lambda model, data, split, _at_once, bfloat16: predict(model, data, split, count, bfloat16)
 
 
 @pytest.mark.parametrize("name", ["exception", "hang"])

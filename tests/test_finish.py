@@ -128,19 +128,18 @@ def test_an_end_that_is_interrupted_anywhere_goes_on_to_the_same_outcome(step, r
         if step == "finalists":
             patched.setattr(Evaluator, "outputs", dies(Evaluator.outputs, lambda _: True))
         elif step == "fine-tuning":
-            patched.setattr(train, "batches", dies(train.batches, lambda a: len(a) > 2))
+            patched.setattr(train, "training_batches", dies(train.training_batches, lambda _: True))
         elif step == "exports":
             patched.setattr(api, "export_all", dies(api.export_all, lambda _: True))
         else:
             patched.setattr(Path, "replace", dies(Path.replace, lambda a: a[1].name == step))
         with pytest.raises(KeyboardInterrupt):
             finish(folder, EPOCHS, objective=objective(), progress=False)
-    with counted(monkeypatch, Evaluator, "outputs") as evaluations, counted(monkeypatch, train, "batches") as passes:
+    with counted(monkeypatch, Evaluator, "outputs") as evaluations, counted(monkeypatch, train, "training_batches") as passes:
         finish(folder, EPOCHS, objective=objective(), progress=False)
-        shuffled = sum(len(arguments) > 2 for arguments in passes)
     complete(folder, searched)
     assert bool(evaluations) == (step == "finalists")
-    assert shuffled == {"finalists": EPOCHS, "fine-tuning": EPOCHS - 1}.get(step, 0)  # nothing is trained twice
+    assert len(passes) == {"finalists": EPOCHS, "fine-tuning": EPOCHS - 1}.get(step, 0)  # nothing is trained twice
 
 
 def test_a_student_that_fails_after_the_search_makes_place_for_the_next_and_is_recorded(run, searched, monkeypatch):

@@ -22,7 +22,8 @@ def list_() -> None:
     from compress_env.teachers import TEACHERS
 
     rows = {
-        "teachers": TEACHERS.names(), "data sets": [*DATASETS.names(), "imagefolder:DIR"], "agents": sorted(AGENTS),
+        "teachers": TEACHERS.names(),
+        "data sets": [*DATASETS.names(), "imagefolder:DIR", "images:DIR", "hf:NAME"], "agents": sorted(AGENTS),
         "rewards": REWARDS.names(), "resources": RESOURCES.names(), "rankings": RANKINGS.names(), "tasks": TASKS.names(),
         **{f"losses, {name}": task.losses.names() for name, task in TASKS.items()}, "layer rules": rule_names(),
     }  # fmt: skip

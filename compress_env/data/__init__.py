@@ -5,11 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
-
-from compress_env.data import digits, imagefolder, torchvision_sets
+from compress_env.data import digits, hugging_face, imagefolder, torchvision_sets
 from compress_env.data.dataset import Data, Normalization, Split, make_data
-from compress_env.data.samples import PARTS, check_dataset, sample
+from compress_env.data.samples import PARTS, split_of
 from compress_env.errors import UserError
 from compress_env.registry import Registry
 
@@ -17,19 +15,23 @@ DATASETS = Registry("data set")
 DATASETS.register("digits")(digits.load)
 DATASETS.register("cifar10")(torchvision_sets.cifar10)
 DATASETS.register("fashion-mnist")(torchvision_sets.fashion_mnist)
+LOCATED = {"imagefolder:": imagefolder.load, "images:": imagefolder.unlabelled, "hf:": hugging_face.load}
+"""Where data may lie, by how their name begins; they are read, and no code is run."""
 
-__all__ = ["DATASETS", "Data", "Normalization", "Split", "load_data", "make_data"]
+__all__ = ["DATASETS", "LOCATED", "Data", "Normalization", "Split", "load_data", "make_data"]
 
 
 def load_data(
     spec: Any, *, normalization: Normalization | None = None, image_size: int | None = None, progress: bool = False
 ) -> Data:
-    """`Data` from a `Data`, a pair `(train, test)` of torch datasets, a name, `imagefolder:DIR`, or a factory `module:attribute`.
+    """`Data` from a `Data`, a pair `(train, test)` of torch datasets, a name, a place or a factory `module:attribute`.
+
+    A place is `imagefolder:DIR`, `images:DIR` (without labels) or `hf:NAME_OR_PATH` (of the package `datasets`).
 
     Args:
         spec: The data, or where they come from.
         normalization: Mean and deviation a channel that the teacher was trained with; the data set's own if None.
-        image_size: Pixels to bring the images of a folder to.
+        image_size: Pixels to bring the images of a place to.
         progress: Whether a bar is shown while images are read.
 
     Raises:
@@ -38,7 +40,7 @@ def load_data(
     if isinstance(spec, Data):
         return spec
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
-        train, test = map(_in_memory, spec, PARTS)
+        train, test = map(split_of, spec, PARTS)
         names = getattr(spec[0], "classes", None)  # as torchvision's data sets have them
         named = names if isinstance(names, (list, tuple)) else ()
         return make_data("custom", train, test, normalization=normalization, class_names=named)
@@ -47,11 +49,11 @@ def load_data(
             f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}; of DataLoaders, "
             "give the two .dataset"
         )
-    if spec.startswith("imagefolder:"):
-        directory = spec.removeprefix("imagefolder:")
-        return imagefolder.load(directory, image_size=image_size, normalization=normalization, progress=progress)
+    for prefix, load in LOCATED.items():
+        if spec.startswith(prefix):
+            return load(spec.removeprefix(prefix), image_size=image_size, normalization=normalization, progress=progress)
     if image_size is not None:
-        raise UserError(f"image_size is for imagefolder:DIR; the data set {spec!r} has its own size")
+        raise UserError(f"image_size is for imagefolder:DIR, images:DIR and hf:NAME; the data set {spec!r} has its own size")
     factory = DATASETS.get(spec)
     loaded = _made(spec, factory, normalization)
     return load_data(loaded, normalization=normalization) if not isinstance(loaded, str) else load_data(loaded)
@@ -71,18 +73,3 @@ def _made(spec: str, factory: Any, normalization: Normalization | None) -> Any:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises
         raise UserError(f"data {spec!r} failed: {type(error).__name__}: {error}") from error
-
-
-def _in_memory(dataset: Any, part: str) -> Split:
-    """Every example of a torch dataset of `(input, label)`, stacked."""
-    if isinstance(dataset, Split):
-        return dataset
-    check_dataset(dataset, part)
-    parts = []
-    for what, tensors in zip(("inputs", "labels"), zip(*(sample(dataset, i, part) for i in range(len(dataset))))):
-        shapes = {tuple(t.shape) for t in tensors}
-        if len(shapes) > 1:
-            raise UserError(f"data: {what} have different shapes, for example {sorted(shapes)[:2]}; bring them to one")
-        parts.append(torch.stack(tensors))
-    inputs, labels = parts
-    return Split(inputs, labels if labels.is_floating_point() else labels.long())

@@ -1,25 +1,37 @@
-"""`imagefolder:DIR`: images in DIR/train/<class>/ and DIR/test/<class>/, read into memory, and decoded once."""
+"""Folders of images: `imagefolder:DIR`, with a folder a class, and `images:DIR`, without labels.
+
+Small sets are decoded into memory, once; of large ones, an image is decoded when it is needed.
+"""
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from compress_env.data.dataset import Data, Normalization, Split, make_data
+from compress_env.data import listing, pictures, stored
+from compress_env.data.dataset import Data, Normalization, Split, make_data, stratified_split
 from compress_env.data.image_cache import decoded
+from compress_env.data.listing import Listing
+from compress_env.data.stored import Stored
 from compress_env.errors import UserError
 
-MAX_BYTES = 4 << 30
+TESTED = 0.1
+"""Share of images without labels that are for the final report, where no folder says which."""
+LOOKED_AT = 16
+"""Images of a large set whose size is looked at, where no size is given."""
 
 
 def load(
     directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, progress: bool = True
 ) -> Data:
-    """Data from folders of images, in torchvision's `ImageFolder` layout; `val` is accepted for `test`.
+    """Labelled images in DIR/train/CLASS/ and DIR/test/CLASS/, as torchvision's `ImageFolder` has them; `val` is accepted for `test`.
 
     Args:
         directory: The folder.
@@ -28,71 +40,116 @@ def load(
         progress: Whether a bar is shown.
 
     Raises:
-        UserError: If folders are missing or differ, an image cannot be read, sizes differ, or all are too large for memory.
+        UserError: If folders are missing or differ, an image cannot be read, or sizes differ.
     """
-    root = Path(directory)
-    tests = [root / n for n in ("test", "val") if (root / n).is_dir()]
+    root, tests = _parts(directory)
     if not (root / "train").is_dir() or not tests:
         raise UserError(
-            f"imagefolder: {root} needs the folders train/<class>/ and test/<class>/; found {_listing(root)}"
+            f"imagefolder: {root} needs the folders train/<class>/ and test/<class>/; found {_content(root)}"
         )
-    train, folders = _read(root / "train", image_size, progress)
-    test, test_folders = _read(tests[0], image_size, progress)
-    if folders != test_folders:
-        differ = sorted(set(folders) ^ set(test_folders))
+    train, test = listing.labelled(root / "train"), listing.labelled(tests[0])
+    if train.names != test.names:
+        differ = sorted(set(train.names) ^ set(test.names))
         raise UserError(
             f"imagefolder: {root}: train and {tests[0].name} have different class folders, for example {differ[:3]}"
         )
-    size = train.inputs.shape[-1]
+    return _data(root.name, train, test, image_size, normalization, progress, outputs=len(train.names))
+
+
+def unlabelled(
+    directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, progress: bool = True
+) -> Data:
+    """Images without labels: all in DIR, at any depth; a tenth of them, or those in DIR/test, are for the final report.
+
+    Args:
+        directory: The folder.
+        image_size: Pixels, as for `load`.
+        normalization: Mean and deviation a channel; those of the training images if None.
+        progress: Whether a bar is shown.
+
+    Raises:
+        UserError: If there are too few images, one cannot be read, or sizes differ.
+    """
+    root, tests = _parts(directory)
+    if not root.is_dir():
+        raise UserError(f"images: {root} is no folder; give one with pictures, at any depth")
+    if (root / "train").is_dir() and tests:
+        train, test = listing.pictures(root / "train"), listing.pictures(tests[0])
+    else:
+        found = listing.pictures(root)
+        rest, held = (i.tolist() for i in stratified_split(torch.tensor(found.labels), TESTED, seed=0))
+        train, test = (Listing([found.paths[i] for i in own], [0] * len(own), []) for own in (rest, held))
+    return _data(root.name, train, test, image_size, normalization, progress, labelled=False, outputs=1)
+
+
+def _data(
+    name: str, train: Listing, test: Listing, image_size: int | None, normalization: Normalization | None, progress: bool,
+    outputs: int, labelled: bool = True,
+) -> Data:  # fmt: skip
+    height, width = (image_size, image_size) if image_size else _size(train.paths[0])
+    large = (len(train.paths) + len(test.paths)) * 3 * height * width > stored.IN_MEMORY
+    if large and not image_size:
+        _check_sizes(train.paths, (height, width))
+    splits = []
+    for part, own in (("train", train), ("test", test)):
+        if large:
+            read = partial(_read, own.paths, (height, width))
+            inputs: Tensor | Stored = Stored(read, np.arange(len(own.paths)), (3, height, width))
+        else:
+            paths = [os.path.realpath(path) for path in own.paths]
+            inputs = decoded(paths, image_size, partial(_decode, part, paths, image_size, progress))
+        splits.append(Split(inputs, torch.tensor(own.labels)))
     return make_data(
-        root.name, train, test, outputs=len(folders), normalization=normalization, crop_padding=size // 8, flip=True,
-        class_names=folders,
+        name, *splits, outputs=outputs, normalization=normalization, crop_padding=width // 8, flip=True, labelled=labelled,
+        class_names=train.names,
     )  # fmt: skip
 
 
-def _listing(root: Path) -> str:
+def _parts(directory: str) -> tuple[Path, list[Path]]:
+    root = Path(directory)
+    return root, [root / n for n in ("test", "val") if (root / n).is_dir()]
+
+
+def _content(root: Path) -> str:
     if not root.is_dir():
         return "no such folder"
     return ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "an empty folder"
 
 
-def _read(folder: Path, image_size: int | None, progress: bool) -> tuple[Split, list[str]]:
-    from torchvision.datasets import ImageFolder
-
+def _size(path: str) -> tuple[int, int]:
+    """Height and width, of which the header tells."""
     try:
-        listing = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise UserError(f"imagefolder: {error}") from None
-    paths = [str(Path(path).resolve()) for path, _ in listing.samples]
-    images = decoded(paths, image_size, lambda: _decode(folder, paths, image_size, progress))
-    return Split(images, torch.tensor(listing.targets)), list(listing.class_to_idx)
+        with Image.open(path) as image:
+            return image.height, image.width
+    except Exception as error:  # noqa: BLE001 - Pillow raises OSError, SyntaxError and ValueError for broken files
+        raise UserError(f"imagefolder: cannot read {path}: {error}") from None
 
 
-def _decode(folder: Path, paths: list[str], image_size: int | None, progress: bool) -> Tensor:
-    from PIL import Image
-    from torchvision.transforms.functional import center_crop, resize
+def _check_sizes(paths: list[str], size: tuple[int, int]) -> None:
+    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+        if (found := _size(path)) != size:
+            raise _differing(path, found, size)
 
+
+def _differing(path: str, found: tuple[int, int], size: tuple[int, int]) -> UserError:
+    return UserError(
+        f"imagefolder: {path} is {found[1]}x{found[0]} pixels, the images before it are {size[1]}x{size[0]}; give an image_size to "
+        "bring all to one size"
+    )
+
+
+def _read(paths: list[str], size: tuple[int, int], index: int) -> np.ndarray:
+    """An image as `(3, height, width)`; of a set that is too large to look at all, those of another size are brought to it."""
+    return np.ascontiguousarray(pictures.read(paths[index], size).transpose(2, 0, 1))
+
+
+def _decode(part: str, paths: list[str], image_size: int | None, progress: bool) -> Tensor:
     inputs = None
-    for i, path in enumerate(tqdm(paths, desc=f"reading {folder.name}", leave=False, disable=not progress)):
-        try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # noqa: BLE001 - Pillow raises OSError, SyntaxError and ValueError for broken files
-            raise UserError(f"imagefolder: cannot read {path}: {error}") from None
-        if image_size:
-            image = center_crop(resize(image, [image_size]), [image_size, image_size])
-        pixels = np.asarray(image)
+    for i, path in enumerate(tqdm(paths, desc=f"reading {part}", leave=False, disable=not progress)):
+        found = pictures.read(path, image_size)
         if inputs is None:
-            shape = (len(paths), *pixels.shape)
-            if np.prod(shape) > MAX_BYTES:
-                raise UserError(
-                    f"imagefolder: {folder} takes {np.prod(shape) / 2**30:.1f} GiB in memory; give a smaller image_size"
-                )
-            inputs = np.empty(shape, np.uint8)
-        if pixels.shape != inputs.shape[1:]:
-            raise UserError(
-                f"imagefolder: {path} is {pixels.shape[1]}x{pixels.shape[0]} pixels, the images before it are "
-                f"{inputs.shape[2]}x{inputs.shape[1]}; give an image_size to bring all to one size"
-            )
-        inputs[i] = pixels
+            inputs = np.empty((len(paths), *found.shape), np.uint8)
+        if found.shape != inputs.shape[1:]:
+            raise _differing(path, found.shape[:2], inputs.shape[1:3])
+        inputs[i] = found
     return torch.from_numpy(inputs).permute(0, 3, 1, 2).contiguous()

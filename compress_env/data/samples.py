@@ -1,16 +1,20 @@
-"""Examples of a torch dataset, one at a time: `sample`. What is no such dataset is refused by name, with the cure."""
+"""Examples of a torch dataset: `split_of`, `sample`. What is no such dataset is refused by name, with the cure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
+from compress_env.data import stored
+from compress_env.data.dataset import Split
+from compress_env.data.stored import Stored
 from compress_env.errors import UserError
 
 EXAMPLE = "give pairs (input, label), for example from a Dataset whose __getitem__ returns them"
@@ -44,6 +48,72 @@ def check_dataset(dataset: Any, part: str) -> None:
         raise UserError(f"{what} does not say how many examples it has: {type(error).__name__}: {error}") from error
     if count == 0:
         raise UserError(f"data: one of the datasets is empty ({what})")
+
+
+def split_of(dataset: Any, part: str) -> Split:
+    """The examples of a torch dataset of `(input, label)`: in memory, or, if that takes too much, asked for when they are needed.
+
+    Args:
+        dataset: A dataset, or a split as it is.
+        part: "training" or "test", for messages.
+
+    Raises:
+        UserError: If it is no dataset that is indexed by numbers, or inputs or labels are of different shapes; or if it is large, and
+            does not tell its labels.
+    """
+    if isinstance(dataset, Split):
+        return dataset
+    check_dataset(dataset, part)
+    first, _ = sample(dataset, 0, part)
+    if first.numel() * first.element_size() * len(dataset) > stored.IN_MEMORY:
+        return _stored(dataset, part, first)
+    parts = []
+    for what, tensors in zip(("inputs", "labels"), zip(*(sample(dataset, i, part) for i in range(len(dataset))))):
+        shapes = {tuple(t.shape) for t in tensors}
+        if len(shapes) > 1:
+            raise UserError(f"data: {what} have different shapes, for example {sorted(shapes)[:2]}; bring them to one")
+        parts.append(torch.stack(tensors))
+    inputs, labels = parts
+    return Split(inputs, labels if labels.is_floating_point() else labels.long())
+
+
+def _stored(dataset: Any, part: str, first: Tensor) -> Split:
+    labels = _labels(dataset)
+    if labels is None or len(labels) != len(dataset):
+        raise UserError(
+            f"the {part} data is a {type(dataset).__name__} of {len(dataset):,} examples, too many for the memory, and does not say "
+            "their labels; give it an attribute targets, a list of them, as torchvision's datasets have"
+        )
+    for index in {0, len(dataset) // 2, len(dataset) - 1}:
+        found = sample(dataset, index, part)[1]
+        if found.tolist() != labels[index].tolist():
+            said = labels[index].tolist()
+            raise UserError(f"the {part} data: example {index} has the label {found.tolist()}, and its targets say {said}")
+    dtype = torch.float32 if first.is_floating_point() else first.dtype
+    read = partial(_input, dataset, part, tuple(first.shape))
+    return Split(Stored(read, np.arange(len(dataset)), tuple(first.shape), dtype), labels)
+
+
+def _input(dataset: Any, part: str, shape: tuple[int, ...], index: int) -> np.ndarray:
+    found = sample(dataset, index, part)[0]
+    if tuple(found.shape) != shape:
+        raise UserError(
+            f"example {index} of the {part} data has the shape {tuple(found.shape)}, and the first one {shape}; bring them to one"
+        )
+    return (found.float() if found.is_floating_point() else found).numpy()
+
+
+def _labels(dataset: Any) -> Tensor | None:
+    """The labels of all examples, if a dataset tells them without being asked for each, as torchvision's do."""
+    if isinstance(dataset, Subset):
+        whole = _labels(dataset.dataset)
+        return None if whole is None else whole[torch.as_tensor(dataset.indices)]
+    found = next((getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)), None)
+    try:
+        labels = None if found is None else torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return labels if labels is None or labels.is_floating_point() else labels.long()
 
 
 def sample(dataset: Any, index: int, part: str) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from compress_env.distill.train import AT_ONCE, Diverged, Objective, fit, predic
 from compress_env.own_code import code_id
 from compress_env.records import Damaged, record, value_of
 from compress_env.surgery.layout import channels_last
-from compress_env.tasks import Task
+from compress_env.tasks import Task, agreement
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Finetuned:
         last_validation: The last epoch's.
         metric_test: The best epoch's metric on test images, measured once.
         diverged: The reason why the training ended early, or "".
+        augmentation: How training images were changed at random, in words.
     """
 
     epochs: int
@@ -45,6 +46,7 @@ class Finetuned:
     last_validation: float
     metric_test: float
     diverged: str = ""
+    augmentation: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; `history` has the epoch beside each number."""
@@ -94,18 +96,22 @@ def finetune(
         Diverged: If the loss stops being finite within the first epoch.
     """
     function = loss_function(task, loss)
-    objective = distillation(teacher, function, temperature, recipe.precision)
+    labels = None if data.labelled else agreement.answers(task)
+    objective = distillation(teacher, function, temperature, recipe.precision, labels)
     made_with = {"loss": loss_name(task, loss), "temperature": temperature, "seed": seed}
     file = Checkpoint(checkpoint, student, recipe, **made_with) if checkpoint else None
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
     best: dict[str, torch.Tensor] = kept.setdefault("best", {})
 
-    def measured(split: Split) -> float:
-        return task.metrics(predict(student, data, split, at_once), split.labels)[task.metric]
+    def truth(split: Split) -> Tensor:
+        return split.labels if data.labelled else predict(teacher, data, split, at_once)
+
+    def measured(split: Split, labels: Tensor) -> float:
+        return task.metrics(predict(student, data, split, at_once), labels)[task.metric]
 
     def on_epoch(_epoch: int) -> str:
-        value = measured(data.validation)
+        value = measured(data.validation, right)
         if value >= max(history, default=-math.inf):
             best.clear()
             best.update({k: v.detach().clone() for k, v in student.state_dict().items()})
@@ -114,6 +120,7 @@ def finetune(
 
     generator, diverged = torch.Generator().manual_seed(seed), ""
     with one_thread(), channels_last(teacher), channels_last(student):
+        right = truth(data.validation)
         if not history:
             on_epoch(0)
         try:
@@ -127,7 +134,7 @@ def finetune(
             warnings.warn(f"the fine-tuning ends after epoch {len(history) - 1}: {diverged}; its best epoch is kept", stacklevel=2)
         student.load_state_dict(best)
         with channels_last(student):
-            test = measured(data.test)
+            test = measured(data.test, truth(data.test))
     return Finetuned(
         epochs=len(history) - 1,
         history=tuple(history),
@@ -135,6 +142,7 @@ def finetune(
         best_validation=max(history),
         last_validation=history[-1],
         metric_test=test,
+        augmentation=data.augmented if recipe.augment else "none",
         diverged=diverged,
     )
 
@@ -155,12 +163,17 @@ def loss_name(task: Task, loss: str | Callable[..., Tensor] | None) -> str:
 
 
 def distillation(
-    teacher: nn.Module, loss: Callable[..., Tensor], temperature: float, precision: str
-) -> Objective:
-    """An objective for `fit` that asks the teacher, which is in evaluation mode, about each batch as it was augmented."""
+    teacher: nn.Module, loss: Callable[..., Tensor], temperature: float, precision: str,
+    answers: Callable[[Tensor], Tensor] | None = None,
+) -> Objective:  # fmt: skip
+    """An objective for `fit` that asks the teacher, which is in evaluation mode, about each batch as it was augmented.
+
+    answers: from its outputs to the labels that they stand for, where the data have none.
+    """
     answer = answering(teacher, precision == "bfloat16")
 
     def objective(outputs: Tensor, labels: Tensor, inputs: Tensor, _rows: Tensor) -> Tensor:
-        return loss(outputs, answer(inputs), labels, temperature)
+        theirs = answer(inputs)
+        return loss(outputs, theirs, answers(theirs) if answers else labels, temperature)
 
     return objective

@@ -33,11 +33,12 @@ class ShortDistillation:
         loss: Of the task: `(student_outputs, teacher_outputs, labels, temperature) -> loss`.
         temperature: For the loss.
         bfloat16: Mixed precision.
+        answers: From the teacher's outputs to the labels that they stand for, where the data have none.
     """
 
     def __init__(
         self, teacher: fx.GraphModule, data: Data, inputs: Tensor, at_once: int, *, steps: int, batch_size: int, lr: float,
-        loss: Callable[..., Tensor], temperature: float, bfloat16: bool,
+        loss: Callable[..., Tensor], temperature: float, bfloat16: bool, answers: Callable[[Tensor], Tensor] | None = None,
     ):  # fmt: skip
         rows = torch.arange(steps * batch_size) % len(data.train)
         generator = torch.Generator().manual_seed(0)
@@ -46,6 +47,8 @@ class ShortDistillation:
         views = type(data.train)(self.images, self.labels)
         self.outputs = predict(teacher, data, views, at_once, bfloat16=bfloat16)
         self.parts = inputs.split(at_once)
+        if answers:
+            self.labels = answers(self.outputs)
         self.data, self.inputs, self.lr, self.bfloat16 = data, inputs, lr, bfloat16
         self.steps, self.batch_size, self.loss, self.temperature = steps, batch_size, loss, temperature
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn, random
 from tqdm.auto import tqdm
 
-from compress_env.data.dataset import Data, Split, batches
+from compress_env.data.dataset import Data, Split, in_order, training_batches
 from compress_env.devices import repeatable
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
@@ -85,10 +85,7 @@ def fit(
             for source in (random.default_generator, *(torch.cuda.default_generators[i] for i in gpus)):
                 source.manual_seed(seed + epoch)
             model.train()
-            for indices in batches(data.train, recipe.batch_size, generator):
-                raw = data.train.inputs[indices].to(device)
-                if recipe.augment:
-                    raw = data.augment(raw, generator)
+            for indices, raw in training_batches(data, recipe.batch_size, generator, device, recipe.augment):
                 inputs = data.prepare(raw[mine]).to(memory_format=memory_format(model, raw))
                 labels = data.train.labels[indices[mine]].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
@@ -141,8 +138,8 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = AT_ONC
 def _predict(model: nn.Module, data: Data, split: Split, batch_size: int, bfloat16: bool) -> Tensor:
     device = next(model.parameters()).device
     parts = []
-    for indices in batches(split, batch_size):
-        inputs = data.prepare(split.inputs[indices].to(device))
+    for raw in in_order(split, batch_size):
+        inputs = data.prepare(raw.to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             parts.append(model(inputs.to(memory_format=memory_format(model, inputs))).float())
     return torch.cat(parts).cpu()

@@ -172,6 +172,7 @@ def settings(run: Mapping[str, Any], result: Result | None) -> list[tuple[str, s
     if result:
         rows.append(("time of the search", f"{decimal(result.seconds, 1)} s"))
         rows.append(("fine-tuning epochs", text(result.finetune["epochs"])))
+        rows.append(("augmentation", text(result.finetune.get("augmentation", "?"))))
     return rows
 
 

@@ -29,7 +29,7 @@ def metadata(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> dict[
     file, colon, attribute = place.rpartition(":")
     found: dict[str, Any] = {
         "teacher": f"{Path(file).name}:{attribute}" if colon else place,  # not where it lies on this machine
-        "data": data.name, "input_shape": list(problem.input_shape), "outputs": data.outputs,
+        "data": data.name, "input_shape": list(problem.input_shape), "outputs": data.outputs if data.labelled else _outputs(problem),
         "budget": {name: float(limit) for name, limit in limits.items()}, "plan": plan.key,
     }  # fmt: skip
     if data.normalization and data.train.inputs.dtype == torch.uint8:
@@ -37,6 +37,12 @@ def metadata(problem: Problem, plan: Plan, limits: Mapping[str, float]) -> dict[
     if data.class_names:
         found["class_names"] = list(data.class_names)
     return found
+
+
+def _outputs(problem: Problem) -> int:
+    """The number of outputs of the teacher, which data without labels do not tell."""
+    graph = problem.graph
+    return int(next(n for n in graph.fx_graph.nodes if n.name == graph.output).meta["shape"][1])
 
 
 def uneven(problem: Problem) -> dict[int, int]:

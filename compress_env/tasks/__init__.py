@@ -19,6 +19,8 @@ TASKS.register("classification")(Classification())
 class Task(Protocol):
     """The meaning of outputs; everything else takes them as tensors `(n, ...)`, one row an example, float32 on the CPU.
 
+    A task that is to be used on data without labels has a further method `answers(outputs) -> labels`.
+
     Attributes:
         metric: Name of the main metric, such as "accuracy".
         losses: What a student can be trained to match, by name: functions `(student_outputs, teacher_outputs, labels, temperature)

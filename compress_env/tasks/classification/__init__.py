@@ -33,6 +33,10 @@ class Classification:
         right = outputs.argmax(1) == labels
         return {int(number): _share(right[labels == number]) for number in labels.unique()}
 
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The classes `(n,)` of the largest logits: labels where data have none."""
+        return outputs.argmax(1)
+
     def divergence(self, student: Tensor, teacher: Tensor) -> float:
         """KL(teacher || student) of the classes' probabilities, in nats, averaged over examples."""
         return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean").item()
