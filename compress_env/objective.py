@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from compress_env import cache, rewards
 from compress_env.allocation.completion import Completed
-from compress_env.allocation.sensitivities import Sensitivities, is_kept, measure, probes
+from compress_env.allocation.sensitivities import FEW_IMAGES, Sensitivities, is_kept, measure, probes
 from compress_env.allocation.solver import Allocation, Allocator, Reference
 from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.evaluation import Evaluation
@@ -22,12 +22,12 @@ from compress_env.problem import Measured, Problem
 from compress_env.progress import say
 from compress_env.resources.budget import Limit, parse_budget
 from compress_env.rewards import REWARDS
-from compress_env.spec import EnvironmentSpec
+from compress_env.spec import EnvironmentSpec, EvaluatorSettings
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import load_task
 from compress_env.tasks.doubts import CHECK, doubts
 from compress_env.walk.base import AnyWalk
-from compress_env.walk.observation import Embedding
+from compress_env.walk.observation import Embedding, bounds
 from compress_env.walk.relative import RelativeWalk
 from compress_env.walk.walk import Walk
 
@@ -135,6 +135,11 @@ class Objective:
         return self._final_evaluator
 
     @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and largest observations `(entries,)`, float32, for which nothing has to be measured."""
+        return bounds(self.problem)
+
+    @property
     def embedding(self) -> Embedding:
         """Makes observations."""
         if self._embedding is None:
@@ -145,8 +150,23 @@ class Objective:
     def sensitivities(self) -> Sensitivities:
         """What each decision costs alone; measured when it is first asked for, unless this machine has done so before."""
         if self._sensitivities is None:
-            self._sensitivities = measure(self.problem, self.evaluator, self._sensitivities_key(), self._progress)
+            self._sensitivities = measure(self.problem, self._prober(), self._sensitivities_key(), self._progress)
         return self._sensitivities
+
+    @property
+    def _probe_settings(self) -> EvaluatorSettings:
+        """How sensitivities are measured: on a few images, if each of so many students would take seconds."""
+        own = self.spec.evaluator
+        if not self.problem.in_parts:
+            return own
+        return replace(own, calibration_images=min(own.calibration_images, FEW_IMAGES), validation_images=FEW_IMAGES, distill_steps=0)
+
+    def _prober(self) -> PlanEvaluator:
+        """Judges the students that sensitivities are measured with."""
+        own, settings = self.evaluator, self._probe_settings
+        if not isinstance(own, Evaluator) or settings == self.spec.evaluator:
+            return own
+        return Evaluator(self.problem, settings, timeout=self.spec.timeout)
 
     @property
     def sensitivities_left(self) -> int:
@@ -158,7 +178,7 @@ class Objective:
     @property
     def _augmentation(self) -> str:
         """How the images are changed that students are distilled on for a moment, if they are."""
-        return self.problem.data.augmented if self.spec.evaluator.distill_steps and self.problem.data.augmentation else ""
+        return self.problem.data.augmented if self._probe_settings.distill_steps and self.problem.data.augmentation else ""
 
     def _sensitivities_key(self) -> str | None:
         """A name for everything that sensitivities depend on; None if they are not to be kept."""
@@ -167,7 +187,7 @@ class Objective:
             return None
         plans = [plan.to_json() for plan in probes(problem)]
         return cache.content_key(
-            problem.id, problem.ranking.id, plans, self.spec.evaluator.to_json(), len(evaluator.validation),
+            problem.id, problem.ranking.id, plans, self._probe_settings.to_json(), len(evaluator.validation),
             problem.device.type, evaluator.bfloat16, *filter(None, [problem.task_code, self._loss_code, self._augmentation]),
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from compress_env.contexts import one_thread
 from compress_env.data import Data
 from compress_env.decisions import Decision, decisions
 from compress_env.distill.recipes import Recipe
+from compress_env.distill.train import AT_ONCE
 from compress_env.errors import InfeasibleBudget, UserError
 from compress_env.own_code import code_id
 from compress_env.records import Damaged, value_of
@@ -29,6 +30,7 @@ from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Ranking
+from compress_env.surgery.layerwise import part_size
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.ranking import load_ranker, rank_channels
 from compress_env.surgery.signature import signature
@@ -195,6 +197,11 @@ class Problem:
         """Whether students are computed in mixed precision: the processor is faster in it, and the teacher runs in it."""
         pays = devices.bfloat16_pays(float(self.graph.view(frozenset()).macs(self.graph.full)), self.device)
         return pays and takes_bfloat16(self.whole, self.example(2))
+
+    @cached_property
+    def in_parts(self) -> bool:
+        """Whether the network is so large that it runs on a few inputs at a time; each of its students takes seconds to judge."""
+        return part_size(self.graph, AT_ONCE, self.device) < AT_ONCE
 
     def runnable(self, recipe: Recipe) -> Recipe:
         """The recipe, in float32 where the teacher does not run in bfloat16."""

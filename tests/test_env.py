@@ -201,9 +201,9 @@ def test_a_failed_student_has_the_defined_reward_and_the_search_goes_on(monkeypa
 
 def test_a_student_that_diverges_in_distillation_really_fails(monkeypatch):
     monkeypatch.setattr(sensitivities, "ENOUGH", 1000)  # measuring would end before there is an environment
+    env = make(evaluator={**CHECK["evaluator"], "distill_steps": 5, "lr": 1e30})
     with pytest.warns(UserWarning, match="sensitivities are measured with could not be evaluated; .*Diverged"):
-        env = make(evaluator={**CHECK["evaluator"], "distill_steps": 5, "lr": 1e30})
-    _, reward, info = episode(env)
+        _, reward, info = episode(env)
     assert reward == pytest.approx(FAILED, abs=1e-9) and "Diverged" in info["failed"]
 
 

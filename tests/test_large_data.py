@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from compress_env.allocation.sensitivities import probes
 from compress_env.api import finish, run_search
 from compress_env.data import Data, load_data, stored
 from compress_env.data.augmentation import find
@@ -18,6 +20,7 @@ from compress_env.data.dataset import in_order, training_batches
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import Recipe
 from compress_env.errors import UserError
+from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
 from compress_env.problem import Problem
 from compress_env.search.run import search
@@ -344,3 +347,36 @@ def test_a_hugging_face_data_set_on_disk(tmp_path, monkeypatch, folder, labelled
         load_data(f"hf:{tmp_path / 'set'}").train.inputs[:]
     with pytest.raises(UserError, match="cannot be loaded"):
         load_data(f"hf:{tmp_path / 'none'}")
+
+
+# What comes before the first student
+
+
+def test_a_large_network_is_probed_with_fewer_students_on_fewer_images(monkeypatch):
+    spec = EnvironmentSpec.of_keywords(teacher="resnet8-digits", ranking="magnitude")
+    small = Objective(spec)
+    assert not small.problem.in_parts
+    monkeypatch.setattr(layerwise, "WHOLE", 0)
+    monkeypatch.setattr(layerwise, "PART", 1 << 20)
+    large = Objective(spec)
+    assert large.problem.in_parts
+    shrunk = [plan for plan in probes(large.problem) if not plan.removed]
+    assert len(shrunk) == 2 * len(large.problem.graph.groups) < len(probes(small.problem)) / 2
+    asked = []
+    outputs = Evaluator.outputs
+    monkeypatch.setattr(Evaluator, "outputs", lambda self, *a: asked.append(len(self.validation)) or outputs(self, *a))
+    found = large.sensitivities
+    assert found.evaluations == len(probes(large.problem)) == len(asked) and set(asked) == {64}
+    assert len(large.evaluator.validation) > 64 and not large.evaluator._known
+    assert all(found.curve(name, group.size)[-1] == 0 for name, group in large.problem.graph.groups.items())
+
+
+def test_making_an_environment_judges_no_student(monkeypatch):
+    def judged(*_, **__):
+        raise AssertionError("a student is judged")
+
+    monkeypatch.setattr("compress_env.objective.measure", judged)
+    env = gym.make("LayerRemoval-v0").unwrapped
+    assert env.observation_space.shape == (26,)
+    with pytest.raises(AssertionError, match="a student is judged"):
+        env.reset(seed=0)

@@ -23,6 +23,8 @@ FORMAT = 1
 """Of what is kept; counted up when students would be judged otherwise, or other ones."""
 SHARES = (0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
 """Shares of its channels that a group is measured at."""
+FEW_SHARES, FEW_IMAGES = (0.6, 0.25), 64
+"""Those of a network that runs in parts, one evaluation of which takes seconds; and the images that it is refitted and judged on."""
 LEAST = 1e-7
 """Nats below which a KL is rounding, where its logarithm is taken."""
 FAILED = 10.0
@@ -97,13 +99,15 @@ class Sensitivities:
 def probes(problem: Problem) -> list[Plan]:
     """The plans that sensitivities are measured with: each decision of the problem alone."""
     graph, plans = problem.graph, []
+    wanted = FEW_SHARES if problem.in_parts else SHARES
     for decision in problem.decisions:
         if not decision.shrinks:
             plans.append(graph.canonical(frozenset([decision.target]), graph.full))
             continue
         i = graph.group_index[decision.target]
         own = graph.groups[decision.target]
-        shares = sorted({own.allowed(int(share * own.size + 1e-6)) for share in SHARES} | {own.floor})
+        least = set() if problem.in_parts else {own.floor}
+        shares = sorted({own.allowed(int(share * own.size + 1e-6)) for share in wanted} | least)
         for width in shares:
             if width < own.size:
                 widths = graph.full.copy()

@@ -127,7 +127,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     def _begin(self, objective: Objective) -> None:
         self.objective = objective
         self.action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-        self.observation_space = gym.spaces.Box(objective.embedding.low, objective.embedding.high, dtype=np.float32)
+        self.observation_space = gym.spaces.Box(*objective.bounds, dtype=np.float32)
         self.walk: AnyWalk | None = None
         self._paid = 0.0  # rewards of the running episode
         self.on_judged: Callable[[Judged], object] | None = None

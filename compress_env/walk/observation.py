@@ -52,6 +52,12 @@ def entries(resources: tuple[str, ...] = BUILT_IN) -> tuple[tuple[str, float, st
     )
 
 
+def bounds(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and largest values `(entries,)` of observations, float32."""
+    low = np.array([low for _, low, _ in entries(observed(problem))], np.float32)
+    return low, np.ones(len(low), np.float32)
+
+
 def entries_table() -> str:
     """Markdown, a line an entry, for the environment's documentation."""
     lines = [f"    | {i} | {name} | {low} | 1 | {meaning} |" for i, (name, low, meaning) in enumerate(entries())]
@@ -76,8 +82,7 @@ class Embedding:
         self._resources = observed(problem)
         every = entries(self._resources)
         self.names = tuple(name for name, _, _ in every)
-        self.low = np.array([low for _, low, _ in every], np.float32)
-        self.high = np.ones(len(self.low), np.float32)
+        self.low, self.high = bounds(problem)
         graph = problem.graph
         whole = graph.view(frozenset())
         self._macs = dict.fromkeys(graph.layers, 0.0) | whole.layer_macs(graph.full)
