@@ -144,7 +144,9 @@ def export_all(
 
 
 def _safetensors(module: nn.Module) -> bytes:
-    return save({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()})
+    values = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+    places = {v.untyped_storage().data_ptr(): k for k, v in values.items()}  # tied weights are written under each name
+    return save({k: v if places[v.untyped_storage().data_ptr()] == k else v.clone() for k, v in values.items()})
 
 
 def _program(student: nn.Module, example: Tensor) -> torch.export.ExportedProgram:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from compress_env.errors import UserError
+from compress_env.export import load_student, save_student
 from compress_env.report.inspect import inspect
 from compress_env.resources.cost_model import CostModel
 from compress_env.surgery import verify
@@ -98,12 +99,12 @@ class Hidden(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv1d(3, 16, 5, 2, 2), nn.Conv1d(16, 16, 5, 2, 2)
-        self.rnn = nn.LSTM(16, 12, num_layers=2, batch_first=True)
+        self.rnn = nn.LSTM(16, 6, num_layers=2, batch_first=True, bidirectional=True)
         self.one, self.fc = nn.Linear(24, 20), nn.Linear(20, 5)
 
     def forward(self, x):
         out, (h, c) = self.rnn(self.b(self.a(x).relu()).relu().transpose(1, 2))
-        return self.fc(self.one(torch.cat([h[-1], c[-1]], 1) + out[:, -1].repeat(1, 2)).relu())
+        return self.fc(self.one(torch.cat([h[-2], h[-1], c[-2], c[-1]], 1) + out[:, -1].repeat(1, 2)).relu())
 
 
 class Positions(nn.Module):
@@ -267,7 +268,7 @@ class TiedInside(nn.Module):
 
 CAPTURED = {
     "lengths": (Lengths, IMAGE, 1, 2), "loops": (Loops, IMAGE, 1, 2), "made": (Made, IMAGE, 1, 2),
-    "optional": (Optional, IMAGE, 1, 2), "hidden": (Hidden, (3, 32), 1, 2), "positions": (Positions, IMAGE, 1, 1),
+    "optional": (Optional, IMAGE, 1, 2), "hidden": (Hidden, (3, 32), 1, 3), "positions": (Positions, IMAGE, 1, 1),
     "writes": (Writes, IMAGE, 1, 1), "cached": (Cached, IMAGE, 1, 2), "remembers": (Remembers, (3, 3, 8, 8), 0, 2),
     "recurrent": (Recurrent, (3, 3, 8, 8), 0, 1),
     "normalised": (Normalised, IMAGE, 1, 2), "cast": (Cast, IMAGE, 1, 2), "tied-convs": (TiedConvs, IMAGE, 2, 1),
@@ -389,13 +390,16 @@ def test_errors_of_students_are_not_printed(capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_tied_weights_stay_tied_and_are_counted_once():
+def test_tied_weights_stay_tied_and_are_counted_once(tmp_path):
     teacher = made(TiedConvs)
     graph = checked(teacher, IMAGE)
     width = graph.groups["a"].size // 2
     student = build_student(teacher, graph, Plan.of((), {"a": width}))
     assert student.h1.weight is student.h2.weight and student.h1.weight.shape == (width, width, 3, 3)
     assert student.h1.bias is not student.h2.bias and student.b1.running_mean is student.b2.running_mean
+    save_student(student, Plan.of((), {"a": width}), tmp_path)
+    loaded = load_student(teacher, graph, tmp_path)
+    assert loaded.h1.weight is loaded.h2.weight and torch.equal(loaded.h1.weight, student.h1.weight)
     one = build_student(teacher, graph, Plan.of(["h1"]))
     assert sum(p.numel() for p in teacher.parameters()) - sum(p.numel() for p in one.parameters()) == 16 + 2 * 16
     inputs = torch.randn(8, *IMAGE, generator=torch.Generator().manual_seed(0))
