@@ -116,6 +116,7 @@ def test_rules_of_attention_conform():
         return layer(x, x, x, need_weights=False)[0]
 
     testing.check_rule(nn.MultiheadAttention(8, 4, batch_first=True).eval(), TOKENS, call=attend, axis=-1)
+    testing.check_rule(nn.GRU(8, 6, 2, bidirectional=True).eval(), TOKENS, call=lambda layer, x: layer(x)[0])
     windows = ShiftedWindowAttention(8, window_size=[2, 2], shift_size=[1, 1], num_heads=4).eval()
     testing.check_rule(windows, torch.randn(2, 4, 4, 8), axis=-1)
 
@@ -336,8 +337,8 @@ def test_a_rule_that_breaks_a_promise_is_refused():
         testing.check_rule(gain(Shares), IMAGES)
     with refuses("its side 'heads' never shrinks"):
         testing.check_rule(gain(Shy), IMAGES)
-    with refuses("LSTM.*no rule for shrinking"):
-        testing.check_rule(nn.LSTM(8, 6).eval(), TOKENS, call=lambda layer, x: layer(x)[0], axis=-1)
+    with refuses("Bilinear.*no rule for shrinking"):
+        testing.check_rule(nn.Bilinear(8, 8, 6).eval(), TOKENS, call=lambda layer, x: layer(x, x), axis=-1)
 
 
 def test_a_teacher_that_breaks_a_promise_is_refused():

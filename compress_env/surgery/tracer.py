@@ -89,7 +89,7 @@ def _run(model: nn.Module, examples: tuple[Tensor, ...]) -> None:
 def _compare(model: nn.Module, capture: Capture, examples: tuple[Tensor, ...], path: list[str]) -> None:
     """Raises _Different if the graph computes something else than the network; `path` then names the module that differs."""
     for count in (2, 3):
-        inputs = tuple(x[:1].expand(count, *x.shape[1:]) for x in examples)
+        inputs = _random(model, examples, count)
         with torch.no_grad():
             expected = model(*_clones(inputs))
             if _equal(capture.traced.forward(*_clones(inputs)), expected) or not _equal(
@@ -98,6 +98,19 @@ def _compare(model: nn.Module, capture: Capture, examples: tuple[Tensor, ...], p
                 continue  # a network that is random cannot be compared
             path[:] = _different_module(model, capture, inputs)
         raise _Different(f"what was traced computes something else on {count} examples")
+
+
+def _random(model: nn.Module, examples: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+    """Inputs in which no two numbers are alike, if the network takes such, since many functions of zeros are equal."""
+    generator = torch.Generator().manual_seed(count)
+    alike = tuple(x[:1].expand(count, *x.shape[1:]) for x in examples)
+    inputs = tuple(torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in alike)
+    try:
+        with torch.no_grad():
+            model(*_clones(inputs))
+    except Exception:  # noqa: BLE001 - it may look at them
+        return alike
+    return inputs
 
 
 def _clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -35,6 +35,10 @@ class Recurrent(Rule):
         flow.side(call.name, "in", numbers)
         return nothing(call.result)
 
+    def channel_axis(self) -> int:
+        """The last axis."""
+        return -1
+
     def geometry(self, module: nn.Module, channels: int) -> Geometry:
         """Features that it reads and gives."""
         m: Any = module
