@@ -176,6 +176,16 @@ def test_a_student_computes_what_its_teacher_does_in_place_and_can_be_trained(bo
     assert teacher.relu.inplace
 
 
+def test_random_numbers_that_are_made_in_place_are_no_obstacle():
+    def body(s, x):
+        h = s.a(x)
+        return s.b(F.relu(h, inplace=True)) + 0.1 * torch.empty_like(h).normal_()
+
+    teacher, x = Net(body).eval(), torch.randn(2, 3, 6, 6)
+    graph = trace(teacher, x)
+    assert build_student(teacher, graph, graph.canonical(frozenset(graph.blocks), graph.floor))(x).shape == (2, 3)
+
+
 class Block(nn.Module):
     """As many people write it."""
 

@@ -6,36 +6,24 @@ is seen by running the network once, from the counters that PyTorch keeps for au
 
 from __future__ import annotations
 
-import inspect
-import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from compress_env.errors import UserError
 from compress_env.surgery.call import tensors
+from compress_env.surgery.twins import name_of, twin_of
 
 RESHAPES = ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as", "ravel")
 SWAPS = ("transpose", "swapaxes", "swapdims", "t")
 PARTS = ("chunk", "split", "split_with_sizes", "tensor_split", "unbind")
 SHAPED = ("squeeze_", "unsqueeze_", "transpose_", "swapaxes_", "swapdims_", "t_")
 """Methods that change how a tensor is read, not what is in memory: views of it stay as they are."""
-
-
 TOLERANCE = 1e-3
 """Difference of outputs, as a share, up to which they are taken for rounding."""
-
-
-class _Twin(NamedTuple):
-    """The same operation out of place."""
-
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 def out_of_place(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
@@ -46,18 +34,23 @@ def out_of_place(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
     if not any(_writes(traced, node) for node in traced.graph.nodes):
         return
     watch = _Watch(traced)
-    with torch.no_grad():
-        expected = watch.run(*(x.clone() for x in examples))
+    expected = _outputs(watch.run, examples)
     _Rewriting(watch).run()
     for node in traced.graph.nodes:
         if _flagged(traced, node):
             traced.get_submodule(node.target).__dict__["inplace"] = False
     traced.recompile()
-    with torch.no_grad():
-        found = traced(*(x.clone() for x in examples))
+    found = _outputs(traced, examples)
     if not torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * float(expected.abs().max()), equal_nan=True):
         names = ", ".join(dict.fromkeys(str(node.target) for node in watch.written))
         raise UserError(f"{type(traced).__name__} writes to tensors in a way that cannot be followed ({names}); write it out of place")
+
+
+def _outputs(run: Callable[..., Any], examples: tuple[Tensor, ...]) -> Tensor:
+    """What a network gives for copies of the examples, always with the same random numbers."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return run(*(x.clone() for x in examples))
 
 
 def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
@@ -66,39 +59,7 @@ def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
         module = traced.get_submodule(str(node.target))
         own = any(getattr(m, "inplace", False) is True for m in module.modules())
         return own or not type(module).__module__.startswith("torch.nn")
-    return _twin(node) is not None or (node.op == "call_method" and str(node.target).endswith("_"))
-
-
-def _twin(node: fx.Node) -> _Twin | None:
-    """The out-of-place twin of an operation in place, None if it is none or has no twin."""
-    target: Any = node.target
-    name = _name(node)
-    if node.op == "call_method":
-        own = name.endswith("_") and not name.endswith("__") and callable(getattr(Tensor, name[:-1], None))
-        return _Twin(name[:-1], node.args, node.kwargs) if own else None
-    if node.op != "call_function":
-        return None
-    if "out" in node.kwargs:
-        return _Twin(target, node.args, {k: v for k, v in node.kwargs.items() if k != "out"})
-    if hasattr(operator, f"__{name}__") and name.startswith("i") and getattr(operator, name, None) is target:
-        plain = getattr(operator, name[1:], None) or getattr(operator, f"{name[1:]}_", None)
-        return _Twin(plain, node.args, node.kwargs) if plain else None
-    if name.endswith("_"):
-        plain = getattr(torch, name[:-1], None) or getattr(F, name[:-1], None)
-        return _Twin(plain, node.args, node.kwargs) if plain else None
-    return _without_flag(node, target)
-
-
-def _without_flag(node: fx.Node, target: Callable[..., Any]) -> _Twin | None:
-    """A function that is told to work in place, told otherwise."""
-    try:
-        given = inspect.signature(target).bind(*node.args, **node.kwargs)
-    except (TypeError, ValueError):  # a built-in one, which has no such argument
-        return None
-    if given.arguments.get("inplace") is not True:
-        return None
-    given.arguments["inplace"] = False
-    return _Twin(target, given.args, given.kwargs)
+    return twin_of(node) is not None or (node.op == "call_method" and str(node.target).endswith("_"))
 
 
 class _Watch(fx.Interpreter):
@@ -116,7 +77,7 @@ class _Watch(fx.Interpreter):
 
     def run_node(self, node: fx.Node) -> Any:
         before = {i: [t._version for t in tensors(self.env.get(i))] for i in node.all_input_nodes}
-        twin = _twin(node)
+        twin = twin_of(node)
         if twin is not None:
             args, kwargs = fx.node.map_arg((twin.args, dict(twin.kwargs)), lambda n: self.env[n])
             out = getattr(args[0], twin.target)(*args[1:], **kwargs) if node.op == "call_method" else twin.target(*args, **kwargs)
@@ -161,7 +122,7 @@ class _Rewriting:
         return fx.node.map_arg(self.original[node], lambda n: first.get(n) or self.current.get(n, n))
 
     def _rewrite(self, node: fx.Node) -> None:
-        twin, written = _twin(node), self.watch.written.get(node, [])
+        twin, written = twin_of(node), self.watch.written.get(node, [])
         shaped = node.op == "call_method" and node.target in SHAPED
         own = [x for x in written if shaped or self._alike(x, node)][:1]
         flagged = _flagged(self.module, node)
@@ -236,7 +197,7 @@ class _Rewriting:
             x = whole
 
     def _put_whole(self, x: fx.Node, above: fx.Node, held: fx.Node) -> fx.Node | None:
-        name, args = _name(x), x.args[1:]
+        name, args = name_of(x), x.args[1:]
         before = self.current.get(above, above)
         if name in RESHAPES:
             return self._after(held, "reshape_as", held, before)
@@ -256,12 +217,12 @@ class _Rewriting:
 
     def _put_part(self, x: fx.Node, above: fx.Node, held: fx.Node) -> fx.Node | None:
         source, index, parts = self.inputs[above][0], x.args[1], self.watch.values[above]
-        if _name(above) not in PARTS or not isinstance(index, int):
+        if name_of(above) not in PARTS or not isinstance(index, int):
             return None
-        position = 1 if _name(above) == "unbind" else 2
+        position = 1 if name_of(above) == "unbind" else 2
         dim: Any = above.args[position] if len(above.args) > position else above.kwargs.get("dim", 0)
         before, index = self.current.get(source, source), index % len(parts)
-        if _name(above) == "unbind":
+        if name_of(above) == "unbind":
             return self._after(held, torch.select_scatter, before, held, dim, index)
         bounds = np.cumsum([0, *(part.shape[dim] for part in parts)]).tolist()
         return self._after(held, torch.slice_scatter, before, held, dim, bounds[index], bounds[index + 1])
@@ -282,10 +243,6 @@ class _Rewriting:
 def _flagged(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Whether it is a module that is told to work in place."""
     return node.op == "call_module" and getattr(traced.get_submodule(str(node.target)), "inplace", False) is True
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _only_cut(index: Any, rank: int) -> tuple[int, Any] | None:
