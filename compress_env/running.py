@@ -147,6 +147,8 @@ def data_of(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
     """The data of a problem. Raises UserError if there is none, or it cannot be used."""
     if spec.data is None and teacher.data is None:
         raise UserError(f"the teacher {teacher.name!r} needs data: a name, imagefolder:DIR, images:DIR, a factory or (train, test)")
+    if spec.augmentation not in (None, "none"):
+        augmentation.function(spec.augmentation)  # refused before anything is read
     data = load_data(
         teacher.data if spec.data is None else spec.data, normalization=spec.normalization or teacher.normalization,
         image_size=spec.image_size, progress=progress,

@@ -290,6 +290,12 @@ def test_an_augmentation_has_to_give_pictures(folder, monkeypatch):
         change(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.Generator())
 
 
+def test_an_augmentation_is_looked_up_before_data_are_read(tmp_path):
+    spec = ProblemSpec(teacher=net(), data=f"images:{tmp_path / 'gone'}", augmentation="trivail")
+    with pytest.raises(UserError, match="no augmentation 'trivail'; did you mean 'trivial'"):
+        Problem.build(spec)
+
+
 def test_no_augmentation_leaves_pictures_as_they_are(folder):
     spec = ProblemSpec(teacher=net(), data=f"imagefolder:{folder}", image_size=8, augmentation="none")
     data = Problem.build(spec).data
@@ -307,7 +313,14 @@ def test_a_random_state_is_not_touched_by_augmentation():
 def test_students_learn_from_pictures_without_labels(folder):
     problem = Problem.build(ProblemSpec(teacher=net(), data=f"images:{folder}", image_size=8, mean=MEAN, std=STD))
     student = problem.student(problem.graph.canonical(frozenset(), problem.graph.allowed(problem.graph.full * 0.7)))
-    done = finetune(student, problem.whole, problem.data, Recipe(epochs=2, batch_size=32), problem.task, progress=False)
+    given = []
+
+    def loss(outputs, answers, labels, temperature):
+        given.append(torch.equal(labels, answers.argmax(1)))
+        return problem.task.losses.get("hinton")(outputs, answers, labels, temperature)
+
+    done = finetune(student, problem.whole, problem.data, Recipe(epochs=2, batch_size=32), problem.task, loss=loss, progress=False)
+    assert given and all(given)
     assert problem.task.metric == "agreement" and done.history[done.best_epoch] >= done.history[0]
 
 

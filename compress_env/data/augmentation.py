@@ -52,18 +52,28 @@ def trivial(size: tuple[int, int]) -> Change:
     return v2.Compose([resized_crop(size), v2.TrivialAugmentWide()])
 
 
+def function(spec: Any) -> Callable[..., Any]:
+    """What a name, a place or a callable stands for, before any data is loaded: by a name, it makes the change for a size.
+
+    Raises:
+        UserError: If there is no such name, or it is nothing to call.
+    """
+    change: Callable[..., Any] = AUGMENTATIONS.get(spec) if isinstance(spec, str) else spec
+    if not callable(change) or isinstance(change, type):
+        known = ", ".join(AUGMENTATIONS.names())
+        raise UserError(f"the augmentation {spec!r} is no function of an image; give a name ({known}) or a callable")
+    return change
+
+
 def find(spec: Any, shape: tuple[int, ...]) -> Augmentation:
     """The augmentation of a name, a place `module:function` or `file.py:function`, or a callable, for inputs of this shape.
 
     Raises:
         UserError: If there is no such name, or it is nothing to call.
     """
+    change = function(spec)
     if isinstance(spec, str) and spec in AUGMENTATIONS.names():
         if len(shape) != 3:
             raise UserError(f"the augmentation {spec!r} is for images, and the inputs are of shape {shape}")
-        return Augmentation(spec, AUGMENTATIONS.get(spec)((shape[1], shape[2])))
-    change: Callable[..., Any] = AUGMENTATIONS.get(spec) if isinstance(spec, str) else spec
-    if not callable(change) or isinstance(change, type):
-        known = ", ".join(AUGMENTATIONS.names())
-        raise UserError(f"the augmentation {spec!r} is no function of an image; give a name ({known}) or a callable")
+        return Augmentation(spec, change((shape[1], shape[2])))
     return Augmentation(spec if isinstance(spec, str) else getattr(change, "__name__", repr(change)), change)
