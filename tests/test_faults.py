@@ -61,6 +61,18 @@ def make(measured):
     return factory
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """Fresh objectives of digits."""
+    first = Objective(DIGITS)
+    assert first.sensitivities.evaluations > 5
+
+    def factory() -> Objective:
+        return Objective(DIGITS, problem=first.problem, sensitivities=first.sensitivities)
+
+    return factory
+
+
 @pytest.fixture(autouse=True)
 def _no_fault_is_left():
     yield
@@ -103,6 +115,29 @@ def test_a_fault_is_recorded_with_its_reason_and_the_search_goes_on(name, make, 
     assert later.evaluator.known(found[2].plan) is None  # of another process
     search(later, "random", 7, out=tmp_path, progress=False)
     assert (later.evaluator.known(found[2].plan) is None) == transient  # nothing is remembered that the machine caused
+
+
+@pytest.mark.parametrize("name", ["exception", "nan", "memory", "hang"])
+def test_a_fault_in_a_search_of_digits_is_recorded_likewise(name, digits, tmp_path, monkeypatch):
+    objective, whole = digits(), search(digits(), "random", 4, progress=False).trials
+    monkeypatch.setattr(objective.evaluator.patience, "_given", 1.0)
+    outputs, began = objective.evaluator.outputs, iter(range(100))
+
+    def fails(student, plan):
+        if next(began) in (1, 2 if name == "memory" else 1):
+            return faults.fault(name)(torch.zeros(1)) if name != "nan" else _not_finite()
+        return outputs(student, plan)
+
+    monkeypatch.setattr(objective.evaluator, "outputs", fails)
+    found = search(objective, "random", 4, out=tmp_path, progress=False).trials
+    reason, transient = REASONS[name]
+    assert found[1].evaluation.failed.startswith(reason) and found[1].evaluation.transient == transient
+    assert [t.plan for t in found] == [t.plan for t in whole] == [t.plan for t in RunFolder(tmp_path).trials()]
+    assert all(a.same(b) for a, b in zip(found, whole) if a.plan != found[1].plan)  # which comes again
+
+
+def _not_finite():
+    raise EvaluationFailed("the student's outputs are not finite")
 
 
 def test_short_memory_is_tried_once_more_and_with_a_smaller_batch(make, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from compress_env.distill import train
 from compress_env.distill.train import Diverged
 from compress_env.errors import EveryStudentFailed, UserError
 from compress_env.evaluator import Evaluator
-from compress_env.files import read_json
+from compress_env.files import read_json, write_json
 from compress_env.objective import Objective
 from compress_env.resources.cost_model import CostModel
 from compress_env.search.choice import FINALISTS_FILE
@@ -243,6 +244,72 @@ def test_seconds_add_up_over_resumes(run, monkeypatch):
     folder._trials.write([replace(t, seconds=100.0) for t in trials[:5]])
     _, objective = run_search(SPEC, SearchSpec("random", {}, 8, 0), folder.path, resume=True, progress=False)
     assert 500 <= finish(folder, 1, objective=objective, progress=False).result.seconds < 600
+
+
+def whole(folder: Path, objective) -> None:
+    """The run from the beginning, or from where it is."""
+    made, _ = run_search(SPEC, SearchSpec("random", {}, 8, 0), folder, resume=True, progress=False)
+    finish(made, EPOCHS, objective=objective(), progress=False)
+
+
+WRITES = (2, 4, 6, 3, 4, 2, 2, 2, 2)
+"""At which of its writes each attempt ends: settings, trials, finalists, epochs, weights, outcome and report are written in turn."""
+
+
+def test_a_disk_that_is_full_again_and_again_loses_nothing(run, searched, tmp_path, monkeypatch):
+    _, objective = run
+    synchronise, folder = os.fsync, tmp_path / "whole"
+
+    for number, last in enumerate(WRITES):
+        left = last
+
+        def full(file):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            synchronise(file)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, "fsync", full)
+            with pytest.raises(UserError, match=r"cannot write .*: No space left on device; make room"):
+                whole(folder, objective)
+        assert not [p.name for p in folder.iterdir() if p.name.startswith(".")], number
+    whole(folder, objective)
+    same(folder, searched)
+
+
+def same(folder: Path, searched) -> None:
+    """The outcome is that of a run that nothing disturbed, but for the seconds that the search took."""
+    result = read_json(folder / "result.json")
+    write_json(folder / "result.json", result | {"seconds": searched[2]["seconds"]})
+    complete(RunFolder(folder), searched)
+    assert len(RunFolder(folder).trials()) == 8
+
+
+def test_a_process_that_is_killed_in_each_phase_loses_nothing(run, searched, tmp_path, monkeypatch):
+    _, objective = run
+    folder = tmp_path / "whole"
+    for last in (0, *WRITES):  # first amid the measurement of sensitivities
+        child = os.fork()
+        if not child:
+            left = [last]
+
+            def killed(_file, left=left):
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            files.os.fsync = killed
+            if not last:
+                faults.FAULTS["now"] = faults.fault("kill")
+            try:
+                whole(folder, objective)
+            finally:
+                os._exit(7)  # it was to be killed before
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, last
+    whole(folder, objective)
+    same(folder, searched)
 
 
 ENDS = """

@@ -102,6 +102,8 @@ def best_trial(trials: Sequence[Trial]) -> Trial | None:
 
 def reason_of_none(trials: Sequence[Trial]) -> str:
     """Why trials have no best one, as a sentence without an end: all students failed, or none is within the budget."""
+    if not trials:
+        return "no student was judged yet"
     failed = [t for t in trials if t.evaluation.failed]
     if failed and len(failed) == len(trials):
         return f"none of the {len(trials)} students could be evaluated ({failed[-1].evaluation.failed})"
