@@ -157,16 +157,10 @@ def test_short_memory_is_tried_once_more_and_with_a_smaller_batch(make, monkeypa
     objective = make()
     evaluator, plan = objective.evaluator, whole[0].plan
     monkeypatch.setattr(type(objective.evaluator), "prepare", lambda *_: None)
-    monkeypatch.setattr("compress_env.evaluator.predict", _in_batches_of(16))
+    evaluator.at_once = 16
     faults.FAULTS["now"] = large
     assert not evaluator(plan).failed
     assert [n for n in seen if n > 1] == [16] + [2] * 8  # half of the 32 validation images; one at a time is counted with
-
-
-def _in_batches_of(count):
-    from compress_env.distill.train import predict
-
-    return lambda model, data, split, _at_once, bfloat16: predict(model, data, split, count, bfloat16)
 
 
 @pytest.mark.parametrize("name", ["exception", "hang"])
