@@ -37,4 +37,7 @@ def _load(kind: str, name: str, normalization: Normalization | None, flip: bool)
         pixels = torch.as_tensor(part.data)
         pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
         splits.append(Split(pixels.contiguous(), torch.as_tensor(part.targets)))
-    return make_data(name, *splits, outputs=10, normalization=normalization, crop_padding=4, flip=flip, class_names=parts[0].classes)
+    return make_data(
+        name, *splits, outputs=10, normalization=normalization, crop_padding=4, flip=flip,
+        class_names=getattr(parts[0], "classes", ()),
+    )  # fmt: skip
