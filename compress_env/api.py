@@ -181,10 +181,10 @@ def run_search(
     find_agent(search_spec.agent, search_spec.agent_options)
     folder = RunFolder(Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-")))
     objective = _begun(environment, search_spec, folder, resume, progress)
+    folder.begin(environment, search_spec, command)
     left = search_spec.evaluations - len(folder.trials())
     if progress and left > 0:
         say(estimate(objective, left, finetuning).text())
-    folder.begin(environment, search_spec, command)
     folder.write("problem.json", objective.problem.measured.to_json())
     folder.write("sensitivities.json", objective.sensitivities.to_json())
     if sample := objective.problem.sample():

@@ -27,6 +27,8 @@ FILES = {"run.json", "problem.json", "sensitivities.json", "trials.jsonl", "sear
 FILES |= {"finalists.jsonl", "student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"metric", "teacher", "student", "resources", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions"}
 KEYS |= {"command"}
+OWN = {"finetune_epochs", "loss", "out", "resume", "dry_run"}
+"""Options of a search that are no settings of the problem, the environment or the agent."""
 SEARCH = ["search", "--agent", "random", "--evaluations", "4", "--finetune-epochs", "2"]
 
 
@@ -328,12 +330,12 @@ def test_every_setting_is_an_option_with_its_help_text():
         for field in fields(spec):
             if field.name != "input_shape" and not field.metadata.get("hidden"):
                 assert options[field.name].help.startswith(field.metadata["help"]), field.name
-    assert {*options} - {*keywords(), *(f.name for f in fields(SearchSpec))} == {"finetune_epochs", "out", "resume"}
+    assert {*options} - {*keywords(), *(f.name for f in fields(SearchSpec))} == OWN
 
 
 def test_without_options_a_search_has_the_defaults_of_the_settings():
     with main.commands["search"].make_context("search", []) as context:
-        given = {n: v for n, v in context.params.items() if n not in ("finetune_epochs", "out", "resume")}
+        given = {n: v for n, v in context.params.items() if n not in OWN}
     assert options.specs(given) == (EnvironmentSpec(), SearchSpec())
 
 
@@ -343,7 +345,7 @@ def test_options_become_settings():
     arguments += ["--agent-option", "start=a=b..c", "--agent-option", "tau=0.01", "--min-width", "0.2"]
     arguments += ["--latency-threads", "2", "--constraint", "soft"]
     with main.commands["search"].make_context("search", arguments) as context:
-        given = {n: v for n, v in context.params.items() if n not in ("finetune_epochs", "out", "resume")}
+        given = {n: v for n, v in context.params.items() if n not in OWN}
     environment, search = options.specs(given)
     assert environment.budget == {"macs": "0.2..0.8", "energy.py:Energy": "50%"} and environment.constraint == "soft"
     assert (environment.problem.protect, environment.problem.mean) == (("a*", "b"), (0.5, 1.0))

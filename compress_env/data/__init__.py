@@ -7,6 +7,7 @@ from typing import Any
 
 from compress_env.data import digits, hugging_face, imagefolder, torchvision_sets
 from compress_env.data.dataset import Data, Normalization, Split, make_data
+from compress_env.data.label_names import label_names
 from compress_env.data.samples import PARTS, split_of
 from compress_env.errors import UserError
 from compress_env.registry import Registry
@@ -41,9 +42,7 @@ def load_data(
         return spec
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
         train, test = map(split_of, spec, PARTS)
-        names = getattr(spec[0], "classes", None)  # as torchvision's data sets have them
-        named = names if isinstance(names, (list, tuple)) else ()
-        return make_data("custom", train, test, normalization=normalization, class_names=named)
+        return make_data("custom", train, test, normalization=normalization, class_names=label_names(spec[0]))
     if not isinstance(spec, str):
         raise UserError(
             f"data has to be a name, a factory or a pair (train, test) of torch datasets, got {type(spec).__name__}; of DataLoaders, "

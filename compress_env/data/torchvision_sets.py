@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from compress_env.data.dataset import Data, Normalization, Split, make_data
+from compress_env.data.label_names import label_names
 from compress_env.errors import UserError
 
 
@@ -39,5 +40,5 @@ def _load(kind: str, name: str, normalization: Normalization | None, flip: bool)
         splits.append(Split(pixels.contiguous(), torch.as_tensor(part.targets)))
     return make_data(
         name, *splits, outputs=10, normalization=normalization, crop_padding=4, flip=flip,
-        class_names=getattr(parts[0], "classes", ()),
+        class_names=label_names(parts[0]),
     )  # fmt: skip
