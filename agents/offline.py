@@ -47,7 +47,7 @@ class SurrogateTeacher:
         known = list({t.plan: t for t in trials if not t.evaluation.failed}.values())
         for i in sorted(rng.permutation(len(known))[:MOST]):
             plan = known[i].plan
-            parts = Allocation(frozenset(plan.removed), graph.widths(plan))
+            parts = Allocation(plan.switched, graph.widths(plan))
             self.model.observe(point(objective, parts, known[i].limits), known[i].reward)
         self.limits = objective.budgets(BUDGETS)
         zero = np.zeros(2, np.float32)

@@ -26,6 +26,8 @@ __version__ = "0.1.0"
 _ENTRY_POINTS = {
     "LayerRemoval-v0": "compress_env.envs.layer_removal:LayerRemovalEnv",
     "LayerRemovalPlanted-v0": "compress_env.envs.planted:LayerRemovalPlantedEnv",
+    "NetworkGrowth-v0": "compress_env.envs.growing:NetworkGrowthEnv",
+    "NetworkTransformation-v0": "compress_env.envs.growing:NetworkTransformationEnv",
 }
 ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = [

@@ -186,7 +186,8 @@ def run_search(
     if progress and left > 0:
         say(estimate(objective, left, finetuning).text())
     folder.write("problem.json", objective.problem.measured.to_json())
-    folder.write("sensitivities.json", objective.sensitivities.to_json())
+    if not objective.grows:
+        folder.write("sensitivities.json", objective.sensitivities.to_json())
     if sample := objective.problem.sample():
         folder.write("sample.json", sample)
     found = search(
@@ -266,6 +267,8 @@ def finish(
         check_problem(trials, objective.problem, folder)
         finalists = Finalists(objective, trials, folder.path)
         problem = objective.problem
+        if objective.grows and spec.loss is None:  # a larger network has nothing to learn from a smaller one
+            spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss_function(problem.task, spec.loss)
         recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device, spec.lr, spec.batch_size)
         recipe = problem.runnable(recipe)
@@ -291,7 +294,7 @@ def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, made
         if dict(result.recipe) != dict(made_by) or not all((folder.path / name).is_file() for name in written):
             return None
         problem = finalists.objective.problem
-        student = load_student(problem.teacher.module, problem.graph, folder.path)
+        student = load_student(problem.module, problem.graph, folder.path)
     except UserError as error:
         warnings.warn(f"{error}; the student is made again", stacklevel=3)
         return None
@@ -360,7 +363,7 @@ def _distilled(
         final_policy=_kept(folder, "search.json", lambda data: value_of(FinalPolicy | None, data.get("final_policy"), "final_policy")),
         finetune=done.to_json(),
         exports=exports,
-        layers=tuple(network_rows(problem, frozenset(plan.removed), problem.graph.widths(plan))),
+        layers=tuple(network_rows(problem, plan.switched, problem.graph.widths(plan))),
         versions=versions(),
         command=run["command"],
         recipe=made_by,

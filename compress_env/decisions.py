@@ -92,8 +92,17 @@ class RemoveBlock(Decision):
 
 
 @dataclass(frozen=True)
+class InsertBlock(RemoveBlock):
+    """Whether the block `target`, which the network does not have as it came, is inserted: it is for keep above 0."""
+
+    def apply(self, walk: Decider, keep: float, sparsity: float) -> None:
+        """Insert the block for `keep` above 0."""
+        walk.remove(self.target, keep > 0)
+
+
+@dataclass(frozen=True)
 class ShrinkGroup(Decision):
-    """How many channels the group `target` keeps: the uniform keep ratio of them for sparsity 0."""
+    """How many channels the group `target` has: the uniform keep ratio of them for sparsity 0, fewer above, more below."""
 
     column = 1
     shrinks = True
@@ -127,7 +136,9 @@ def decisions(graph: LayerGraph, schedule: str) -> tuple[Decision, ...]:
     """
     if schedule not in SCHEDULES:
         raise UserError(unknown("schedule", schedule, list(SCHEDULES)))
-    removals: list[Decision] = [RemoveBlock(name) for name in graph.blocks] if schedule != "shrink" else []
+    removals: list[Decision] = []
+    if schedule != "shrink":
+        removals = [InsertBlock(name) if name in graph.optional else RemoveBlock(name) for name in graph.blocks]
     shrinks: list[Decision] = [ShrinkGroup(name) for name in graph.groups] if schedule != "removal" else []
     chosen = [*removals, *shrinks]
     if schedule == "joint":

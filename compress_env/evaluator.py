@@ -215,6 +215,6 @@ class Evaluator(Memory):
         """Usage of a student that cannot be counted; the teacher's if it cannot be predicted either."""
         try:
             with failures():
-                return self.problem.cost_model.predict_all(frozenset(plan.removed), self.problem.graph.widths(plan))
+                return self.problem.cost_model.predict_all(plan.switched, self.problem.graph.widths(plan))
         except EvaluationFailed:
             return dict(self.problem.cost_model.teacher)

@@ -68,6 +68,8 @@ class Objective:
         spec: All settings.
         problem: The problem.
         hard: Whether every student has to meet its limits.
+        grows: Whether the network may grow, so that nothing is predicted of students.
+        shaped: Whether each step is rewarded, by what the decisions so far are predicted to lead to.
         actions: What actions mean, "relative" or "absolute".
 
     Raises:
@@ -82,6 +84,8 @@ class Objective:
     ):  # fmt: skip
         self.spec, self._progress = spec, progress
         self.hard = spec.constraint == "hard"
+        self.grows = spec.problem.changes != "compress"
+        self.shaped = spec.shaping and not self.grows
         self.actions = str(spec.actions)
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
@@ -117,8 +121,8 @@ class Objective:
         name, metric, images = problem.teacher.name, problem.task.metric, len(evaluator.validation)
         known = f"{metric} {metrics[metric]:.1%} on {images} validation examples"
         say(f"{name}: {known}", self._progress)
-        labelled = problem.data.labelled
-        if labelled and (doubt := doubts(problem.task, evaluator.teacher_outputs, evaluator.validation.labels)):
+        doubtful = problem.data.labelled and not self.grows  # a network that grows may be one that has not learned anything yet
+        if doubtful and (doubt := doubts(problem.task, evaluator.teacher_outputs, evaluator.validation.labels)):
             warnings.warn(DoubtfulTeacher(f"the teacher {name!r} has {known}, {doubt}. {CHECK}"), stacklevel=4)
         usage = dict(problem.cost_model.teacher)
         self.reward(Evaluation(metrics, 0.0, usage, metrics, usage), self._range(self._budget)[0])
@@ -137,18 +141,23 @@ class Objective:
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and largest observations `(entries,)`, float32, for which nothing has to be measured."""
-        return bounds(self.problem)
+        return bounds(self.problem, not self.grows)
 
     @property
     def embedding(self) -> Embedding:
         """Makes observations."""
         if self._embedding is None:
-            self._embedding = Embedding(self.allocator)
+            self._embedding = Embedding(self.problem, None if self.grows else self.allocator)
         return self._embedding
 
     @property
     def sensitivities(self) -> Sensitivities:
         """What each decision costs alone; measured when it is first asked for, unless this machine has done so before."""
+        if self.grows:
+            raise UserError(
+                "sensitivities are of what is taken away, and this network may grow; choose another agent, such as model, cma-es or a "
+                "stock one"
+            )
         if self._sensitivities is None:
             self._sensitivities = measure(self.problem, self._prober(), self._sensitivities_key(), self._progress)
         return self._sensitivities
@@ -269,11 +278,15 @@ class Objective:
         return self.reward(self.completed(walk).evaluation(self.problem.task.metric), walk.limits)[0]
 
     def predicted_of(self, plan: Allocation, limits: Mapping[str, float]) -> float:
-        """The reward that is predicted of a plan within limits, by resource in its unit."""
+        """The reward that is predicted of a plan within limits, by resource in its unit; 0 of a network that may grow."""
+        if self.grows:
+            return 0.0
         return self.reward(Completed.of(plan, self.allocator).evaluation(self.problem.task.metric), limits)[0]
 
     def observe(self, walk: AnyWalk) -> np.ndarray:
         """The observation `(entries,)` float32 of a walk's current step."""
+        if self.grows:
+            return self.embedding(walk, None, None)
         return self.embedding(walk, self.completed(walk), self.reference(walk.limits).allocation)
 
     def reward(self, evaluation: Evaluation, limits: Mapping[str, float]) -> tuple[float, dict[str, float]]:

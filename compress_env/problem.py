@@ -102,6 +102,7 @@ class Problem:
         device: Torch device on which students are judged.
         graph: What can be removed and shrunk; students keep the channels that the ranking puts first.
         ranking: The order of each group's channels.
+        module: The network that students are made of: the teacher, or where it may grow, one that holds all that may be inserted.
         whole: The student of the empty plan, on `device`; it computes what the teacher does, bit for bit.
         cost_model: Predicts and counts what students use.
         decisions: The steps of a walk.
@@ -119,11 +120,13 @@ class Problem:
         with one_thread():
             running = run_teacher(spec, teacher, task, data, example, progress)
             graph, self.whole, example = running.graph, running.whole, running.example
+            self.module = running.module
             self._inputs = torch.zeros_like(example)
             self.device = next(self.whole.parameters()).device
-            self.ranking = measured.ranking if measured else rank_channels(spec.ranking, self.whole, graph, self._images)
+            every = self.student_of(graph, Plan.of(inserted=graph.optional)) if graph.optional else self.whole
+            self.ranking = measured.ranking if measured else rank_channels(spec.ranking, every, graph, self._images)
             self.graph: LayerGraph = graph.ranked(self.ranking)
-            self.cost_model = CostModel(teacher.module, self.graph, example[:2], spec.resources, runtime, progress)
+            self.cost_model = CostModel(self.module, self.graph, example[:2], spec.resources, runtime, progress)
         self.decisions: tuple[Decision, ...] = decisions(self.graph, spec.schedule)
         self.removable = frozenset(d.target for d in self.decisions if not d.shrinks)
         shrinks = [d.target if d.shrinks else None for d in self.decisions]
@@ -236,7 +239,11 @@ class Problem:
 
     def student(self, plan: Plan) -> fx.GraphModule:
         """The student of a plan with the teacher's weights, not refitted, on `device`. Raises InvalidPlan."""
-        return build_student(self.teacher.module, self.graph, plan).to(self.device)
+        return self.student_of(self.graph, plan)
+
+    def student_of(self, graph: LayerGraph, plan: Plan) -> fx.GraphModule:
+        """As `student`, for channels that are ranked as in `graph`."""
+        return build_student(self.module, graph, plan).to(self.device)
 
     def candidate(self, removed: frozenset[str], widths: np.ndarray) -> Candidate:
         """The plan without these blocks and with these widths `(groups,)`, its student and what was counted on that."""
@@ -244,18 +251,18 @@ class Problem:
 
     def built(self, plan: Plan) -> Candidate:
         """A plan with its student, where the teacher is, and what was counted on that."""
-        student = build_student(self.teacher.module, self.graph, plan)
+        student = build_student(self.module, self.graph, plan)
         return Candidate(plan, student, self.cost_model.count(student, plan))
 
     def _complete(self) -> list[Completion]:
-        """The smallest students: all blocks gone, and none."""
+        """The smallest students: all blocks gone, and none. Where the network may only grow, it is the network as it came."""
         may_remove, may_shrink = self.spec.schedule != "shrink", self.spec.schedule != "removal"
         floor = self.graph.floor if may_shrink else self.graph.full
-        everything = frozenset(self.graph.blocks)
+        everything = frozenset(self.graph.blocks) - self.graph.optional
         completions = []
         for removed in [everything, frozenset()] if may_remove else [frozenset()]:
             found = self.candidate(removed, floor)
-            completions.append(Completion(frozenset(found.plan.removed), floor, found.usage))
+            completions.append(Completion(found.plan.switched, floor, found.usage))
         return completions
 
     def smallest(self, name: str) -> float:

@@ -53,8 +53,26 @@ def relative(evaluation: Evaluation, limits: Limits) -> dict[str, float]:
     much as the whole accuracy (a hinge as in MnasNet's hard-constraint reward, Tan et al. 2019, but additive, so that it stays
     informative where the score is low).
     """
-    excess = sum(max(0.0, evaluation.usage[name] / limit - 1) for name, limit in limits.items())
-    return {"score": evaluation.proxy_score, "resource": 0.0 - excess}
+    return {"score": evaluation.proxy_score, "resource": 0.0 - _excess(evaluation, limits)}
+
+
+def _excess(evaluation: Evaluation, limits: Limits) -> float:
+    return sum(max(0.0, evaluation.usage[name] / limit - 1) for name, limit in limits.items())
+
+
+@REWARDS.register("accuracy")
+def accuracy(evaluation: Evaluation, limits: Limits) -> dict[str, float]:
+    """The student's metric, less the relative excess over limits, as in `relative`; the default where a network grows."""
+    return {"metric": evaluation.metric, "resource": 0.0 - _excess(evaluation, limits)}
+
+
+@REWARDS.register("eas")
+def eas(evaluation: Evaluation, limits: Limits) -> float:
+    """tan(metric * pi / 2), so that a point more counts for more the nearer it is to 1 (Cai et al., AAAI 2018, section 4.1).
+
+    A metric above 0.999 counts as that.
+    """
+    return math.tan(min(evaluation.metric, 0.999) * math.pi / 2)
 
 
 @REWARDS.register("n2n")

@@ -17,6 +17,7 @@ from compress_env.resources import RESOURCES
 from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.net2net import growing
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.trace import trace
 from compress_env.tasks import Task
@@ -26,6 +27,8 @@ from compress_env.teachers.admission import raised
 EXAMPLES = 3
 """Inputs that a teacher is tried on."""
 CURE = "give other data, or another image size or input shape"
+CALIBRATION = 256
+"""Inputs on which normalisations that may be inserted take their statistics."""
 COUNTS = (2, EXAMPLES)
 """Examples at once that are tried: a network that takes only one number of them can be neither judged nor exported."""
 
@@ -35,11 +38,13 @@ class Running:
     """A teacher that was seen to run here.
 
     Attributes:
+        module: The network that students are made of: the teacher, or where it may grow, one that holds all that may be inserted.
         graph: What was found in it.
         whole: The student of the empty plan, on the device of evaluations.
         example: Inputs `(n, ...)` on the CPU that it ran on.
     """
 
+    module: nn.Module
     graph: LayerGraph
     whole: fx.GraphModule
     example: Tensor
@@ -71,13 +76,19 @@ def run_teacher(spec: ProblemSpec, teacher: Teacher, task: Task | None, data: Da
             raise
         example = example.long()  # it takes the numbers of words
     multiple = spec.channel_multiple or max([RESOURCES.get(name).channel_multiple for name in spec.resources], default=1)
+    def traced(network: nn.Module) -> LayerGraph:
+        return trace(network, example[:2], **spec.scope, channel_multiple=multiple)
+
     with announced(f"tracing {name}", progress):
-        graph = trace(module, example[:2], **spec.scope, channel_multiple=multiple)
+        graph = traced(module)
+        if spec.changes != "compress":
+            inputs = data.calibration(CALIBRATION) if data is not None else example
+            module, graph = growing(module, graph, traced, spec.growth, spec.changes == "transform", inputs)
     if spec.device == "auto":
         device = devices.fastest_for(float(graph.view(frozenset()).macs(graph.full)))
     whole = build_student(module, graph, Plan()).to(device)
     answers(whole, name, example, cure="give another --device", finite=known)
-    return Running(graph, whole, example)
+    return Running(module, graph, whole, example)
 
 
 def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, finite: bool = True) -> Tensor:

@@ -21,6 +21,12 @@ from compress_env.registry import unknown
 COUNTED = ("params", "macs", "memory")
 """Resources that are counted for every problem."""
 SCHEDULES = ("two-step", "joint", "removal", "shrink")
+CHANGES = ("compress", "grow", "transform")
+LARGEST_GROWTH = 64.0
+TRAINED: Mapping[str, Any] = {"distill_steps": 100, "loss": "labels", "lr": 0.002, "refit": False}
+"""How students are judged by default where a network may grow: all of them compute what it does, until they are trained."""
+BUDGETS: Mapping[str, Mapping[str, Any]] = {"compress": {"macs": 0.5}, "grow": {"macs": "200%"}, "transform": {"macs": "100%"}}
+"""The default budget, by what a plan may do."""
 RUNTIMES = {"eager": "PyTorch eager", "compile": "torch.compile", "onnxruntime": "ONNX Runtime"}
 """Where latency can be measured: names, and what tables call them."""
 LARGEST_INPUT = 2**27
@@ -127,6 +133,13 @@ class ProblemSpec(Settings):
         "Widths are multiples of it, for hardware that computes 8, 16 or 32 channels at a time; 8 with a measured budget, else 1.",
         low=1,
     )
+    changes: str = setting(
+        "compress", "What a plan may do: compress (remove and shrink), grow (insert and widen, its outputs preserved) "
+        "or transform (all of it).", choices=CHANGES,
+    )  # fmt: skip
+    max_growth: float | None = setting(
+        None, "How many times its channels a layer may have, where the network may grow; 2 if absent.", low=1.0
+    )
     min_width: float = setting(0.1, "Smallest share of a layer's channels.", low=0.0, high=1.0)
     ranking: Any = setting(
         "reconstruction", "Which channels of a group stay: reconstruction, magnitude, or module:attribute of one's own.", text=True
@@ -154,6 +167,13 @@ class ProblemSpec(Settings):
             if not isinstance(self.weights, (str, PathLike)):
                 raise UserError(f"weights have to be a file's path, got {type(self.weights).__name__}; load them into the teacher")
             object.__setattr__(self, "weights", str(self.weights))
+        if self.changes not in CHANGES:
+            raise UserError(unknown("changes", self.changes, list(CHANGES)))
+        if self.max_growth is not None and (self.changes == "compress" or not 1 <= self.max_growth <= LARGEST_GROWTH):
+            raise UserError(
+                f"max_growth is for changes='grow' or 'transform', and lies between 1 and {LARGEST_GROWTH:.0f}; got "
+                f"{self.max_growth!r} with changes={self.changes!r}"
+            )
         if self.schedule not in SCHEDULES:
             raise UserError(unknown("schedule", self.schedule, list(SCHEDULES)))
         if self.runtime not in RUNTIMES:
@@ -180,6 +200,11 @@ class ProblemSpec(Settings):
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Means and deviations, or None for the data's own."""
         return None if self.mean is None or self.std is None else (self.mean, self.std)
+
+    @property
+    def growth(self) -> float:
+        """How many times its channels a layer may have."""
+        return 1.0 if self.changes == "compress" else self.max_growth or 2.0
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -232,13 +257,17 @@ class EnvironmentSpec(Settings):
     )  # fmt: skip
     actions: str | None = setting(
         None, "relative: an action says how much more than the allocation its block or group is to be kept or shrunk; absolute: keep "
-        "or remove, and a share of channels. If absent relative, but absolute with soft limits.", choices=("relative", "absolute"),
+        "or remove, and a share of channels. If absent relative, but absolute with soft limits, and where the network may grow.",
+        choices=("relative", "absolute"),
     )  # fmt: skip
     shaping: bool = setting(
         True, "A reward at each step, by what the decisions so far are predicted to lead to; those of an episode add up to the same.",
         hidden=True,
     )  # fmt: skip
-    reward: Any = setting("relative", "relative, n2n, amc_error, amc_flops or module:function.", text=True)
+    reward: Any = setting(
+        None, "relative, accuracy, eas, n2n, amc_error, amc_flops or module:function. If absent relative, but accuracy where the "
+        "network may grow.", text=True,
+    )  # fmt: skip
     timeout: float | None = setting(
         None, "Seconds that an evaluation may take; a student that takes longer has failed. If absent, thirty times the first one's, "
         "at least 60; 0 for no limit.", low=0.0,
@@ -257,17 +286,25 @@ class EnvironmentSpec(Settings):
         if not isinstance(self.budget, Mapping):
             raise UserError(f'a budget is a mapping such as {{"macs": 0.5}}, got {self.budget!r}')
         object.__setattr__(self, "budget", dict(self.budget))
-        actions = self.actions or ("relative" if self.constraint == "hard" else "absolute")
+        grows = self.problem.changes != "compress"
+        actions = self.actions or ("relative" if self.constraint == "hard" and not grows else "absolute")
         object.__setattr__(self, "actions", actions)
+        if actions == "relative" and grows:
+            raise UserError("relative actions are about what is taken away, and this network may grow; give actions='absolute'")
+        if self.reward is None:
+            object.__setattr__(self, "reward", "accuracy" if grows else "relative")
         if actions not in ("relative", "absolute"):
             raise UserError(unknown("actions", actions, ["relative", "absolute"]))
         if actions == "relative" and self.constraint == "soft":
             raise UserError("relative actions keep every limit, and the limits are soft; give actions='absolute', or hard limits")
         if isinstance(self.evaluator, Mapping):
             try:
-                object.__setattr__(self, "evaluator", EvaluatorSettings.of(**self.evaluator))
+                given = {**(TRAINED if grows else {}), **self.evaluator}
+                object.__setattr__(self, "evaluator", EvaluatorSettings.of(**given))
             except UserError as error:
                 raise UserError(f"evaluator: {error}" if not str(error).startswith("evaluator") else str(error)) from None
+        elif grows and self.evaluator == EvaluatorSettings():
+            object.__setattr__(self, "evaluator", EvaluatorSettings.of(**TRAINED))
         further = tuple(sorted({*self.problem.resources, *self.budget} - {*COUNTED}))
         object.__setattr__(self, "problem", replace(self.problem, resources=further))
 
@@ -278,6 +315,8 @@ class EnvironmentSpec(Settings):
         for name in given:
             if name not in known:
                 raise UserError(unknown("argument", name, list(known)))
+        if given.get("budget") is None and given.get("changes") in BUDGETS:
+            given["budget"] = BUDGETS[given["changes"]]
         own = {n: v for n, v in given.items() if n in {f.name for f in fields(cls)} and (v is not None or n == "reward")}
         problem = ProblemSpec(**{n: v for n, v in given.items() if n not in {f.name for f in fields(cls)}})
         return cls(problem, **own)

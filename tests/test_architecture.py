@@ -129,8 +129,8 @@ def test_environments_have_at_most_120_lines_of_code():
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and node.name.endswith("Env"):
                 sizes[node.name] = _code_lines(node, source)
-    assert sizes.keys() == {"LayerRemovalEnv", "LayerRemovalPlantedEnv"}
-    assert 10 < min(sizes.values()) and max(sizes.values()) <= 120, sizes
+    assert sizes.keys() == {"LayerRemovalEnv", "LayerRemovalPlantedEnv", "NetworkGrowthEnv", "NetworkTransformationEnv"}
+    assert sizes["LayerRemovalEnv"] > 50 and max(sizes.values()) <= 120, sizes
 
 
 def test_environments_are_taken_out_of_their_wrappers_in_adapters_alone():

@@ -70,7 +70,7 @@ def test_episodes_are_those_of_a_plain_walk(name, multiple, episodes):
         problem = Problem.build(spec, measured=known)
         graph, cost_model = problem.graph, problem.cost_model
         allocator = Allocator(problem, made_up(problem, rng))
-        embedding = Embedding(allocator)
+        embedding = Embedding(allocator.problem, allocator)
         for _ in range(episodes):
             names = [n for n in EXACT if rng.random() < 0.6] or ["macs"]
             limits = {

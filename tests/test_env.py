@@ -58,7 +58,7 @@ def episode(env: gym.Env, rng: np.random.Generator | None = None, seed: int | No
     return observations, total, info
 
 
-@pytest.mark.parametrize("name", compress_env.ENV_IDS)
+@pytest.mark.parametrize("name", [name for name in compress_env.ENV_IDS if not name.startswith("Network")])
 @pytest.mark.parametrize("kwargs", VARIANTS, ids=lambda k: k.get("schedule", "default"))
 def test_both_checkers_pass_without_a_warning(name, kwargs):
     with warnings.catch_warnings():

@@ -66,7 +66,7 @@ def test_every_group_can_be_wider_and_the_outputs_stay(joined):
         for channels in (group.size + group.step, 3 * group.size):
             wide = widen(network, graph, group.name, channels)
             assert difference(network, wide, INPUTS) < 1e-5
-            larger = graph.growing(3).widths(Plan.of(widths={group.name: channels}))
+            larger = graph.widths(Plan.of(widths={group.name: channels}))
             assert sum(p.numel() for p in wide.parameters()) == graph.view(frozenset()).parameters(larger)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 

@@ -143,7 +143,7 @@ def test_a_problem_is_made_again_without_its_data(problem):
     allocators = [Allocator(p, known) for p in (problem, again)]
     limits = {"macs": 0.3 * problem.cost_model.teacher["macs"]}
     walks = [Walk(p, limits) for p in (problem, again)]
-    embeddings, plans = [Embedding(a) for a in allocators], [a.reference(limits).allocation for a in allocators]
+    embeddings, plans = [Embedding(a.problem, a) for a in allocators], [a.reference(limits).allocation for a in allocators]
     while not walks[0].done:
         done = [Completed.of(walk.completed(plan), a) for walk, plan, a in zip(walks, plans, allocators)]
         seen = [embedding(*each) for embedding, *each in zip(embeddings, walks, done, plans)]

@@ -123,7 +123,7 @@ def sizes(problem: Problem, truths: Sequence[Truth]) -> dict[str, float]:
     found, model = {}, problem.cost_model
     for truth in truths:
         plan = Plan.from_json(truth.plan)
-        view, widths = problem.graph.view(frozenset(plan.removed)), problem.graph.widths(plan)
+        view, widths = problem.graph.view(plan.switched), problem.graph.widths(plan)
         found[truth.plan] = float(model.predict("params", view, widths)) / model.teacher["params"]
     return found
 

@@ -103,7 +103,7 @@ def measure(problem: Problem, resource: str, share: float, policy: str | int) ->
         walk.step(*((rng.uniform(-0.5, 1), rng.uniform(-1, 0.5)) if rng else (0.0, 0.0)))
     asked = cost_model.predict("latency", graph.view(walk.removed), walk.widths)
     plan, student, usage = problem.finish(walk.removed, walk.widths, limits)
-    predicted = cost_model.predict_all(frozenset(plan.removed), graph.widths(plan))
+    predicted = cost_model.predict_all(plan.switched, graph.widths(plan))
     again = Stopwatch(problem.whole, cost_model.example, problem.runtime).pair(student, SECONDS, PAIRS)
     return {
         "plan": json.loads(plan.to_json()), "teacher_ms": again.milliseconds[1],

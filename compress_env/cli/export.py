@@ -36,7 +36,7 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     given = {"student.onnx": onnx, "student.pt2": pt2}
     paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
     problem = objective_of(folder, trust=trust_of([folder], trust)).problem
-    student = load_student(problem.teacher.module, problem.graph, folder.path)
+    student = load_student(problem.module, problem.graph, folder.path)
     result = folder.result()
     for name, path in paths.items():
         with announced(f"writing and checking {path}"):

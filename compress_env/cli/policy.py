@@ -57,7 +57,7 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None
 
 @policy.command("apply", short_help="The students that a saved policy proposes, without a search.")
 @click.argument("file", type=options.Place())
-@options.of(ProblemSpec, without=["input_shape"])
+@options.of(ProblemSpec, without=["input_shape", "changes", "max_growth"])
 @options.of(EnvironmentSpec, "budget", "evaluator")
 @click.option(
     "--finetune-epochs", type=FINETUNE_EPOCHS, default=0, show_default=True, help="Full distillation of it."

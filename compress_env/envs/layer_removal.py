@@ -162,7 +162,7 @@ class LayerRemovalEnv(gym.Env, EzPickle):
 
     def _shaped(self, walk: AnyWalk) -> float:
         """The change of the predicted reward; 0 without shaping."""
-        if not self.objective.spec.shaping:
+        if not self.objective.shaped:
             return 0.0
         predicted = self.objective.predicted(walk)
         change, self._paid = predicted - self._paid, predicted

@@ -43,7 +43,7 @@ class PlantedEvaluator(Memory):
         if (known := self.known(plan)) is not None:
             return known
         graph, name = self.problem.graph, self.problem.task.metric
-        different = frozenset(plan.removed) ^ self.removed
+        different = plan.switched ^ self.removed
         distance = np.abs(graph.widths(plan) - self.widths) / graph.full
         value = float(1 - sum(self.of_blocks[b] for b in different) - self.of_groups @ distance)
         usage = (built or self.problem.built(plan)).usage

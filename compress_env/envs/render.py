@@ -1,8 +1,8 @@
 """The picture of an episode: the layers of a student beside the teacher's, and what they use, as text or as a picture.
 
 Both functions are pure. `rows` has one dict a layer with weights, in order of computation: name, kind (conv, depthwise,
-grouped, linear, norm, other), before and after (output channels; 0 after removal), status (kept, shrunk, removed,
-undecided), macs_before and macs_after. `spent` maps a budgeted resource to used, limit and teacher, in its unit.
+grouped, linear, norm, other), before and after (output channels; 0 after removal), status (kept, shrunk, wider, removed,
+inserted, undecided), macs_before and macs_after. `spent` maps a budgeted resource to used, limit and teacher, in its unit.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 def ansi(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -> str:
     """A text table: a line a layer with a bar (full: kept, shaded: the teacher's), and a line a budgeted resource."""
-    most = max((row["before"] for row in rows), default=1) or 1
+    most = max((max(row["before"], row["after"]) for row in rows), default=1) or 1
     names = [fit_name(row["name"], 32) for row in rows]
     longest = max(map(len, names), default=5)
     lines = [title, f"{'layer':<{longest}}  {'kind':<9}  {'channels':>11}  {'':<{CELLS}}  {'MACs':>6}"]
     for name, row in zip(names, rows):
         before, after, status = row["before"], row["after"], row["status"]
-        cells = max(1, round(CELLS * before / most))
-        bar = {"removed": "╳" * cells, "undecided": "▒" * cells}.get(status) or _bar(after / max(1, before), cells)
+        cells = max(1, round(CELLS * max(before, after) / most))
+        bar = {"removed": "╳" * cells, "undecided": "▒" * cells}.get(status) or _bar(after / max(1, before, after), cells)
         channels = f"{'?' if status == 'undecided' else after:>5} /{before:>4}"
-        mark = f"  {status}" if status in ("removed", "undecided") else ""
+        mark = f"  {status}" if status in ("removed", "undecided", "inserted", "wider") else ""
         macs = quantity(row["macs_after"])
         lines.append(f"{name:<{longest}}  {row['kind']:<9}  {channels:>11}  {bar:<{CELLS}}  {macs:>6}{mark}")
     wide = max(map(len, spent), default=0)
@@ -68,7 +68,7 @@ def picture(rows: Sequence[Mapping], spent: Mapping[str, Mapping], title: str) -
     columns = max(1, math.ceil(len(rows) / ROWS_PER_COLUMN))
     height = math.ceil(len(rows) / columns)
     font = min(10.0, 0.5 * (HEIGHT - top - bottom) / max(1, height))  # points; a row has to be taller than its text
-    most = max((row["before"] for row in rows), default=1) or 1
+    most = max((max(row["before"], row["after"]) for row in rows), default=1) or 1
     for column in range(columns):
         own = rows[column * height : (column + 1) * height]
         names = [fit_name(row["name"], 24) for row in own]
@@ -90,7 +90,7 @@ def _layers(axes: Axes, rows: Sequence[Mapping], names: Sequence[str], font: flo
         ink = GREY if status == "removed" else INK
         text = {"removed": "removed", "undecided": f"?/{before}"}.get(status, f"{after}/{before}")
         axes.text(-gap, y, name, ha="right", va="center", fontsize=font, color=ink, parse_math=False)
-        axes.text(before + gap, y, text, va="center", fontsize=font, color=ink)
+        axes.text(max(before, after) + gap, y, text, va="center", fontsize=font, color=ink)
         if status == "undecided":
             axes.barh(y, before, 0.66, fill=False, hatch="//////", edgecolor=GREY, linewidth=0.8, clip_on=False)
             continue

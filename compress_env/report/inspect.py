@@ -121,8 +121,8 @@ def inspect(
         running = run_teacher(spec, loaded, None, data, example_of(spec, loaded, data), progress)
         graph, example = running.graph, running.example[:2]
         with announced(f"measuring {loaded.name}", progress):
-            cost_model = CostModel(loaded.module, graph, example, spec.resources, runtime, progress)
-            smallest = _smallest(loaded.module, graph, cost_model)
+            cost_model = CostModel(running.module, graph, example, spec.resources, runtime, progress)
+            smallest = _smallest(running.module, graph, cost_model)
             blocks, groups = shares(graph, cost_model)
     only_shrink, stays = left_alone(graph)
     rows = tree(graph, blocks, groups, stays)

@@ -162,7 +162,8 @@ def trial_row(trial: Trial, budgeted: Sequence[str]) -> list[str]:
     return [
         str(trial.index), decimal(trial.reward), DASH if evaluation.failed else metric(evaluation.metric),
         *(percent(share, 1) for share in shares), "yes" if trial.feasible else "no",
-        ", ".join(trial.plan.removed) or "nothing", f"{len(trial.plan.widths)} groups",
+        ", ".join([*trial.plan.removed, *(f"+{name}" for name in trial.plan.inserted)]) or "nothing",
+        f"{len(trial.plan.widths)} groups",
     ]  # fmt: skip
 
 

@@ -64,7 +64,7 @@ class Recorder:
         limits = self.objective.draw_limits(self._rng) if proposal.limits is None else proposal.limits
         if proposal.plan is not None:
             widths = self.objective.problem.graph.widths(proposal.plan)
-            return self.record(self.objective.judge_plan(frozenset(proposal.plan.removed), widths, limits))
+            return self.record(self.objective.judge_plan(proposal.plan.switched, widths, limits))
         assert proposal.actions is not None
         walk = self.objective.begin(limits)
         for keep, sparsity in np.clip(proposal.actions, -1, 1).astype(np.float32).tolist():

@@ -29,7 +29,7 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     """
     graph.check(plan)
     teacher = graph.holding(teacher)
-    reduced = graph.view(frozenset(plan.removed))
+    reduced = graph.view(plan.switched)
     indices: dict[str, dict[str, np.ndarray]] = {}
     for (layer, side), index in feature_indices(graph, plan).items():
         indices.setdefault(layer, {})[side] = index
@@ -91,7 +91,7 @@ def row_indices(graph: LayerGraph, plan: Plan) -> dict[tuple[str, str], np.ndarr
 
 
 def _indices(graph: LayerGraph, plan: Plan, members: Mapping[str, Sequence[Member]]) -> dict[tuple[str, str], np.ndarray]:
-    reduced = graph.view(frozenset(plan.removed))
+    reduced = graph.view(plan.switched)
     own = {g.name: g.copies(int(w)) for g, w in zip(graph.groups.values(), graph.widths(plan))}
     copies: dict[tuple[str, str], np.ndarray] = {}
     channels: dict[tuple[str, str], np.ndarray] = {}

@@ -27,7 +27,7 @@ class LayerGraph(Structure):
 
     `blocks`, `groups`, `layers` and `ops` are in the order in which the network computes them. `left_alone` maps layers
     that stay as they are to the reason. The teacher itself is not held.
-    growth: how many times its channels a group may have at most; more than 1 where a network is to grow.
+    optional: blocks that the network does not have as it came; a plan may insert them.
     resizes: nodes with numbers that follow the widths. parameter_shapes: length of the axes of bare parameters that may shrink.
     plain_layout: whether students are computed in PyTorch's own layout, since the network does not run channels last.
     constants: tensors that the network makes in its forward, by the name by which `fx_graph` reads them.
@@ -42,8 +42,8 @@ class LayerGraph(Structure):
     teacher_name: str = ""
     plain_layout: bool = False
     constants: Mapping[str, Tensor] = field(default_factory=dict)
-    growth: float = 1.0
     shared: Mapping[str, Readers] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
     _views: dict[frozenset[str], PrunedView] = field(default_factory=dict, init=False, repr=False)
 
     def ranked(self, ranking: Ranking) -> LayerGraph:
@@ -61,9 +61,9 @@ class LayerGraph(Structure):
         new.__dict__["costs"] = self.costs  # which channels stay makes no difference to what they cost
         return new
 
-    def growing(self, growth: float) -> LayerGraph:
-        """The same graph, whose groups may have up to `growth` times their channels. This graph is not changed."""
-        new = replace(self, growth=growth)
+    def growing(self, group: str, channels: int) -> LayerGraph:
+        """The same graph, whose group of this name may have so many channels. This graph is not changed."""
+        new = replace(self, groups={**self.groups, group: replace(self.groups[group], ceiling=channels)})
         new.__dict__["costs"] = self.costs
         return new
 
@@ -112,26 +112,36 @@ class LayerGraph(Structure):
         """The largest widths `(groups,)` up to `widths` that the groups may have; at least their floors."""
         steps = np.array([g.step for g in self.groups.values()], int)
         stepped = np.maximum(self.floor, np.asarray(widths).astype(int) // steps * steps)
-        return np.where(np.asarray(widths) >= self.full, self.full, stepped)
+        return np.minimum(np.where(np.asarray(widths) >= self.full, np.maximum(self.full, stepped), stepped), self.most)
+
+    @cached_property
+    def most(self) -> np.ndarray:
+        """Largest widths `(groups,)`: the teacher's, unless the network may grow."""
+        return constant([g.most for g in self.groups.values()], int)
 
     @cached_property
     def levels(self) -> tuple[np.ndarray, np.ndarray]:
         """All widths that groups have at one share, as columns `(groups, n)` that grow, and the largest share `(n,)` of each.
 
-        Shares are multiples of 1/1024 up to 1; floors and multiples are kept, so that a group may have more than its share.
+        Shares are multiples of 1/1024 up to 1, or up to the largest growth; floors, multiples and the widest are kept, so that a group
+        may have more or less than its share.
         """
-        shares = np.arange(LEVELS + 1) / LEVELS
+        growth = float((self.most / self.full).max(initial=1.0))
+        shares = np.arange(round(LEVELS * growth) + 1) / LEVELS
         widths = np.array([self.allowed(np.floor(share * self.full + 1e-6)) for share in shares]).T
         last = np.append((widths[:, 1:] != widths[:, :-1]).any(0), True)
         return widths[:, last], shares[last]
 
-    def view(self, removed: frozenset[str]) -> PrunedView:
-        """The network without `removed` blocks; remembered, since a search asks for the same ones again and again."""
-        if removed not in self._views:
+    def view(self, switched: frozenset[str]) -> PrunedView:
+        """The network in which these blocks are not as they came: removed, or inserted if they are optional.
+
+        It is remembered, since a search asks for the same ones again and again.
+        """
+        if switched not in self._views:
             if len(self._views) > 4096:
                 self._views.clear()
-            self._views[removed] = PrunedView(self, removed)
-        return self._views[removed]
+            self._views[switched] = PrunedView(self, switched ^ self.optional)
+        return self._views[switched]
 
     def forget(self) -> None:
         """Drop what `view` remembers, to see what it costs without."""
@@ -144,24 +154,34 @@ class LayerGraph(Structure):
             w[self.group_index[name]] = n
         return w
 
-    def canonical(self, removed: frozenset[str], widths: np.ndarray | Mapping[str, int]) -> Plan:
-        """The plan without what makes no difference: blocks inside removed ones, widths of vanished groups or as in the teacher."""
+    def canonical(self, switched: frozenset[str], widths: np.ndarray | Mapping[str, int]) -> Plan:
+        """The plan without what makes no difference: blocks inside removed ones, widths of vanished groups or as in the teacher.
+
+        Args:
+            switched: Blocks that are not as they came: removed, or inserted if they are optional.
+            widths: Channels of the groups, `(groups,)` or by name.
+        """
         if not isinstance(widths, Mapping):
             widths = {name: int(n) for name, n in zip(self.groups, widths)}
-        kept = set(removed)
-        for name in sorted(removed):
-            if not self.view(frozenset(kept - {name})).has(self.blocks[name].node):
+        kept = set(switched)
+        for name in sorted(switched):
+            there = kept if name in self.optional else kept - {name}
+            if not self.view(frozenset(there)).has(self.blocks[name].node):
                 kept.discard(name)
         alive = self.view(frozenset(kept)).alive_groups
-        return Plan.of(kept, {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size})
+        changed = {g: n for g, n in widths.items() if g in alive and n != self.groups[g].size}
+        return Plan.of(kept - self.optional, changed, kept & self.optional)
 
     def check(self, plan: Plan) -> None:
         """Raises InvalidPlan naming the block, group or width that this graph does not have."""
         for name in plan.removed:
             if name not in self.blocks:
                 raise InvalidPlan(f"the plan removes {name!r}: {unknown('block', name, list(self.blocks))}")
+        for name in plan.inserted:
+            if name not in self.optional:
+                raise InvalidPlan(f"the plan inserts {name!r}: {unknown('place', name, sorted(self.optional))}")
         for name, n in plan.widths:
             if name not in self.groups:
                 raise InvalidPlan(f"the plan shrinks {name!r}: {unknown('group', name, list(self.groups))}")
-            if not 1 <= n <= round(self.groups[name].size * self.growth):
+            if not 1 <= n <= self.groups[name].most:
                 raise InvalidPlan(f"the plan keeps {n} channels of {name!r}, which has {self.groups[name].size}")

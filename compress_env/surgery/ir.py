@@ -61,8 +61,9 @@ class Group:
 
     name: the first layer that produces them. size: channels in the teacher; where only whole heads or whole groups of a
     convolution can go, their number. importance: a score for each channel, the least important ones go first.
-    floor: the fewest channels that may stay. step: widths are multiples of it, or `size`. rows: axes of what a layer reads and gives,
-    other than that of its features, which run over the group; their sides are named "0", "1" and so on.
+    floor: the fewest channels that may stay. step: widths are multiples of it, or `size`. ceiling: the most channels it may have,
+    where the network may grow; else 0. rows: axes of what a layer reads and gives, other than that of its features, which run over
+    the group; their sides are named "0", "1" and so on.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Group:
     floor: int = 1
     step: int = 1
     rows: tuple[Member, ...] = ()
+    ceiling: int = 0
 
     @property
     def layer(self) -> str:
@@ -80,13 +82,19 @@ class Group:
 
     def allowed(self, width: int) -> int:
         """The largest width up to `width` that the group may have; at least its floor."""
-        return self.size if width >= self.size else max(self.floor, width // self.step * self.step)
+        own = self.size if width >= self.size else 0
+        return min(max(self.floor, own, width // self.step * self.step), self.most)
 
     def kept(self, width: int) -> np.ndarray:
         """Mask `(size,)` of the `width` most important channels; of equal ones, the earlier stay."""
         mask = np.zeros(self.size, bool)
         mask[np.argsort(-self.importance, kind="stable")[:width]] = True
         return mask
+
+    @property
+    def most(self) -> int:
+        """The most channels that it may have."""
+        return max(self.size, self.ceiling)
 
     def copies(self, width: int) -> np.ndarray:
         """How many times each channel is there `(size,)`: once if it stays, more often where the group is to be wider than it was.

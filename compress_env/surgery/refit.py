@@ -92,7 +92,7 @@ class _Refit(Layerwise):
         super().__init__(student)
         self.fit = reconstruction
         graph = reconstruction.graph
-        reduced = graph.view(frozenset(plan.removed))
+        reduced = graph.view(plan.switched)
         indices = feature_indices(graph, plan)
         self.outputs = {layer: torch.from_numpy(index) for (layer, side), index in indices.items() if side == "out"}
         layers = dict(student.named_modules())

@@ -12,4 +12,5 @@ def signature(graph: LayerGraph) -> str:
     parts = [graph.input_shape, list(graph.ops.values()), list(graph.layers.values()), str(graph.fx_graph)]
     parts += [(b.name, b.kind, b.node, b.replacement) for b in graph.blocks.values()]
     parts += [(g.name, g.size, g.step, g.floor) for g in graph.groups.values()]
+    parts += [(sorted(graph.optional), [g.most for g in graph.groups.values()])] if graph.optional else []
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

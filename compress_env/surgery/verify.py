@@ -128,7 +128,7 @@ def trial(model: nn.Module, graph: LayerGraph, plan: Plan, examples: tuple[Tenso
     if shape != expected:
         return f"the output would have shape {shape} instead of {expected}"
     counted = sum(p.numel() for p in student.parameters())
-    predicted = graph.view(frozenset(plan.removed)).parameters(graph.widths(plan))
+    predicted = graph.view(plan.switched).parameters(graph.widths(plan))
     if counted != round(float(predicted)):
         return f"{predicted:.0f} parameters expected, {counted} built"
     return None

@@ -104,7 +104,7 @@ def _check_proposal(name: str, proposal: Proposal, objective: Objective) -> None
         graph = objective.problem.graph
         with calling(f"the plan that the {name} proposed"):
             graph.check(proposal.plan)
-        canonical = graph.canonical(frozenset(proposal.plan.removed), graph.widths(proposal.plan))
+        canonical = graph.canonical(proposal.plan.switched, graph.widths(proposal.plan))
         require(proposal.plan == canonical, f"the {name} proposed a plan that `LayerGraph.canonical` makes another one of")
     else:
         actions, expected = np.asarray(proposal.actions), (objective.steps, 2)

@@ -77,7 +77,7 @@ def _check_computed(
     for plan in networks.plans(graph, plans, seed):
         student = build_student(teacher, graph, plan)
         before = networks.snapshot(student)
-        view, widths = graph.view(frozenset(plan.removed)), graph.widths(plan)
+        view, widths = graph.view(plan.switched), graph.widths(plan)
         with calling(f"{what}: count"):
             counted = number(resource.count(student, example), f"{what}: count")
         require(networks.same(student, before) and not student.training, f"{what}: count changes the student")

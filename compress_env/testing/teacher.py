@@ -106,7 +106,7 @@ def check_students(
             got = student(*inputs)
         require(got.shape == outputs.shape, f"{where} gives {tuple(got.shape)} instead of {tuple(outputs.shape)}")
         require(not own & networks.storages(student), f"{where} shares storage with its teacher")
-        view, widths = graph.view(frozenset(plan.removed)), graph.widths(plan)
+        view, widths = graph.view(plan.switched), graph.widths(plan)
         size, counted = view.parameters(widths), sum(p.numel() for p in student.parameters())
         require(counted == size, f"{where} has {counted} parameters, of which {size} were predicted")
         if costs is None:

@@ -33,7 +33,7 @@ class AnyWalk(ABC):
     @property
     @abstractmethod
     def removed(self) -> frozenset[str]:
-        """Blocks that are removed so far."""
+        """Blocks that are not as they came: removed so far, or inserted."""
 
     @property
     @abstractmethod
@@ -77,5 +77,6 @@ class AnyWalk(ABC):
         return bool(self.view.alive[self.graph.group_index[group]])
 
     def has_block(self, block: str) -> bool:
-        """Whether the block has not gone, with another one or by itself."""
-        return self.view.has(self.graph.blocks[block].node)
+        """Whether the block has not gone, with another one or by itself; of one that may be inserted, whether its place has not."""
+        own = self.graph.blocks[block]
+        return self.view.has(own.replacement if block in self.graph.optional else own.node)

@@ -22,13 +22,15 @@ def network_rows(
         walk: If given, layers that it has not decided on are "undecided".
 
     Returns:
-        Dicts with name, kind, before and after (output channels; 0 after removal), status ("kept", "shrunk", "removed" or
-        "undecided"), macs_before and macs_after.
+        Dicts with name, kind, before and after (output channels; 0 after removal), status ("kept", "shrunk", "wider", "removed",
+        "inserted" or "undecided"), macs_before and macs_after.
     """
     graph = problem.graph
     view = graph.view(frozenset(removed))
     sides = view.layer_sides(widths)
-    before, after = graph.view(frozenset()).layer_macs(graph.full), view.layer_macs(widths)
+    whole = graph.view(frozenset())
+    before = dict.fromkeys(whole.layer_sides(graph.full), 0.0) | whole.layer_macs(graph.full)
+    after = view.layer_macs(widths)
     undecided: set[str] = set()
     for decision in problem.decisions[walk.step_index :] if walk else ():
         undecided.update(decision.undecided_layers(graph))
@@ -37,13 +39,16 @@ def network_rows(
         if layer.kind == "parameter":
             continue
         inputs, outputs = sides.get(name, (0, 0))
+        if name not in sides and name not in before:
+            continue  # what could have been inserted
         narrower = outputs < layer.channels_out or inputs != layer.channels_in
         status = (
-            "removed" if name not in sides else "undecided" if name in undecided else "shrunk" if narrower else "kept"
+            "removed" if name not in sides else "undecided" if name in undecided else "inserted" if name not in before
+            else "wider" if outputs > layer.channels_out else "shrunk" if narrower else "kept"
         )
         rows.append(
             {
-                "name": name, "kind": layer.kind, "before": layer.channels_out, "after": outputs,
+                "name": name, "kind": layer.kind, "before": layer.channels_out if name in before else 0, "after": outputs,
                 "status": status, "macs_before": before.get(name, 0.0), "macs_after": after.get(name, 0.0),
             }
         )  # fmt: skip

@@ -52,7 +52,7 @@ class Walk(AnyWalk):
 
     @property
     def removed(self) -> frozenset[str]:
-        """Blocks that are removed so far; undecided ones stay."""
+        """Blocks that are not as they came: removed so far, or inserted."""
         return self._removed
 
     @property
@@ -71,19 +71,19 @@ class Walk(AnyWalk):
         self._ratio = None
 
     def remove(self, block: str, keep: bool) -> None:
-        """Keep a block, or remove it; the other way round where the limits ask for it."""
-        inactive = not self.has_block(block)
-        keep = keep or inactive
+        """Keep or insert a block, or do without it; the other way round where the limits ask for it."""
+        inactive, optional = not self.has_block(block), block in self.graph.optional
+        switch = keep == optional and not inactive
         self._undecided = self._undecided - {block}
-        removed = self.removed if keep else self.removed | {block}
+        removed = self.removed | {block} if switch else self.removed
         complete = self._completed(removed)
-        departs = not inactive and keep == (block in self.completion.removed)
+        departs = not inactive and switch != (block in self.completion.removed)
         if self.hard and departs and not self.problem.cost_model.fits(complete, self._smallest, self._within):
-            keep = not keep
-            removed = self.removed if keep else self.removed | {block}
+            switch = not switch
+            removed = self.removed | {block} if switch else self.removed
             complete = self._completed(removed)
         self._removed, self._complete = removed, complete
-        self.previous = (1.0 if keep else -1.0, 0.0)
+        self.previous = (1.0 if switch == optional else -1.0, 0.0)
 
     def shrink(self, group: str, sparsity: float) -> None:
         """Give a group the width that an action in [-1, 1] asks for, or the largest one below it that the limits allow."""
@@ -91,21 +91,22 @@ class Walk(AnyWalk):
         if not self.has_group(group):
             width, self.previous = int(self.widths[i]), (0.0, 0.0)
         else:
-            ratio, floor = self.uniform_keep_ratio(), own.floor / own.size
-            share = ratio + (1 - ratio) * -sparsity if sparsity < 0 else ratio + (floor - ratio) * sparsity
+            floor, most = own.floor / own.size, own.most / own.size
+            ratio = min(self.uniform_keep_ratio(), most)
+            share = ratio + (most - ratio) * -sparsity if sparsity < 0 else ratio + (floor - ratio) * sparsity
             width = own.allowed(int(share * own.size + 1e-6))
             if self.hard:
                 width = self._largest(i, own.step, width)
-            done = self.sparsity(width / own.size, ratio, floor)
+            done = self.sparsity(width / own.size, ratio, floor, most)
             self.previous = (0.0, min(max(done, -1.0), 1.0))
         self._decided[i] = True
         self._widths[i] = self._smallest[i] = self._uniform[i] = width
 
     @staticmethod
-    def sparsity(share: float, ratio: float, floor: float) -> float:
+    def sparsity(share: float, ratio: float, floor: float, most: float = 1.0) -> float:
         """The action that gives this share of channels."""
         if share >= ratio:
-            return -(share - ratio) / (1 - ratio) if ratio < 1 else 0.0
+            return -(share - ratio) / (most - ratio) if ratio < most else 0.0
         return (ratio - share) / (ratio - floor)
 
     def _largest(self, i: int, step: int, width: int) -> int:
@@ -140,12 +141,15 @@ class Walk(AnyWalk):
         """What the action 0 keeps of the current target: a block, and of a group the uniform keep ratio."""
         if self.done or self.current.inactive(self):
             return 0.0
-        return self.uniform_keep_ratio() if self.current.shrinks else 1.0
+        if self.current.shrinks:
+            return min(self.uniform_keep_ratio(), 1.0)
+        return float(self.current.target not in self.graph.optional)
 
     def uniform_keep_ratio(self) -> float:
-        """The largest share of channels, the same for all groups still undecided, that meets the limits; at most 1.
+        """The largest share of channels, the same for all groups still undecided, that meets the limits.
 
-        It is the centre of the action: 0 means this share, so that the untrained policy gives the uniform student at the budget.
+        It is the centre of the action: 0 means this share, so that the untrained policy gives the uniform student at the budget. It is
+        more than 1 where the network may grow and the limits leave room.
         """
         if self._ratio is None:
             last = self.problem.cost_model.last_fitting(self._complete, self._uniform, self._within)

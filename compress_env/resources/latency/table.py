@@ -126,7 +126,7 @@ def measure_table(
     for i, (removed, widths) in enumerate(progress(samples)):
         plan = graph.canonical(removed, widths)
         student = build_student(teacher, graph, plan)
-        network = graph.view(frozenset(plan.removed))
+        network = graph.view(plan.switched)
         if not removed:
             costs = OperationCosts(network)
             times = stopwatch.nodes(student, costs, widths)

@@ -44,11 +44,12 @@ def widen(
     if channels % own.step:
         raise UserError(f"the group {group!r} has a multiple of {own.step} channels, got {channels}")
     plan = Plan.of(widths={group: channels})
-    wide = build_student(module, graph.growing(channels / own.size), plan)
+    larger = graph.growing(group, channels)
+    wide = build_student(module, larger, plan)
     inputs = random_inputs(graph, module)
     check_preserved(build_student(module, graph, Plan()), wide, inputs, f"{channels} channels for {group!r}")
     if noise:
-        touched = {layer for layer, _ in feature_indices(graph.growing(channels / own.size), plan)}
+        touched = {layer for layer, _ in feature_indices(larger, plan)}
         _disturb(wide, touched, noise, torch.Generator().manual_seed(seed))
     return wide
 
