@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 
 from compress_env import devices
 from compress_env.data import Data, augmentation, load_data
+from compress_env.data.channels import with_channels
 from compress_env.errors import UserError
-from compress_env.progress import announced
+from compress_env.progress import announced, say
 from compress_env.resources import RESOURCES
 from compress_env.spec import ProblemSpec
 from compress_env.surgery.build import build_student
@@ -162,8 +163,12 @@ def data_of(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
         augmentation.function(spec.augmentation)  # refused before anything is read
     data = load_data(
         teacher.data if spec.data is None else spec.data, normalization=spec.normalization or teacher.normalization,
-        image_size=spec.image_size, progress=progress,
+        image_size=spec.image_size, validation=spec.validation, progress=progress,
     )  # fmt: skip
+    if data.train.inputs.dtype == torch.uint8 and (other := _other_channels(teacher.module, data.calibration(2))):
+        data = with_channels(data, other)
+        colours = "grey" if other == 1 else "colour"
+        say(f"pictures are read in {colours}, as the teacher {teacher.name!r} takes inputs of {other} channels", progress)
     if spec.augmentation == "none":
         data = replace(data, crop_padding=0, flip=False)
     elif spec.augmentation is not None:
@@ -173,6 +178,14 @@ def data_of(spec: ProblemSpec, teacher: Teacher, progress: bool) -> Data:
     if spec.classes < data.outputs:
         raise UserError(f"the data set {data.name!r} has {data.outputs} classes, more than classes={spec.classes}")
     return replace(data, outputs=spec.classes, complete=True)
+
+
+def _other_channels(module: nn.Module, images: Tensor) -> int | None:
+    """1 or 3, if a network takes images `(n, channels, height, width)` with that number of channels and not as they are."""
+    other = {1: 3, 3: 1}.get(images.shape[1]) if images.dim() == 4 else None
+    if other is None or _runs(module, images) or not _runs(module, images[:, :1].expand(-1, other, -1, -1)):
+        return None
+    return other
 
 
 def input_shape_of(spec: ProblemSpec, teacher: Teacher) -> tuple[int, ...] | None:

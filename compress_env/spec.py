@@ -109,6 +109,10 @@ class ProblemSpec(Settings):
         "module:factory; the shipped teacher's own if absent. From Python (train, test), too.",
         text=True,
     )
+    validation: Any = setting(
+        None, "Folder of images that the teacher was not trained on, to judge students on, as DIR/CLASS/*.jpg; a part of the training "
+        "data if absent. From Python a dataset, too.", text=True,
+    )  # fmt: skip
     classes: int | None = setting(None, "Outputs of the teacher, if no label is of some of its classes.", low=2)
     image_size: int | None = setting(None, "Pixels, for a folder of images of different sizes.", low=1)
     augmentation: Any = setting(

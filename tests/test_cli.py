@@ -262,7 +262,7 @@ def teachers(tmp_path):
         "def net(inputs, classes):\n"
         "    return nn.Sequential(nn.Conv2d(inputs, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, classes))\n"
         "def seven(): return net(1, 7)\n"
-        "def colour(): return net(3, 10)\n"
+        "def colour(): return net(2, 10)\n"
         "def nothing(): return None\n"
     )
     return file

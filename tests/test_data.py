@@ -371,7 +371,7 @@ def test_torchvisions_arrays_become_channels_first_pixels(monkeypatch, tmp_path)
 
     def fake(root, train, download):
         asked.append((root, train, download))
-        return SimpleNamespace(data=images(30, (4, 4, 3)).numpy(), targets=labels(30).tolist())
+        return SimpleNamespace(data=images(30, (4, 4, 3)).numpy(), targets=labels(30).tolist(), classes=list("abcdefghij"))
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake)
     monkeypatch.setenv("COMPRESS_ENV_DATA", str(tmp_path))

@@ -381,7 +381,56 @@ def test_no_fine_tuning_leaves_the_student_as_it_was_judged(tmp_path):
         found.result  # noqa: B018
 
 
-# A teacher that knows what students are judged on
+# Validation of one's own, and pictures in grey
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Images of 8x8 pixels of the classes 0 to 2, whose red, green and blue tell the part that they are in."""
+    for part, count, value in (("train", 20, 10), ("test", 6, 100), ("val", 8, 200)):
+        for name in "abc":
+            place = tmp_path / "photos" / part / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(np.full((8, 8, 3), (value, value + 5, i), np.uint8)).save(place / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def parts(data) -> list[tuple[int, set[int]]]:
+    return [(len(s), set(s.inputs[:, 0].flatten().tolist())) for s in (data.train, data.validation, data.test)]
+
+
+def test_a_folder_beside_the_others_is_what_students_are_judged_on(photos):
+    spec = ProblemSpec(Net().eval(), data=f"imagefolder:{photos}")
+    data = Problem.build(spec).data
+    assert parts(data) == [(60, {10}), (24, {200}), (18, {100})]
+    assert data.validation.labels[:8].tolist() != [0] * 8  # in no order, since a search sees the first half
+    (photos / "val").rename(photos.parent / "mine")
+    assert parts(load_data(f"imagefolder:{photos}")) == [(54, {10}), (6, {10}), (18, {100})]
+    for place in (photos.parent / "mine", f"imagefolder:{photos.parent / 'mine'}"):
+        assert parts(load_data(f"imagefolder:{photos}", validation=place)) == [(60, {10}), (24, {200}), (18, {100})]
+
+
+@pytest.mark.parametrize("data, validation, told", [
+    ("imagefolder:photos", "gone", "validation: gone is no folder; give one with images as those in imagefolder:DIR/train"),
+    ("imagefolder:photos", "photos", r"train and photos have different class folders, for example \['a', 'b', 'c'\]"),
+    ("digits", "photos/val", "the data set 'digits' has its own validation examples; validation is for imagefolder:DIR"),
+])  # fmt: skip
+def test_a_validation_folder_that_does_not_fit_is_refused(photos, monkeypatch, data, validation, told):
+    monkeypatch.chdir(photos.parent)
+    with pytest.raises(UserError, match=told):
+        load_data(data, validation=validation)
+
+
+def test_a_third_dataset_is_what_students_are_judged_on():
+    train, test = numbers(60, 3), numbers(30, 3)
+    data = load_data((train, test), validation=TensorDataset(torch.full((9, 1), 7.0), torch.arange(9) % 3))
+    assert (len(data.train), len(data.validation), len(data.test)) == (60, 9, 30)
+    assert data.validation.inputs.unique().tolist() == [7.0]
+    with pytest.raises(UserError, match="the validation data is a DataLoader"):
+        load_data((train, test), validation=DataLoader(test))
+    with pytest.raises(UserError, match="give a dataset as"):
+        load_data((train, test), validation="photos")
 
 
 @pytest.mark.parametrize("validation, test, tests, known", [
@@ -389,7 +438,7 @@ def test_no_fine_tuning_leaves_the_student_as_it_was_judged(tmp_path):
 ])  # fmt: skip
 def test_a_teacher_that_knows_its_validation_examples_is_told_by_the_interval(validation, test, tests, known):
     found = trained_on(Classification(), validation, test, 100, tests)
-    assert bool(found) == known
+    assert bool(found) == known and ("give others to choose on (--validation)" in found) == known
 
 
 def test_a_search_warns_of_a_teacher_that_was_trained_on_what_becomes_validation(tmp_path, monkeypatch):
@@ -402,3 +451,23 @@ def test_a_search_warns_of_a_teacher_that_was_trained_on_what_becomes_validation
             Knows([0, 1]).eval(), (TensorDataset(x, y), test), {"macs": 0.9}, "random", 1, out=tmp_path / "a", finetune_epochs=1,
             progress=False,
         )  # fmt: skip
+
+
+class Grey(Net):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3, padding=1)
+
+
+def test_pictures_are_read_with_as_many_channels_as_the_teacher_takes(photos, capsys):
+    grey = Problem.build(ProblemSpec(Grey().eval(), data=f"imagefolder:{photos}"), progress=True).data
+    assert grey.input_shape == (1, 8, 8) and len(grey.normalization[0]) == 1
+    expected = np.asarray(Image.open(photos / "test/a/3.png").convert("L"))
+    assert any(np.array_equal(x[0].numpy(), expected) for x in grey.test.inputs)
+    assert "pictures are read in grey, as the teacher 'Grey' takes inputs of 1 channels" in capsys.readouterr().err
+    assert load_data(f"imagefolder:{photos}").input_shape == (3, 8, 8)  # kept apart from grey ones on disk
+    given = ProblemSpec(Grey().eval(), data=f"imagefolder:{photos}", mean=(0.5,), std=(0.25,))
+    assert Problem.build(given).data.normalization == ((0.5,), (0.25,))
+    pictures = tuple(Listed(CLASSES, lambda i: picture("L", i)) for _ in range(2))
+    assert Problem.build(ProblemSpec(Net().eval(), data=pictures)).input_shape == (3, 8, 8)
+    assert Problem.build(ProblemSpec(Grey().eval(), data=pictures)).input_shape == (1, 8, 8)

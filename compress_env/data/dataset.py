@@ -288,8 +288,9 @@ def make_data(
     split_seed: int = 0,
     class_names: Sequence[str] = (),
     labelled: bool = True,
+    validation: Split | None = None,
 ) -> Data:
-    """Data whose validation split is cut from the training examples, stratified by label.
+    """Data whose validation split is cut from the training examples, stratified by label, unless there is one.
 
     Args:
         name: The data set's name.
@@ -304,34 +305,44 @@ def make_data(
         split_seed: Of the order in which they are drawn.
         class_names: A name for each label, if they have names.
         labelled: Whether labels mean anything.
+        validation: Examples to validate on, in the place of some for training.
 
     Raises:
         UserError: If a split is empty, if nothing is left to validate on, or if a whole-number label is out of range.
     """
     if not 0 < validation_share < 1:
         raise UserError(f"validation_share must lie between 0 and 1, got {validation_share}")
-    for what, split in (("training", train), ("test", test)):
+    splits = {"training": train, "test": test, **({} if validation is None else {"validation": validation})}
+    for what, split in splits.items():
         if len(split) == 0:
             raise UserError(f"data set {name!r} has no {what} examples")
-    if len(train) == 1:
+        if split.inputs.shape[1:] != train.inputs.shape[1:]:
+            sizes = f"{tuple(split.inputs.shape[1:])}, and those for training of {tuple(train.inputs.shape[1:])}"
+            raise UserError(f"data set {name!r}: {what} examples are of shape {sizes}; bring them to one, folders by an image_size")
+    if len(train) == 1 and validation is None:
         raise UserError(f"data set {name!r} has a single training example, and none is left for validation; add some")
     whole, complete = _whole_numbers(train.labels), outputs is not None or not _whole_numbers(train.labels)
     if outputs is None:
-        outputs = int(max(train.labels.max(), test.labels.max())) + 1 if whole else train.labels[0].numel()
-    for what, split in (("training", train), ("test", test)):
+        outputs = int(max(split.labels.max() for split in splits.values())) + 1 if whole else train.labels[0].numel()
+    for what, split in splits.items():
         if whole and (int(split.labels.min()) < 0 or int(split.labels.max()) >= outputs):
             raise UserError(
                 f"data set {name!r}: {what} labels run from {int(split.labels.min())} to {int(split.labels.max())}, "
                 f"but a network for it has {outputs} outputs, which labels from 0 to {outputs - 1} point at"
             )
-    rest, held = stratified_split(train.labels, validation_share, split_seed)
+    if validation is None:
+        rest, held = stratified_split(train.labels, validation_share, split_seed)
+        source = train
+    else:  # in any order, too: a search sees the first ones
+        rest, held = (torch.from_numpy(np.random.default_rng(split_seed).permutation(len(s))) for s in (train, validation))
+        source = validation
     if len(held) == 0:
         raise UserError(
             f"data set {name!r} has one training example a label, and none is left for validation; give at least two of some label"
         )
-    if isinstance(train.inputs, Stored):
+    if isinstance(source.inputs, Stored):
         held = held[:VALIDATED]
-    validation, train = train.take(held), train.take(rest)
+    validation, train = source.take(held), train.take(rest)
     if normalization is None and train.inputs.dtype == torch.uint8:
         normalization = pixel_statistics(train.inputs[:STATISTICS] if isinstance(train.inputs, Stored) else train.inputs)
     names = tuple(map(str, class_names))

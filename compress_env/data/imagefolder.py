@@ -29,14 +29,18 @@ LOOKED_AT = 16
 
 
 def load(
-    directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, progress: bool = True
-) -> Data:
-    """Labelled images in DIR/train/CLASS/ and DIR/test/CLASS/, as torchvision's `ImageFolder` has them; `val` is accepted for `test`.
+    directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, validation: str | None = None,
+    progress: bool = True,
+) -> Data:  # fmt: skip
+    """Labelled images in DIR/train/CLASS/ and DIR/test/CLASS/, as torchvision's `ImageFolder` has them.
+
+    Where there is a folder `val` beside `train` and `test`, students are judged on it; without `test`, it is taken for that.
 
     Args:
         directory: The folder.
         image_size: Pixels, for images of different sizes: the shorter side is resized to it, and the centre cut out.
         normalization: Mean and deviation a channel; those of the training images if None.
+        validation: A folder of images to judge students on, as the folder `train`.
         progress: Whether a bar is shown.
 
     Raises:
@@ -47,24 +51,28 @@ def load(
         raise UserError(
             f"imagefolder: {root} needs the folders train/<class>/ and test/<class>/; found {_content(root)}"
         )
-    train, test = listing.labelled(root / "train"), listing.labelled(tests[0])
-    if train.names != test.names:
-        differ = sorted(set(train.names) ^ set(test.names))
-        raise UserError(
-            f"imagefolder: {root}: train and {tests[0].name} have different class folders, for example {differ[:3]}"
-        )
-    return _data(root.name, train, test, image_size, normalization, progress, outputs=len(train.names))
+    places = {"train": root / "train", "test": tests[0], **_validation(validation, tests)}
+    parts = {part: listing.labelled(place) for part, place in places.items()}
+    for part, found in parts.items():
+        if parts["train"].names != found.names:
+            differ = sorted(set(parts["train"].names) ^ set(found.names))
+            raise UserError(
+                f"imagefolder: {root}: train and {places[part].name} have different class folders, for example {differ[:3]}"
+            )
+    return _data(root.name, parts, image_size, normalization, progress, outputs=len(parts["train"].names))
 
 
 def unlabelled(
-    directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, progress: bool = True
-) -> Data:
+    directory: str, *, image_size: int | None = None, normalization: Normalization | None = None, validation: str | None = None,
+    progress: bool = True,
+) -> Data:  # fmt: skip
     """Images without labels: all in DIR, at any depth; a tenth of them, or those in DIR/test, are for the final report.
 
     Args:
         directory: The folder.
         image_size: Pixels, as for `load`.
         normalization: Mean and deviation a channel; those of the training images if None.
+        validation: A folder of images to judge students on, as the folder `train`.
         progress: Whether a bar is shown.
 
     Raises:
@@ -74,34 +82,42 @@ def unlabelled(
     if not root.is_dir():
         raise UserError(f"images: {root} is no folder; give one with pictures, at any depth")
     if (root / "train").is_dir() and tests:
-        train, test = listing.pictures(root / "train"), listing.pictures(tests[0])
+        parts = {"train": listing.pictures(root / "train"), "test": listing.pictures(tests[0])}
     else:
-        found = listing.pictures(root)
+        found, tests = listing.pictures(root), []
         rest, held = (i.tolist() for i in stratified_split(torch.tensor(found.labels), TESTED, seed=0))
-        train, test = (Listing([found.paths[i] for i in own], [0] * len(own), []) for own in (rest, held))
-    return _data(root.name, train, test, image_size, normalization, progress, labelled=False, outputs=1)
+        parts = {part: Listing([found.paths[i] for i in own], [0] * len(own), []) for part, own in (("train", rest), ("test", held))}
+    parts |= {part: listing.pictures(place) for part, place in _validation(validation, tests).items()}
+    return _data(root.name, parts, image_size, normalization, progress, labelled=False, outputs=1)
+
+
+def _validation(given: str | None, tests: list[Path]) -> dict[str, Path]:
+    """The folder of validation images, if one is given, or lies beside that of test images."""
+    own = Path(given) if given else tests[1] if len(tests) == 2 else None
+    return {"validation": own} if own else {}
 
 
 def _data(
-    name: str, train: Listing, test: Listing, image_size: int | None, normalization: Normalization | None, progress: bool,
+    name: str, parts: dict[str, Listing], image_size: int | None, normalization: Normalization | None, progress: bool,
     outputs: int, labelled: bool = True,
 ) -> Data:  # fmt: skip
-    height, width = (image_size, image_size) if image_size else _size(train.paths[0])
-    large = (len(train.paths) + len(test.paths)) * 3 * height * width > stored.IN_MEMORY
+    paths = parts["train"].paths
+    height, width = (image_size, image_size) if image_size else _size(paths[0])
+    large = sum(len(own.paths) for own in parts.values()) * 3 * height * width > stored.IN_MEMORY
     if large and not image_size:
-        _check_sizes(train.paths, (height, width))
-    splits = []
-    for part, own in (("train", train), ("test", test)):
+        _check_sizes(paths, (height, width))
+    splits = {}
+    for part, own in parts.items():
         if large:
             read = partial(_read, own.paths, (height, width))
             inputs: Tensor | Stored = Stored(read, np.arange(len(own.paths)), (3, height, width))
         else:
             paths = [os.path.realpath(path) for path in own.paths]
             inputs = decoded(paths, image_size, partial(_decode, part, paths, image_size, progress))
-        splits.append(Split(inputs, torch.tensor(own.labels)))
+        splits[part] = Split(inputs, torch.tensor(own.labels))
     return make_data(
-        name, *splits, outputs=outputs, normalization=normalization, crop_padding=width // 8, flip=True, labelled=labelled,
-        class_names=train.names,
+        name, splits["train"], splits["test"], outputs=outputs, normalization=normalization, crop_padding=width // 8, flip=True,
+        labelled=labelled, class_names=parts["train"].names, validation=splits.get("validation"),
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ def trained_on(task: Task, validation: float, test: float, validations: int, tes
         return ""
     return (
         f"{task.metric} {validation:.1%} on {validations} validation examples, but {test:.1%} on {tests} test examples. Check whether "
-        "it was trained on the first: students are chosen on what it knows then"
+        "it was trained on the first: students are chosen on what it knows then; give others to choose on (--validation)"
     )
 
 
