@@ -33,7 +33,10 @@ def computed(module: nn.Module) -> list[Tensor]:
 
 def duplicate(module: M) -> M:
     """A deep copy."""
-    return copy.deepcopy(module, {id(t): t.detach().clone() for t in computed(module)})
+    try:
+        return copy.deepcopy(module)
+    except RuntimeError:
+        return copy.deepcopy(module, {id(t): t.detach().clone() for t in computed(module)})
 
 
 def cut(
