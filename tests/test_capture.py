@@ -249,7 +249,7 @@ class Ours(nn.Module):
         self.two.weight = self.one.weight
 
     def forward(self, x):
-        y = self.two(self.one(x).relu())
+        self.last = y = self.two(self.one(x).relu())  # with its history, which copies leave behind
         return y if y.sum() > 1e9 else x + y
 
 
