@@ -80,11 +80,12 @@ def test_the_result_has_the_promised_keys_and_meets_the_budget(run):
     result = json.loads((run[0] / "result.json").read_text())
     assert result.keys() >= KEYS
     for part in ("teacher", "student"):
-        assert result[part]["usage"].keys() == {"params", "macs", "memory", "latency"} == result["resources"].keys()
-        assert all(value > 0 for value in [*result[part]["usage"].values(), result[part]["file_bytes"]])
+        assert result["resources"].keys() == {"params", "macs", "memory", "latency"}
+        assert result[part].keys() == {"metric_test", "file_bytes", *result["resources"]}
+        assert all(value > 0 for value in result[part].values())
     assert result["budget"] == {"macs": 763_520 / 2} and result["feasible"] is True
-    assert result["student"]["usage"]["macs"] <= result["budget"]["macs"]
-    assert result["teacher"]["usage"]["params"] == 77_754
+    assert result["student"]["macs"] <= result["budget"]["macs"]
+    assert result["teacher"]["params"] == 77_754
     assert (result["evaluations"], result["agent"], result["seed"]) == (4, "random", 0)
     assert result["exports"].keys() == {"student.onnx", "student.pt2"} and max(result["exports"].values()) <= 1e-4
     assert result["command"] == f"compress-env {' '.join(SEARCH)} --out {run[0]}"

@@ -152,9 +152,9 @@ def test_a_trial_that_failed_is_shown_with_a_dash(tmp_path):
 def test_files_of_another_format_are_named_with_the_cure(tmp_path):
     run_folder(tmp_path, results=result())
     (tmp_path / "result.json").write_text('{"accuracy_test": 0.9}')
-    with pytest.raises(UserError, match="result.json: it is a result of format 1, and this version reads 2; run compress-env fine"):
+    with pytest.raises(UserError, match="result.json: it is a result of format 1, and this version reads 3; run compress-env fine"):
         write_report(tmp_path)
-    (tmp_path / "result.json").write_text('{"format": 2, "metric": "accuracy"}')
+    (tmp_path / "result.json").write_text('{"format": 3, "metric": "accuracy"}')
     with pytest.raises(UserError, match=r"result.json: it is damaged \('teacher' is missing\); run compress-env finetune again"):
         write_report(tmp_path)
     (tmp_path / "run.json").write_text('{"teacher": "resnet8-digits"}')

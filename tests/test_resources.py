@@ -148,7 +148,7 @@ def test_a_users_resource_goes_from_the_command_line_into_result_report_and_vali
 
     call("search", "--agent", "uniform", "--evaluations", "1", "--finetune-epochs", "1", "--budget", f"{energy}=60%")
     result = json.loads((tmp_path / "run/result.json").read_text())
-    usage = result["student"]["usage"]
+    usage = result["student"]
     assert usage["energy"] == 3e-6 * usage["macs"] + 1e-3 <= result["budget"]["energy"]
     assert result["resources"]["energy"]["unit"] == "mJ"
     RESOURCES._loaded.clear()  # as in another process

@@ -11,7 +11,8 @@ from compress_env.errors import UnknownName, UserError
 from compress_env.records import Damaged, record, value_of
 from compress_env.resources.base import RESOURCES
 
-FORMAT = 2
+NETWORKS, OWN = ("teacher", "student"), ("metric_test", "file_bytes")
+FORMAT = 3
 """Of `result.json`; counted up when an older one cannot be read any more."""
 
 
@@ -133,8 +134,11 @@ class Result:
     by_class: Sequence[Mapping[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict."""
-        return {"format": FORMAT} | asdict(self)
+        """A JSON-able dict; the usage of teacher and student stands beside their other numbers."""
+        found = asdict(self)
+        for part in NETWORKS:
+            found[part] |= found[part].pop("usage")
+        return {"format": FORMAT} | found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Result:
@@ -142,6 +146,10 @@ class Result:
         data = dict(data) if isinstance(data, Mapping) else {}
         if (found := data.pop("format", 1)) != FORMAT:
             raise UserError(f"it is a result of format {found!r}, and this version reads {FORMAT}; run compress-env finetune again")
+        for part in NETWORKS:
+            if isinstance(data.get(part), Mapping):
+                own = {name: data[part][name] for name in OWN if name in data[part]}
+                data[part] = own | {"usage": {name: v for name, v in data[part].items() if name not in OWN}}
         try:
             found = record(cls, data)
             Finetuned.from_json(found.finetune)

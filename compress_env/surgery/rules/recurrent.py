@@ -61,7 +61,7 @@ class Recurrent(Rule):
     def sliced(self, module: nn.Module, indices: Indices) -> nn.Module:
         """PyTorch keeps a list of its weights beside them."""
         new: Any = super().sliced(module, indices)
-        new._init_flat_weights()
+        new.__setstate__(new.__dict__)  # which makes that list anew
         return new
 
     def weight(self, module: nn.Module, side: str) -> Tensor:
