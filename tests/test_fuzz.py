@@ -29,7 +29,7 @@ def run(tmp_path_factory):
     """A finished run with a policy."""
     out = tmp_path_factory.mktemp("fuzz") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("compress_env.api.export_all", lambda *_, **__: {})
+        patch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
         works("search", "--agent", "random", "--evaluations", 2, "--finetune-epochs", 1, "--out", out)
     works("policy", "learn", out, "--episodes", 2, "--out", out / "policy.onnx")
     return out
@@ -57,7 +57,7 @@ def _quick(monkeypatch, tmp_path):
     monkeypatch.setattr("compress_env.api.estimate", lambda *_: Sensitivities)
     monkeypatch.setattr(Sensitivities, "text", lambda: "", raising=False)
     monkeypatch.setattr("compress_env.distill.finetune.fit", lambda *_, **__: None)
-    monkeypatch.setattr("compress_env.api.export_all", lambda *_, **__: {})
+    monkeypatch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
     monkeypatch.setattr("compress_env.export.FORMATS", {"student.onnx": exported, "student.pt2": exported})
     monkeypatch.chdir(tmp_path)
 

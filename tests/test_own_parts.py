@@ -46,7 +46,7 @@ QUICK = ("--agent", "uniform", "--evaluations", 1)
 @pytest.fixture(autouse=True)
 def _no_exports(monkeypatch):
     """Exports take seconds, and have tests of their own."""
-    monkeypatch.setattr("compress_env.api.export_all", lambda *_, **__: {})
+    monkeypatch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
 
 
 @pytest.fixture

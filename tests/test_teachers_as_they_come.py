@@ -324,7 +324,7 @@ def test_another_order_of_classes_is_found():
 
 
 def test_a_teacher_that_is_never_right_is_searched_to_the_end_and_shown(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("compress_env.api.export_all", lambda *_, **__: {})
+    monkeypatch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
     never = Knows([1, 0, 2])
     data = tuple(TensorDataset((1 - x).clamp(0), y) for x, y in (numbers(600, 2).tensors, numbers(60, 2).tensors))
     never.head.bias.data[2] = 1e6  # a class that no label has
@@ -442,7 +442,7 @@ def test_a_teacher_that_knows_its_validation_examples_is_told_by_the_interval(va
 
 
 def test_a_search_warns_of_a_teacher_that_was_trained_on_what_becomes_validation(tmp_path, monkeypatch):
-    monkeypatch.setattr("compress_env.api.export_all", lambda *_, **__: {})
+    monkeypatch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
     x, y = numbers(600, 2).tensors
     test = TensorDataset(*(t.clone() for t in (x[:300], y[:300])))
     test.tensors[0][:100] = 1 - test.tensors[0][:100]  # a third is wrong on test
