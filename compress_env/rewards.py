@@ -60,8 +60,8 @@ def _excess(evaluation: Evaluation, limits: Limits) -> float:
     return sum(max(0.0, evaluation.usage[name] / limit - 1) for name, limit in limits.items())
 
 
-@REWARDS.register("accuracy")
-def accuracy(evaluation: Evaluation, limits: Limits) -> dict[str, float]:
+@REWARDS.register("metric")
+def metric(evaluation: Evaluation, limits: Limits) -> dict[str, float]:
     """The student's metric, less the relative excess over limits, as in `relative`; the default where a network grows."""
     return {"metric": evaluation.metric, "resource": 0.0 - _excess(evaluation, limits)}
 

@@ -269,7 +269,7 @@ class EnvironmentSpec(Settings):
         hidden=True,
     )  # fmt: skip
     reward: Any = setting(
-        None, "relative, accuracy, eas, n2n, amc_error, amc_flops or module:function. If absent relative, but accuracy where the "
+        None, "relative, metric, eas, n2n, amc_error, amc_flops or module:function. If absent relative, but metric where the "
         "network may grow.", text=True,
     )  # fmt: skip
     timeout: float | None = setting(
@@ -296,7 +296,7 @@ class EnvironmentSpec(Settings):
         if actions == "relative" and grows:
             raise UserError("relative actions are about what is taken away, and this network may grow; give actions='absolute'")
         if self.reward is None:
-            object.__setattr__(self, "reward", "accuracy" if grows else "relative")
+            object.__setattr__(self, "reward", "metric" if grows else "relative")
         if actions not in ("relative", "absolute"):
             raise UserError(unknown("actions", actions, ["relative", "absolute"]))
         if actions == "relative" and self.constraint == "soft":

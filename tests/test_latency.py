@@ -242,7 +242,8 @@ def test_a_damaged_cache_is_measured_again(damage, quick, monkeypatch, tmp_path)
     problem = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
     for path in (tmp_path / "latency").iterdir():
         path.write_text(damage)
-    again = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
+    with pytest.warns(UserWarning, match="in the cache is damaged"):
+        again = made_up_problem(monkeypatch, tmp_path, name="resnet8-digits")
     assert again.clock.nodes_measured > 0 and again.cost_model.teacher == problem.cost_model.teacher
 
 

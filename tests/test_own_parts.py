@@ -130,7 +130,7 @@ def test_a_loss_from_python_and_from_a_file_is_the_one_that_is_trained_with(sear
 
 
 @pytest.mark.parametrize("option, told", [
-    (("--loss", "hintn"), "no loss 'hintn'; did you mean 'hinton'?"), (("--lr", "nan"), "lr has to be a positive number"),
+    (("--loss", "hintn"), "no loss 'hintn'; did you mean 'hinton'?"), (("--lr", "nan"), "no finite number"),
     (("--lr", "0"), "lr has to be a positive number"), (("--batch-size", "0"), "0 is not in the range"),
 ])  # fmt: skip
 def test_a_recipe_that_cannot_be_used_is_refused_before_the_search(searched, tmp_path, option, told):

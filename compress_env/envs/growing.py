@@ -36,7 +36,7 @@ class NetworkGrowthEnv(LayerRemovalEnv):
 {entries}
 
     ## Rewards
-    0 at each step but the last, then `reward(evaluation, limits)`: by default `accuracy`, the metric on validation images; `eas` is
+    0 at each step but the last, then `reward(evaluation, limits)`: by default `metric`, the accuracy on validation images; `eas` is
     tan(accuracy pi / 2). A network that cannot be evaluated gives -1.
 
     ## Starting State
@@ -50,7 +50,7 @@ class NetworkGrowthEnv(LayerRemovalEnv):
     As of `LayerRemoval-v0`; the plan names what is `inserted`.
 
     ## Arguments
-    Those of `LayerRemoval-v0`, with the defaults `budget={{"macs": "200%"}}`, `reward="accuracy"`, `evaluator={{"distill_steps": 100,
+    Those of `LayerRemoval-v0`, with the defaults `budget={{"macs": "200%"}}`, `reward="metric"`, `evaluator={{"distill_steps": 100,
     "loss": "labels", "lr": 0.002, "refit": False}}`; `max_growth` (2) is how many times its channels a group may have. Actions are
     absolute, and rewards are not shaped: there is nothing that a network loses when it grows.
 
