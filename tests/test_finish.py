@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compress_env import api, files
+from compress_env import files, finishing
 from compress_env.api import finish, run_search
 from compress_env.distill import train
 from compress_env.distill.train import Diverged
@@ -49,7 +49,7 @@ def searched(tmp_path_factory):
 
 def quick(monkeypatch) -> None:
     """No exports and no latency, which take seconds, and the latter is never the same."""
-    monkeypatch.setattr(api, "export_all", lambda *_, **__: {})
+    monkeypatch.setattr(finishing, "export_all", lambda *_, **__: {})
     monkeypatch.setattr(CostModel, "compare", lambda self, student, plan: (dict(self.teacher), self.count(student, plan)))
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_is_finished_is_neither_judged_nor_distilled_again(run, searc
     first = finish(folder, EPOCHS, objective=objective(), progress=False)
     complete(folder, searched)
     (folder.path / "report.html").unlink()
-    with counted(monkeypatch, api, "finetune") as trainings, counted(monkeypatch, Evaluator, "outputs") as evaluations:
+    with counted(monkeypatch, finishing, "finetune") as trainings, counted(monkeypatch, Evaluator, "outputs") as evaluations:
         again = finish(folder, EPOCHS, objective=objective(), progress=False)
         assert not trainings and not evaluations
         complete(folder, searched)
@@ -131,7 +131,7 @@ def test_an_end_that_is_interrupted_anywhere_goes_on_to_the_same_outcome(step, r
         elif step == "fine-tuning":
             patched.setattr(train, "training_batches", dies(train.training_batches, lambda _: True))
         elif step == "exports":
-            patched.setattr(api, "export_all", dies(api.export_all, lambda _: True))
+            patched.setattr(finishing, "export_all", dies(finishing.export_all, lambda _: True))
         else:
             patched.setattr(Path, "replace", dies(Path.replace, lambda a: a[1].name == step))
         with pytest.raises(KeyboardInterrupt):
@@ -173,7 +173,7 @@ def test_a_student_that_fails_after_the_search_makes_place_for_the_next_and_is_r
 
 def failing(monkeypatch, which, error):
     """The first fine-tunings raise an error."""
-    function, calls = api.finetune, []
+    function, calls = finishing.finetune, []
 
     def call(*arguments, **options):
         calls.append(options["checkpoint"])
@@ -181,7 +181,7 @@ def failing(monkeypatch, which, error):
             raise error
         return function(*arguments, **options)
 
-    monkeypatch.setattr(api, "finetune", call)
+    monkeypatch.setattr(finishing, "finetune", call)
     return calls
 
 
@@ -319,7 +319,7 @@ import click
 import faults
 from compress_env.cli.commands import Command
 from compress_env.distill import train
-from compress_env import api
+from compress_env import finishing
 from compress_env.search.store import RunFolder
 from compress_env.objective import Objective
 from test_finish import SPEC
@@ -332,7 +332,7 @@ def main():
         print("saved", flush=True)
     train.Checkpoint.save = save
     folder = RunFolder({folder!r})
-    api.finish(folder, 100000, objective=Objective(SPEC), progress=False)
+    finishing.finish(folder, 100000, objective=Objective(SPEC), progress=False)
 main()
 """
 

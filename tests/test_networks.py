@@ -25,7 +25,8 @@ from compress_env.surgery.rules import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.walk.walk import Walk
 
-PLANS = 20
+PLANS, FEW = 20, 7
+"""Random plans of each network for the table of docs/networks.md (--every-export), and otherwise."""
 EXACT = ("params", "macs", "memory")
 
 
@@ -44,7 +45,8 @@ def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path
     assert graph.blocks and graph.groups and smallest < 0.4
     rng = np.random.default_rng(0)
     builds, differences = [], []
-    for i in range(PLANS):
+    count = PLANS if pytestconfig.getoption("every_export") else FEW
+    for i in range(count):
         limits = {n: rng.uniform(problem.smallest(n), problem.cost_model.teacher[n]) for n in EXACT if rng.random() < 0.5}
         limits = limits or {"macs": problem.cost_model.teacher["macs"] / 2}
         episode = Walk(problem, limits, hard=True)
@@ -64,7 +66,7 @@ def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path
         began = time.perf_counter()
         student = build_student(teacher, graph, plan)
         builds.append(time.perf_counter() - began)
-        if i == PLANS - 1 or pytestconfig.getoption("every_export"):
+        if i == count - 1 or pytestconfig.getoption("every_export"):
             differences.append(export_onnx(student, inputs, tmp_path / "student.onnx"))
             assert differences[-1] <= 1e-4
     batch = inputs[:1].expand(32, -1, -1, -1).contiguous()
