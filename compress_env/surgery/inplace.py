@@ -49,7 +49,7 @@ def out_of_place(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
 def _outputs(run: Callable[..., Any], examples: tuple[Tensor, ...]) -> Tensor:
     """What a network gives for copies of the examples, always with the same random numbers."""
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # no GPU's: those would not be restored
         return run(*(x.clone() for x in examples))
 
 
