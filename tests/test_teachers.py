@@ -25,6 +25,7 @@ from compress_env.teachers import TEACHERS, load_teacher, load_weights
 
 COUNTS = {
     "resnet20-cifar10": ((3, 32, 32), 272_474, 40_813_184),
+    "resnet56-cifar10": ((3, 32, 32), 855_770, 125_747_840),
     "resnet8-digits": ((1, 8, 8), 77_754, 763_520),
     "vgg7-digits": ((1, 8, 8), 72_666, 599_680),
     "mobilenetv2-digits": ((1, 8, 8), 75_818, 868_736),
@@ -120,7 +121,7 @@ def test_what_gives_no_module_is_refused(own, attribute, message):
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(UnknownName, match="no teacher 'resnet8-digit'; did you mean 'resnet8-digits'"):
         load_teacher("resnet8-digit")
-    with pytest.raises(UnknownName, match="known: mobilenetv2-cifar10, mobilenetv2-digits, resnet20-cifar10, resnet8-"):
+    with pytest.raises(UnknownName, match="known: mobilenetv2-cifar10, mobilenetv2-digits, resnet20-cifar10, resnet56-"):
         load_teacher("transformer")
 
 

@@ -16,7 +16,7 @@ from compress_env.registry import Registry
 from compress_env.teachers.admission import admitted, made
 from compress_env.teachers.checkpoints import load_weights
 from compress_env.teachers.mobilenet import mobilenetv2_cifar10, mobilenetv2_digits
-from compress_env.teachers.resnet import resnet8_digits, resnet20_cifar10
+from compress_env.teachers.resnet import resnet8_digits, resnet20_cifar10, resnet56_cifar10
 from compress_env.teachers.vgg import vgg7_digits, vgg16_cifar10
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -68,6 +68,7 @@ for _teacher in (
     _digits("vgg7-digits", vgg7_digits),
     _digits("mobilenetv2-digits", mobilenetv2_digits),
     _cifar10("resnet20-cifar10", resnet20_cifar10, epochs=64, lr=0.2),
+    _cifar10("resnet56-cifar10", resnet56_cifar10, epochs=100, lr=0.1),
     _cifar10("vgg16-cifar10", vgg16_cifar10, epochs=100, lr=0.1),
     _cifar10("mobilenetv2-cifar10", mobilenetv2_cifar10, epochs=100, lr=0.1),
 ):

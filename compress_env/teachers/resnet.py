@@ -64,3 +64,8 @@ def resnet8_digits() -> ResNet:
 def resnet20_cifar10() -> ResNet:
     """ResNet-20 for 32x32 RGB images (He et al. 2016, table 6): 0.27 M parameters, 41 MMACs."""
     return ResNet(3, (16, 32, 64), blocks=3, outputs=10)
+
+
+def resnet56_cifar10() -> ResNet:
+    """ResNet-56 for 32x32 RGB images (He et al. 2016, table 6): 0.86 M parameters, 126 MMACs."""
+    return ResNet(3, (16, 32, 64), blocks=9, outputs=10)
