@@ -52,7 +52,8 @@ def compress(
         out: The run folder; a new one in the system's temporary folder if None.
         finetune_epochs: Passes over the training data in the full distillation; 0 leaves it for later, with neither exports nor
             `result.json`.
-        finetuning: Further settings of it: `lr`, `batch_size`, `loss` (`compress_env.spec.FinetuneSpec`).
+        finetuning: Further settings of it: `lr`, `batch_size`, `loss`, `temperature`, `label_weight`
+            (`compress_env.spec.FinetuneSpec`).
         agent_options: Settings of the agent's own.
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.

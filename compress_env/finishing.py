@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from compress_env.contexts import one_thread
-from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name
+from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name, loss_settings
 from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import predict
 from compress_env.errors import DoubtfulTeacher, EveryStudentFailed, UserError
@@ -82,7 +82,9 @@ class Compressed:
 
 def check_finetuning(environment: EnvironmentSpec, spec: FinetuneSpec) -> None:
     """Look before a search whether its best student can be distilled so. Raises UserError for a loss that is not there."""
-    loss_function(load_task(environment.problem.task), spec.loss)
+    grows = environment.problem.changes != "compress"
+    loss = environment.evaluator.loss if grows and spec.loss is None else spec.loss
+    loss_function(load_task(environment.problem.task), loss, spec.temperature, spec.label_weight)
 
 
 def left_for_later(folder: RunFolder, objective: Objective, progress: bool) -> Compressed:
@@ -113,7 +115,7 @@ def finish(
         objective: The run's; made again from its settings if None.
         progress: Whether to show on standard error how far it is.
         trust: As for `objective_of`.
-        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `loss`.
+        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `loss`, `temperature`, `label_weight`.
 
     Raises:
         UserError: If no student meets the budget yet, or none can be distilled.
@@ -131,10 +133,11 @@ def finish(
         problem = objective.problem
         if objective.grows and spec.loss is None:  # a larger network has nothing to learn from a smaller one
             spec = replace(spec, loss=objective.spec.evaluator.loss)
-        loss_function(problem.task, spec.loss)
+        loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
+        loss_function(*loss)
         recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device, spec.lr, spec.batch_size)
         recipe = problem.runnable(recipe)
-        made_by = asdict(recipe) | {"loss": loss_name(problem.task, spec.loss)}
+        made_by = asdict(recipe) | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
         found = _finished(folder, trials, finalists, made_by) or _distilled(folder, finalists, recipe, spec, made_by, run, progress)
         from compress_env.report.page import write_report
 
@@ -177,8 +180,9 @@ def _distilled(
         try:
             student = judge.prepared(plan)
             done = finetune(
-                student, teacher, data, recipe, task=problem.task, loss=spec.loss, seed=run["search"]["seed"], at_once=judge.at_once,
-                checkpoint=checkpoint, progress=progress,
+                student, teacher, data, recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
+                label_weight=spec.label_weight, seed=run["search"]["seed"], at_once=judge.at_once, checkpoint=checkpoint,
+                progress=progress,
             )  # fmt: skip
             break
         except (UserError, OSError):

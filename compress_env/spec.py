@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import re
@@ -363,6 +362,10 @@ class FinetuneSpec(Settings):
     lr: float | None = setting(None, "Peak of the learning rate; by the number of steps if absent.", low=0.0)
     batch_size: int | None = setting(None, "Images a batch; 128 if absent, 64 for small data.", low=1)
     loss: Any = setting(None, "Of the task's losses, or module:function; the task's own choice if absent.", text=True)
+    temperature: float | None = setting(None, "Of the loss, if it has one; 4 if absent.", low=0.0)
+    label_weight: float | None = setting(
+        None, "Weight of the cross-entropy with the labels in the loss, if it has one; the loss's own if absent.", low=0.0, high=1.0
+    )
 
     def __post_init__(self) -> None:
         self.check_finite()
@@ -370,8 +373,12 @@ class FinetuneSpec(Settings):
             value = getattr(self, name)
             if not (value is None and name != "epochs") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise UserError(f"fine-tuning: {name} has to be a whole number of at least 1, got {value!r}")
-        if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
-            raise UserError(f"fine-tuning: lr has to be a positive number, got {self.lr!r}")
+        for name in ("lr", "temperature"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                raise UserError(f"fine-tuning: {name} has to be a positive number, got {value!r}")
+        if self.label_weight is not None and not (isinstance(self.label_weight, (int, float)) and 0 <= self.label_weight <= 1):
+            raise UserError(f"fine-tuning: label_weight has to be a number from 0 to 1, got {self.label_weight!r}")
 
 
 def keywords() -> dict[str, Any]:
@@ -381,13 +388,6 @@ def keywords() -> dict[str, Any]:
         if f.name not in ("problem", "resources"):
             found[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
     return found
-
-
-def signature(*further: inspect.Parameter) -> inspect.Signature:
-    """The environment's signature, for `help()` and editors: `further` parameters, and every keyword with its default."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    own = [inspect.Parameter(n, kind, default=d) for n, d in keywords().items()]
-    return inspect.Signature(sorted([*further, *own], key=lambda p: p.kind))
 
 
 def parse_setting(text: str, form: str = "NAME=VALUE") -> tuple[str, Any]:
@@ -400,14 +400,6 @@ def parse_setting(text: str, form: str = "NAME=VALUE") -> tuple[str, Any]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
-
-
-def arguments_table() -> str:
-    """Markdown, a line a keyword of the environment, for its documentation."""
-    helps = {f.name: f.metadata["help"] for f in (*fields(ProblemSpec), *fields(EnvironmentSpec))}
-    defaults = {n: d.to_json() if isinstance(d, Settings) else d for n, d in keywords().items()}
-    lines = [f"    | {n} | {d!r} | {helps[n].replace(' May be repeated.', '')} |" for n, d in defaults.items()]
-    return "\n".join(["    | Name | Default | Meaning |", "    |------|---------|---------|", *lines])
 
 
 def _plain(value: Any) -> Any:

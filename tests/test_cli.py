@@ -397,7 +397,7 @@ def test_the_list_has_every_kind_of_name():
         "random, sac, stages, td3, tpe, tqc, uniform"
     )
     assert rows["rewards"] == "amc_error, amc_flops, eas, metric, n2n, relative"
-    assert rows["losses,-classification"] == "dist, dkd, hinton, labels, logit_mse, standardised"
+    assert rows["losses,-classification"] == "dist, dkd, hinton, labels, mimic, standardised"
     assert rows["resources"] == "latency, macs, memory, params"
     assert (rows["rankings"], rows["tasks"]) == ("magnitude, reconstruction", "classification")
     assert {"Convolution", "Linear", "BatchNorm"} <= set(rows["layer-rules"].split(", "))

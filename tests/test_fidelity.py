@@ -117,17 +117,17 @@ def test_plans_are_scored_once_and_the_report_says_how_well(problem, tmp_path):
 
 def test_losses_are_compared_on_the_same_students(problem, tmp_path):
     path = tmp_path / "losses.jsonl"
-    arguments = ({0.5: 2}, ["hinton", "logit_mse"], [0.01], 6, path)
+    arguments = ({0.5: 2}, ["hinton", "mimic"], [0.01], 6, path)
     rows = losses.compare(problem, *arguments, progress=False)
-    assert [(r.loss, r.index) for r in rows] == [("hinton", 0), ("logit_mse", 0), ("hinton", 1), ("logit_mse", 1)]
+    assert [(r.loss, r.index) for r in rows] == [("hinton", 0), ("mimic", 0), ("hinton", 1), ("mimic", 1)]
     text = path.read_text()
     path.write_text(text[: text.rindex("{")])
     again = losses.compare(problem, *arguments, progress=False)
     assert again == rows and path.read_text() == text
-    means = {n: np.mean([r.metric for r in rows if r.loss == n]) for n in ("hinton", "logit_mse")}
+    means = {n: np.mean([r.metric for r in rows if r.loss == n]) for n in ("hinton", "mimic")}
     table = losses.table(rows)
-    gap = 100 * (means["logit_mse"] - means["hinton"])
-    assert f"| logit_mse | 0.01 | 2 | {means['logit_mse']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table
+    gap = 100 * (means["mimic"] - means["hinton"])
+    assert f"| mimic | 0.01 | 2 | {means['mimic']:.2%} | {gap:+.2f} ±" in table and "| hinton | 0.01 | 2 |" in table
     with pytest.raises(UserError, match="was made with"):
         losses.compare(problem, {0.5: 2}, ["hinton"], [0.01], 7, path, progress=False)
 

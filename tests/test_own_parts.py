@@ -112,6 +112,7 @@ def test_the_recipe_of_fine_tuning_can_be_chosen_and_is_recorded(searched):
     works("finetune", "--out", searched, "--epochs", 1, "--lr", 0.007, "--batch-size", 50, "--loss", "dkd")
     recipe = json.loads((searched / "result.json").read_text())["recipe"]
     assert (recipe["epochs"], recipe["lr"], recipe["batch_size"], recipe["loss"]) == (1, 0.007, 50, "dkd")
+    assert (recipe["temperature"], recipe["label_weight"]) == (4.0, 1.0)
     trained = (searched / "student.safetensors").read_bytes()
     works("finetune", "--out", searched, "--epochs", 1)
     recipe = json.loads((searched / "result.json").read_text())["recipe"]
@@ -129,13 +130,28 @@ def test_a_loss_from_python_and_from_a_file_is_the_one_that_is_trained_with(sear
         assert done.finetuned.last_validation == pytest.approx(done.finetuned.history[0], abs=0.02)  # nothing was learned
 
 
+def test_temperature_and_label_weight_reach_the_loss_and_the_record(searched):
+    seen = set()
+
+    def loss(student, teacher, labels, temperature, label_weight=0.2):
+        seen.add((temperature, label_weight))
+        return 0.0 * student.sum()
+
+    for settings, expected in (({}, (4.0, 0.2)), ({"temperature": 2.0, "label_weight": 0.5}, (2.0, 0.5))):
+        seen.clear()
+        recipe = finish(RunFolder(searched), 1, loss=loss, lr=1e-9, progress=False, **settings).result.recipe
+        assert seen == {expected} and (recipe["temperature"], recipe["label_weight"]) == expected
+
+
 @pytest.mark.parametrize("option, told", [
     (("--loss", "hintn"), "no loss 'hintn'; did you mean 'hinton'?"), (("--lr", "nan"), "no finite number"),
-    (("--lr", "0"), "lr has to be a positive number"), (("--batch-size", "0"), "0 is not in the range"),
+    (("--lr", "0"), "lr has to be a positive number"), (("--temperature", "0"), "temperature has to be a positive number"),
+    (("--loss", "mimic", "--temperature", "2"), "the loss 'mimic' has no temperature"), (("--label-weight", "2"), "not in the range"),
+    (("--batch-size", "0"), "0 is not in the range"),
 ])  # fmt: skip
 def test_a_recipe_that_cannot_be_used_is_refused_before_the_search(searched, tmp_path, option, told):
     assert told in refused("finetune", "--out", searched, *option)
-    if option[0] == "--loss":
+    if option[0] == "--loss" and len(option) == 2:
         assert told in refused("search", *QUICK, *option, "--out", tmp_path / "a") and not (tmp_path / "a").exists()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import compress_env.agents
 from compress_env.data.dataset import Split, make_data
+from compress_env.distill.finetune import loss_function, loss_settings
 from compress_env.errors import UnknownName, UserError
 from compress_env.tasks import TASKS, load_task
 from compress_env.tasks.classification import Classification
@@ -36,9 +37,9 @@ def cross_entropy() -> float:
     return float(-np.log(softmax(STUDENT)[[0, 1], LABELS]).mean())
 
 
-def loss(name: str, student: np.ndarray = STUDENT) -> float:
+def loss(name: str, student: np.ndarray = STUDENT, **settings: float) -> float:
     of = TASKS.get("classification").losses.get(name)
-    return of(torch.tensor(student), torch.tensor(TEACHER), torch.tensor(LABELS), T).item()
+    return of(torch.tensor(student), torch.tensor(TEACHER), torch.tensor(LABELS), T, **settings).item()
 
 
 def test_hinton_is_nine_tenths_of_the_squared_temperature_times_the_kl_and_a_tenth_of_the_cross_entropy():
@@ -73,9 +74,45 @@ def test_standardised_does_not_see_the_scale_of_the_logits():
     )
 
 
-def test_logit_mse_is_half_the_squared_distance_and_labels_ignores_the_teacher():
-    assert loss("logit_mse") == pytest.approx(0.5 * ((STUDENT - TEACHER) ** 2).sum() / 2)
+def test_mimic_is_half_the_squared_distance_and_labels_ignores_the_teacher():
+    assert loss("mimic") == pytest.approx(0.5 * ((STUDENT - TEACHER) ** 2).sum() / 2)
     assert loss("labels") == pytest.approx(cross_entropy())
+
+
+def test_the_label_weight_is_that_of_the_cross_entropy_and_hintons_soft_part_has_the_rest():
+    soft = kl(softmax(TEACHER / T), softmax(STUDENT / T))
+    assert loss("hinton", label_weight=0.3) == pytest.approx(0.7 * T**2 * soft + 0.3 * cross_entropy())
+    for name in ("dkd", "dist", "standardised"):
+        assert loss(name, label_weight=0.7) - loss(name, label_weight=0.2) == pytest.approx(0.5 * cross_entropy()), name
+
+
+def test_a_setting_that_a_loss_does_not_have_is_refused_and_the_others_are_recorded():
+    task = load_task("classification")
+    assert loss_settings(task, None) == {"temperature": 4.0, "label_weight": 0.1}
+    assert loss_settings(task, "dkd", 2.0, 0.5) == {"temperature": 2.0, "label_weight": 0.5}
+    assert loss_settings(task, "mimic") == loss_settings(task, "labels") == {}
+    for name, setting in (("mimic", "temperature"), ("mimic", "label_weight"), ("labels", "temperature"), ("labels", "label_weight")):
+        with pytest.raises(UserError, match=f"the loss '{name}' has no {setting.replace('_', ' ')}"):
+            loss_function(task, name, **{setting: 0.5})
+    half = loss_function(task, "hinton", label_weight=0.5)
+    assert half(torch.tensor(STUDENT), torch.tensor(TEACHER), torch.tensor(LABELS), T).item() == loss("hinton", label_weight=0.5)
+
+
+TORCHDISTILL = {
+    "hinton": ("KDLoss", {"temperature": T, "alpha": 0.1}, 0.0),
+    "standardised": ("LogitStdKDLoss", {"temperature": T / 2, "alpha": 0.1, "beta": 9.0}, 0.0),
+    "dist": ("DISTLoss", {"beta": 2.0, "gamma": 2.0, "tau": T}, 1.0),
+}
+"""By loss: torchdistill's name and settings, and how much cross-entropy ours adds."""
+
+
+@pytest.mark.parametrize("name", TORCHDISTILL)
+def test_losses_are_torchdistills(name):
+    mid_level = pytest.importorskip("torchdistill.losses.mid_level")
+    theirs, settings, labelled = TORCHDISTILL[name]
+    found = getattr(mid_level, theirs)(".", "output", ".", "output", **settings)
+    outputs = [{".": {"output": torch.tensor(logits)}} for logits in (STUDENT, TEACHER)]
+    assert loss(name) == pytest.approx(found(*outputs, torch.tensor(LABELS)).item() + labelled * cross_entropy(), rel=1e-6)
 
 
 def test_the_gradient_of_the_soft_part_does_not_depend_on_a_high_temperature():
@@ -91,7 +128,7 @@ def test_the_gradient_of_the_soft_part_does_not_depend_on_a_high_temperature():
 def test_every_loss_is_least_for_the_teacher_itself_where_the_labels_do_not_matter():
     """What is left for a student that gives the teacher's logits is the cross-entropy with the labels."""
     own = float(-np.log(softmax(TEACHER)[[0, 1], LABELS]).mean())
-    weights = {"hinton": 0.1, "dkd": 1.0, "dist": 1.0, "standardised": 0.1, "logit_mse": 0.0, "labels": 1.0}
+    weights = {"hinton": 0.1, "dkd": 1.0, "dist": 1.0, "standardised": 0.1, "mimic": 0.0, "labels": 1.0}
     assert set(weights) == set(TASKS.get("classification").losses.names())
     for name, weight in weights.items():
         assert loss(name, TEACHER) == pytest.approx(weight * own, abs=1e-6), name

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,14 @@ from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import AT_ONCE, Diverged, Objective, fit, predict
+from compress_env.errors import UserError
 from compress_env.own_code import code_id
 from compress_env.records import Damaged, record, value_of
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task, agreement
+
+TEMPERATURE = 4.0
+"""Of losses that have one, unless another is given."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,8 @@ def finetune(
     task: Task,
     *,
     loss: str | Callable[..., Tensor] | None = None,
-    temperature: float = 4.0,
+    temperature: float | None = None,
+    label_weight: float | None = None,
     seed: int = 0,
     at_once: int = AT_ONCE,
     checkpoint: Path | None = None,
@@ -86,7 +93,8 @@ def finetune(
         recipe: How long and how fast.
         task: The meaning of the outputs.
         loss: One of the task's losses, by name or `module:attribute`, or a function like them; the task's own choice if None.
-        temperature: For the loss.
+        temperature: For the loss, above 0; 4 if None.
+        label_weight: Of the cross-entropy with the labels in the loss, in [0, 1]; its own choice if None.
         seed: Of the order of the images and their augmentation.
         at_once: How many examples are run at once where nothing is learned.
         checkpoint: File from which an interrupted run goes on; it stays, for whoever has written what came of the training to delete.
@@ -94,11 +102,12 @@ def finetune(
 
     Raises:
         Diverged: If the loss stops being finite within the first epoch.
+        UserError: If the loss has no temperature or label weight, and one is given.
     """
-    function = loss_function(task, loss)
+    function = loss_function(task, loss, temperature, label_weight)
     labels = None if data.labelled else agreement.answers(task)
-    objective = distillation(teacher, function, temperature, recipe.precision, labels)
-    made_with = {"loss": loss_name(task, loss), "temperature": temperature, "seed": seed}
+    objective = distillation(teacher, function, temperature or TEMPERATURE, recipe.precision, labels)
+    made_with = {"loss": loss_name(task, loss), "seed": seed} | loss_settings(task, loss, temperature, label_weight)
     file = Checkpoint(checkpoint, student, recipe, **made_with) if checkpoint else None
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
@@ -147,16 +156,52 @@ def finetune(
     )
 
 
-def loss_function(task: Task, loss: str | Callable[..., Tensor] | None) -> Callable[..., Tensor]:
-    """The loss of that name, the given function, or the task's own choice for None. Raises UserError for an unknown name."""
-    if loss is not None and not isinstance(loss, str):
-        return loss
-    return task.losses.get(loss or task.loss)
+def loss_function(
+    task: Task, loss: str | Callable[..., Tensor] | None, temperature: float | None = None, label_weight: float | None = None
+) -> Callable[..., Tensor]:
+    """The loss of that name, the given function, or the task's own choice for None, with this label weight.
+
+    Args:
+        task: Its losses are looked in.
+        loss: A name, `module:attribute` or a function.
+        temperature: What it is going to be called with, if that was asked for.
+        label_weight: Of the cross-entropy with the labels, if that was asked for.
+
+    Raises:
+        UserError: For an unknown name, or a setting that the loss does not have: no parameter of its function has that name.
+    """
+    found = loss if loss is not None and not isinstance(loss, str) else task.losses.get(loss or task.loss)
+    has = _parameters(found)
+    for name, value in (("temperature", temperature), ("label_weight", label_weight)):
+        if value is not None and name not in has:
+            raise UserError(
+                f"the loss {loss_name(task, loss)!r} has no {name.replace('_', ' ')} (its function has no parameter {name}); leave "
+                f"{value!r} out, or give another loss"
+            )
+    return found if label_weight is None else partial(found, label_weight=label_weight)
+
+
+def loss_settings(
+    task: Task, loss: str | Callable[..., Tensor] | None, temperature: float | None = None, label_weight: float | None = None
+) -> dict[str, float]:
+    """The temperature and the label weight that a loss has in the end, by name, for records; none of what it does not have."""
+    has = _parameters(loss_function(task, loss))
+    found = {"temperature": temperature or TEMPERATURE} if "temperature" in has else {}
+    if "label_weight" in has:
+        found["label_weight"] = has["label_weight"].default if label_weight is None else label_weight
+    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
+
+
+def _parameters(loss: Callable[..., Tensor]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(loss).parameters
+    except (TypeError, ValueError):  # a built-in without a signature
+        return {}
 
 
 def loss_name(task: Task, loss: str | Callable[..., Tensor] | None) -> str:
     """A name for a loss, for records; of one's own with a name for its code, so that a changed one is another."""
-    function = loss_function(task, loss)
+    function = task.losses.get(loss or task.loss) if loss is None or isinstance(loss, str) else loss
     name = (loss or task.loss) if loss is None or isinstance(loss, str) else getattr(loss, "__qualname__", type(loss).__name__)
     code = code_id(function)
     return f"{name} ({code})" if code else name

@@ -12,12 +12,13 @@ import numpy as np
 from gymnasium.utils import EzPickle
 
 from compress_env.envs import render
+from compress_env.envs.arguments import arguments_table, signature
 from compress_env.errors import UserError
 from compress_env.evaluation import Evaluation
 from compress_env.objective import AnyWalk, Judged, Objective
 from compress_env.registry import unknown
 from compress_env.resources import RESOURCES
-from compress_env.spec import EnvironmentSpec, arguments_table, signature
+from compress_env.spec import EnvironmentSpec
 from compress_env.walk.observation import entries_table
 from compress_env.walk.rows import network_rows
 

@@ -1,7 +1,7 @@
 """Distillation losses: functions `(student, teacher, labels, temperature) -> loss`.
 
 Everywhere, student and teacher are logits `(n, classes)`, labels are the numbers of the right classes `(n,)`, the temperature T is
-above 0, and the loss is a scalar, the mean over examples.
+above 0, the label weight w in [0, 1] is that of the cross-entropy with the labels, and the loss is a scalar, the mean over examples.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ LOSSES = Registry("loss")
 
 
 @LOSSES.register("hinton")
-def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """0.9 T^2 KL(teacher || student) at temperature T, plus 0.1 cross-entropy with the labels.
+def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, label_weight: float = 0.1) -> Tensor:
+    """(1 - w) T^2 KL(teacher || student) at temperature T, plus w times the cross-entropy with the labels.
 
     The factor T^2 keeps the gradient of the soft part in proportion when T changes. Hinton, Vinyals, Dean: Distilling the knowledge in
     a neural network, 2015.
@@ -28,12 +28,12 @@ def hinton(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float)
         log_target=True,
         reduction="batchmean",
     )
-    return 0.9 * temperature**2 * soft + 0.1 * F.cross_entropy(student, labels)
+    return (1 - label_weight) * temperature**2 * soft + label_weight * F.cross_entropy(student, labels)
 
 
 @LOSSES.register("dkd")
-def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy plus T^2 (KL of the right class against the rest + 8 KL among the other classes).
+def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, label_weight: float = 1.0) -> Tensor:
+    """T^2 (KL of the right class against the rest + 8 KL among the other classes), plus w times the cross-entropy.
 
     Zhao et al.: Decoupled knowledge distillation, CVPR 2022, with alpha 1 and beta 8.
     """
@@ -46,12 +46,12 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) ->
         ours.masked_fill(target, -1e4).log_softmax(1), theirs.masked_fill(target, -1e4).log_softmax(1),
         log_target=True, reduction="batchmean",
     )  # fmt: skip
-    return temperature**2 * (binary.mean() + 8 * others) + F.cross_entropy(student, labels)
+    return temperature**2 * (binary.mean() + 8 * others) + label_weight * F.cross_entropy(student, labels)
 
 
 @LOSSES.register("dist")
-def dist(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy plus 2 T^2 (1 - Pearson correlation) of the probabilities, once over classes and once over examples.
+def dist(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, label_weight: float = 1.0) -> Tensor:
+    """2 T^2 (1 - Pearson correlation) of the probabilities, over classes and over examples, plus w times the cross-entropy.
 
     Huang et al.: Knowledge distillation from a stronger teacher, NeurIPS 2022.
     """
@@ -60,12 +60,13 @@ def dist(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -
     def distance(a: Tensor, b: Tensor) -> Tensor:
         return 1 - F.cosine_similarity(a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True), dim=1).mean()
 
-    return 2 * temperature**2 * (distance(p, q) + distance(p.T, q.T)) + F.cross_entropy(student, labels)
+    apart = distance(p, q) + distance(p.T, q.T)
+    return 2 * temperature**2 * apart + label_weight * F.cross_entropy(student, labels)
 
 
 @LOSSES.register("standardised")
-def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """9 (T/2)^2 KL(teacher || student) of logits standardised per example, at temperature T/2, plus 0.1 cross-entropy.
+def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, label_weight: float = 0.1) -> Tensor:
+    """9 (T/2)^2 KL(teacher || student) of logits standardised per example, at temperature T/2, plus w times the cross-entropy.
 
     Sun et al.: Logit standardization in knowledge distillation, CVPR 2024.
     """
@@ -76,11 +77,11 @@ def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
     soft = F.kl_div(
         standard(student).log_softmax(1), standard(teacher).log_softmax(1), log_target=True, reduction="batchmean"
     )
-    return 9 * (temperature / 2) ** 2 * soft + 0.1 * F.cross_entropy(student, labels)
+    return 9 * (temperature / 2) ** 2 * soft + label_weight * F.cross_entropy(student, labels)
 
 
-@LOSSES.register("logit_mse")
-def logit_mse(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+@LOSSES.register("mimic")
+def mimic(student: Tensor, teacher: Tensor, labels: Tensor, _temperature: float) -> Tensor:
     """Half the squared distance of the logits; labels and temperature play no part.
 
     Ba & Caruana: Do deep nets really need to be deep?, NeurIPS 2014, equation 1.
@@ -89,6 +90,6 @@ def logit_mse(student: Tensor, teacher: Tensor, labels: Tensor, temperature: flo
 
 
 @LOSSES.register("labels")
-def labels(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float) -> Tensor:
+def labels(student: Tensor, teacher: Tensor, labels: Tensor, _temperature: float) -> Tensor:
     """Cross-entropy with the labels alone: training without a teacher, to see what distillation adds."""
     return F.cross_entropy(student, labels)
