@@ -13,7 +13,7 @@ from compress_env.surgery.trace import trace
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--every-export", action="store_true", help="test_networks.py: compare every random student in ONNX Runtime"
+        "--every-export", action="store_true", help="test_networks*.py: compare all students in ONNX Runtime, grow everywhere"
     )
 
 

@@ -51,17 +51,15 @@ def places(module: nn.Module, graph: LayerGraph) -> dict[str, Place]:
     for node in graph.fx_graph.nodes:
         shape = node.meta.get("shape")
         layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        before = [axes[i.name] for i in node.all_input_nodes if i.name in axes]
+        before = (axes[i.name] for i in node.all_input_nodes if axes.get(i.name))
         weighted = layer is not None and rule_of(layer).reads
-        axis = rule_of(layer).channel_axis() if weighted else before[0] if before else None
+        axis = rule_of(layer).channel_axis() if weighted else next(before, None)
         axes[node.name], op = axis, graph.ops.get(node.name)
-        if axis is None or op is None or not shape or node.name == graph.output or op.across is not None:
+        if op is None or not shape or node.name == graph.output or op.across is not None:
             continue
-        convolution = axis == 1 and len(shape) == 4
-        if not op.channels.parts or not (convolution or axis == -1 or len(shape) == 2):
-            continue
-        channels = shape[1] if convolution else shape[-1]
-        if graph.full_size(op.channels) != channels:
+        channels = graph.full_size(op.channels)
+        convolution = len(shape) == 4 and shape[1] == channels and (axis != -1 or shape[-1] != channels)
+        if not op.channels.parts or not (convolution or shape[-1] == channels):
             continue
         activated = _activation(module, node) is not None
         if activated or node.target in (operator.add, operator.iadd, torch.add, "add", "add_"):

@@ -103,7 +103,7 @@ def follow_getitem(flow: ChannelFlow, call: Call) -> Any:
             own = [each for each in call.ids[x] if axis in flow.ties.varying(each)]
             if step != 1:
                 flow.fix(own, f"{node.name} takes every {step}th")
-            elif own and (start, stop) != (0, call.shape(x)[axis]):
+            elif own and (start or i.stop is not None):  # a stop at the end, too: of a wider network it is not the end
                 bounds.append((axis, own, start, stop))
             axis += 1
         elif i is not None:
