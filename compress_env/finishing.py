@@ -134,8 +134,8 @@ def finish(
         if objective.grows and spec.loss is None:  # a larger network has nothing to learn from a smaller one
             spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
-        loss_function(*loss)
-        recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device, spec.lr, spec.batch_size)
+        function = loss_function(*loss)
+        recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device, spec.lr, spec.batch_size, function)
         recipe = problem.runnable(recipe)
         made_by = asdict(recipe) | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
         found = _finished(folder, trials, finalists, made_by) or _distilled(folder, finalists, recipe, spec, made_by, run, progress)

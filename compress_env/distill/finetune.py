@@ -178,7 +178,11 @@ def loss_function(
                 f"the loss {loss_name(task, loss)!r} has no {name.replace('_', ' ')} (its function has no parameter {name}); leave "
                 f"{value!r} out, or give another loss"
             )
-    return found if label_weight is None else partial(found, label_weight=label_weight)
+    if label_weight is None:
+        return found
+    weighted = partial(found, label_weight=label_weight)
+    weighted.__dict__.update(found.__dict__)
+    return weighted
 
 
 def loss_settings(

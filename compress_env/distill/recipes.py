@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -45,8 +47,9 @@ class Recipe:
 
 
 def finetuning_recipe(
-    examples: int, epochs: int, device: torch.device, lr: float | None = None, batch_size: int | None = None
-) -> Recipe:
+    examples: int, epochs: int, device: torch.device, lr: float | None = None, batch_size: int | None = None,
+    loss: Callable[..., Any] | None = None,
+) -> Recipe:  # fmt: skip
     """The recipe of full distillation: batches of 128 (64 for small data sets), a short rise, then a cosine to 0.
 
     The peak rate grows with the root of the number of steps, from 0.02 for 350 to 0.1 at most. A refitted student starts close to its
@@ -59,11 +62,13 @@ def finetuning_recipe(
         device: Where it is trained.
         lr: Another peak of the rate.
         batch_size: Another number of examples a batch.
+        loss: What is trained with; its attribute `rate`, if it has one, is the share of that peak which it is best at.
     """
     small = examples < 10_000
     batch = batch_size or (64 if small else 128)
     steps = epochs * max(1, examples // batch)
+    peak = round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3) * getattr(loss, "rate", 1.0)
     return Recipe(
-        epochs=epochs, batch_size=batch, lr=lr or round(min(0.1, 0.02 * math.sqrt(steps / 350)), 3), weight_decay=2e-4,
+        epochs=epochs, batch_size=batch, lr=lr or peak, weight_decay=2e-4,
         precision="float32" if small or not devices.has_bfloat16(device) else "bfloat16",
     )  # fmt: skip

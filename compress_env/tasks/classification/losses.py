@@ -6,6 +6,9 @@ above 0, the label weight w in [0, 1] is that of the cross-entropy with the labe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +16,18 @@ from compress_env.registry import Registry
 
 LOSSES = Registry("loss")
 """The losses by name."""
+
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
+
+
+def at_rate(share: float) -> Callable[[Loss], Loss]:
+    """A decorator for a loss that is best at this share of the learning rate which is chosen for others."""
+
+    def mark(loss: Loss) -> Loss:
+        loss.rate = share  # type: ignore[attr-defined]
+        return loss
+
+    return mark
 
 
 @LOSSES.register("hinton")
@@ -81,10 +96,12 @@ def standardised(student: Tensor, teacher: Tensor, labels: Tensor, temperature: 
 
 
 @LOSSES.register("mimic")
+@at_rate(0.1)
 def mimic(student: Tensor, teacher: Tensor, labels: Tensor, _temperature: float) -> Tensor:
     """Half the squared distance of the logits; labels and temperature play no part.
 
-    Ba & Caruana: Do deep nets really need to be deep?, NeurIPS 2014, equation 1.
+    Ba & Caruana: Do deep nets really need to be deep?, NeurIPS 2014, equation 1. Its gradients are as large as the logits, so that it
+    is best at about a tenth of the others' learning rate.
     """
     return 0.5 * (student - teacher).square().sum(1).mean()
 
