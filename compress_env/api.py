@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from compress_env import guarantee
+from compress_env.bisection import BUDGET
 from compress_env.errors import UserError
 from compress_env.files import make_folder
 from compress_env.finishing import Compressed, check_finetuning, finish, left_for_later
@@ -17,11 +19,13 @@ from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.progress import announced, say
 from compress_env.search.estimate import Estimate, estimate
+from compress_env.search.promise import AttemptsFile
 from compress_env.search.reopened import objective_in, objective_of
 from compress_env.search.result import FinalPolicy
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
 from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
+from compress_env.tasks import load_task
 
 
 def compress(
@@ -36,6 +40,7 @@ def compress(
     finetune_epochs: int = 30,
     finetuning: Mapping[str, Any] | None = None,
     agent_options: Mapping[str, Any] | None = None,
+    max_accuracy_drop: float | None = None,
     resume: bool = False,
     progress: bool = True,
     **environment: Any,
@@ -45,7 +50,8 @@ def compress(
     Args:
         teacher: A module, a name, `module:factory` or `file.py:factory`.
         data: A name, `imagefolder:DIR`, a factory, or a pair `(train, test)` of torch datasets; a shipped teacher's own if None.
-        budget: A limit a resource, such as `{"macs": 0.5}`, which is the default.
+        budget: A limit a resource, such as `{"macs": 0.5}`, which is the default; with `max_accuracy_drop` a range of one resource, by
+            default `{"macs": "10%..100%"}`.
         agent: A name of `compress-env list`, `module:factory`, or a class of Stable-Baselines3 as `module:class`.
         evaluations: How many students to judge.
         seed: Of everything random.
@@ -55,20 +61,30 @@ def compress(
         finetuning: Further settings of it: `lr`, `batch_size`, `loss`, `temperature`, `label_weight`
             (`compress_env.spec.FinetuneSpec`).
         agent_options: Settings of the agent's own.
+        max_accuracy_drop: Look for the smallest student within the budget that, after distillation, loses at most so many points
+            (0.5: 91.5 % where the teacher has 92 %) of the task's main metric on validation examples; `result.promise` says what that
+            is worth (docs/accuracy-guaranteed.md).
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.
         environment: Further keywords of `LayerRemoval-v0` (`compress_env.spec`).
 
     Raises:
         UserError: Before any long work, for anything that cannot be used.
+        NothingHolds: If no smaller student loses so little; the run folder has what was tried.
         KeyboardInterrupt: On Ctrl-C, after everything found so far is in the folder; `resume=True` goes on from there.
     """
     if isinstance(finetune_epochs, bool) or not isinstance(finetune_epochs, int) or finetune_epochs < 0:
         raise UserError(f"finetune_epochs has to be a whole number, 0 for no fine-tuning, got {finetune_epochs!r}")
     further = dict(finetuning or {})
+    if max_accuracy_drop is not None:
+        budget = budget or BUDGET
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **environment)
     search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed)
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
+    if max_accuracy_drop is not None:
+        guarantee.check(max_accuracy_drop, spec, finetune_epochs)
+        each = FinetuneSpec.of(epochs=finetune_epochs, **further)
+        return run_guaranteed(spec, search_spec, out, max_accuracy_drop, each, resume=resume, progress=progress)
     recipe = FinetuneSpec.of(epochs=finetune_epochs, **further) if finetune_epochs else None
     folder, objective = run_search(spec, search_spec, out, resume=resume, progress=progress, finetuning=recipe)
     if not finetune_epochs:
@@ -119,6 +135,36 @@ def run_search(
     policy = final and FinalPolicy(dict(final.evaluation.metrics), final.reward, dict(final.evaluation.usage))
     folder.write("search.json", {"final_policy": policy and asdict(policy)})
     return folder, objective
+
+
+def run_guaranteed(
+    environment: EnvironmentSpec, search_spec: SearchSpec, out: str | Path | None, max_accuracy_drop: float, finetuning: FinetuneSpec,
+    *, resume: bool = False, command: str | None = None, progress: bool = True,
+) -> Compressed:  # fmt: skip
+    """A search over a range of budgets, then the smallest student that loses so little; `guarantee.check` has looked at all of it.
+
+    Args:
+        environment: The problem, with a range of one resource in its budget.
+        search_spec: The agent and how long it looks.
+        out: The run folder; a new one in the system's temporary folder if None.
+        max_accuracy_drop: In points.
+        finetuning: How each student is distilled.
+        resume: Whether to go on with the run in `out`.
+        command: The command line that asked for it, for the report.
+        progress: Whether to show on standard error how far it is.
+
+    Raises:
+        NothingHolds: If no smaller student loses so little.
+    """
+    out = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-"))
+    task = load_task(environment.problem.task)
+    attempts = AttemptsFile(out, max_accuracy_drop, search_spec.evaluations, finetuning, task)
+    if resume:
+        attempts.check()
+    folder, objective = run_search(
+        environment, search_spec, out, resume=resume, command=command, progress=progress, finetuning=finetuning
+    )
+    return guarantee.guaranteed(folder, objective, attempts, finetuning, progress)
 
 
 def dry_run(
@@ -215,4 +261,4 @@ def learn_policy(
     return [(teacher.objective.problem.teacher.name, gain) for teacher, gain in zip(teachers, gains)]
 
 
-__all__ = ["Compressed", "compress", "dry_run", "finish", "learn_policy", "objective_of", "run_search"]
+__all__ = ["Compressed", "compress", "dry_run", "finish", "learn_policy", "objective_of", "run_guaranteed", "run_search"]

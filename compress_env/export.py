@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress_env.contexts import quiet
 from compress_env.errors import UserError
@@ -50,7 +50,7 @@ def state_bytes(module: nn.Module) -> int:
     return len(_safetensors(module))
 
 
-def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> nn.Module:
+def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> fx.GraphModule:
     """The student of `save_student`, rebuilt from the teacher's code. Runs no pickled code. Raises UserError if a file is wrong."""
     path = folder / "plan.json"
     try:

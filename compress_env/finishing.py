@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, fx, nn
 
 from compress_env.contexts import one_thread
+from compress_env.data.dataset import Data, Split
 from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name, loss_settings
 from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import predict
@@ -23,8 +23,9 @@ from compress_env.files import remove
 from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.records import value_of
-from compress_env.search.choice import Finalists
+from compress_env.search.choice import Finalist, Finalists
 from compress_env.search.metadata import by_class, metadata, uneven
+from compress_env.search.promise import Promise, attempts_in
 from compress_env.search.recorder import check_problem
 from compress_env.search.reopened import kept, objective_of
 from compress_env.search.result import FinalPolicy, NetworkResult, ResourceName, Result
@@ -35,6 +36,7 @@ from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 from compress_env.tasks import load_task
 from compress_env.tasks.doubts import trained_on
+from compress_env.tasks.paired import drop
 from compress_env.walk.rows import network_rows
 
 CHECKPOINT = "finetune-{}.checkpoint"
@@ -121,7 +123,6 @@ def finish(
         UserError: If no student meets the budget yet, or none can be distilled.
     """
     spec = FinetuneSpec.of(epochs=epochs, **further)
-    run = folder.recorded()
     with alone_in(folder.path):
         trials = folder.trials()
         if best_trial(trials) is None:
@@ -130,114 +131,177 @@ def finish(
         objective = objective or objective_of(folder, progress, trust=trust)
         check_problem(trials, objective.problem, folder)
         finalists = Finalists(objective, trials, folder.path)
+        ending = Ending(folder, objective, spec, progress)
+        found = ending.finished(finalists)
+        if found is None:
+            found = ending.written(finalists, *ending.distilled(finalists))
+        ending.close()
+    return found
+
+
+class Ending:
+    """The full distillation of students of a run, and the files of the one that is chosen.
+
+    Args:
+        folder: The run folder, in which nobody else works.
+        objective: The run's.
+        spec: How students are distilled.
+        progress: Whether to show on standard error how far it is.
+
+    Attributes:
+        made_by: Everything that makes a distillation another one, as plain values.
+        seed: Of the run.
+
+    Raises:
+        UserError: For a loss that is not there.
+    """
+
+    def __init__(self, folder: RunFolder, objective: Objective, spec: FinetuneSpec, progress: bool = True):
         problem = objective.problem
         if objective.grows and spec.loss is None:  # a larger network has nothing to learn from a smaller one
             spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
-        function = loss_function(*loss)
-        recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device, spec.lr, spec.batch_size, function)
-        recipe = problem.runnable(recipe)
-        made_by = asdict(recipe) | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
-        found = _finished(folder, trials, finalists, made_by) or _distilled(folder, finalists, recipe, spec, made_by, run, progress)
+        function, examples = loss_function(*loss), len(problem.data.train)
+        recipe = finetuning_recipe(examples, spec.epochs, problem.device, spec.lr, spec.batch_size, function)
+        self._recipe: Recipe = problem.runnable(recipe)
+        self.made_by: dict[str, Any] = asdict(self._recipe) | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
+        self._folder, self._objective, self._spec, self._progress = folder, objective, spec, progress
+        self._run, self._judge = folder.recorded(), _evaluator(objective)
+        self.seed: int = self._run["search"]["seed"]
+
+    def answers(self, network: nn.Module, split: Split) -> Tensor:
+        """A network's outputs `(n, ...)` for a split of the data; the network is on the problem's device."""
+        with one_thread(), channels_last(network):
+            return predict(network, self._objective.problem.data, split, self._judge.at_once)
+
+    def distilled(self, finalists: Finalists, data: Data | None = None) -> tuple[Finalist, fx.GraphModule, Finetuned]:
+        """The best of the finalists that can be distilled, distilled.
+
+        Args:
+            finalists: Students, of which those that fail are noted.
+            data: What to distil and to measure on; the problem's if None.
+
+        Raises:
+            EveryStudentFailed: If there is none; the message has the reason of the last one.
+            UserError: If the machine is the cause.
+        """
+        problem, reason = self._objective.problem, ""
+        for finalist in finalists.ranked(self._progress):
+            best, plan = finalist.trial, finalist.trial.plan
+            checkpoint = self._checkpoint(plan)
+            try:
+                student = self._judge.prepared(plan)
+                done = finetune(
+                    student, problem.whole, data or problem.data, self._recipe, task=problem.task, loss=self._spec.loss,
+                    temperature=self._spec.temperature, label_weight=self._spec.label_weight, seed=self.seed,
+                    at_once=self._judge.at_once, checkpoint=checkpoint, progress=self._progress,
+                )  # fmt: skip
+                return finalist, student, done
+            except (UserError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 - what a network raises is up to its author
+                reason = str(error) if isinstance(error, EvaluationFailed) else reason_of(error)
+                if of_the_machine(error):
+                    raise UserError(
+                        f"the fine-tuning of trial {best.index} ended ({reason}); {checkpoint.name} has what was done so far: see to "
+                        f"the machine, and go on with {self._further()}"
+                    ) from error
+                finalists.failed(finalist, f"fine-tuning: {reason}")
+                warnings.warn(f"trial {best.index} cannot be fine-tuned ({reason}); the next best takes its place", stacklevel=3)
+        raise EveryStudentFailed(f"{self._folder.path}: none of the best students can be fine-tuned ({reason})")
+
+    def _further(self) -> str:
+        """The command that goes on."""
+        command, out = self._run["command"], f"compress-env finetune --out {self._folder.path}"
+        return f"{command} --resume" if command and attempts_in(self._folder.path) else out
+
+    def _checkpoint(self, plan: Plan) -> Path:
+        return self._folder.path / CHECKPOINT.format(f"{plan.key}-{self._spec.epochs}")
+
+    def finished(self, finalists: Finalists) -> Compressed | None:
+        """The outcome that is in the folder, if it is that of these trials and this recipe, and its files are there."""
+        trials, folder = finalists.trials, self._folder
+        try:
+            result = folder.result()
+            best = next((t for t in trials if result and t.index == result.best_trial), None)
+            if result is None or best is None or result.evaluations != len(trials):
+                return None
+            done = Finetuned.from_json(result.finetune)
+            written = [n for n, difference in result.exports.items() if difference is not None]
+            if dict(result.recipe) != self.made_by or not all((folder.path / name).is_file() for name in written):
+                return None
+            problem = self._objective.problem
+            student = load_student(problem.module, problem.graph, folder.path)
+        except UserError as error:
+            warnings.warn(f"{error}; the student is made again", stacklevel=3)
+            return None
+        return Compressed(student, best.plan, finalists.known(best), list(trials), folder.path, (done, result))
+
+    def written(
+        self, finalists: Finalists, finalist: Finalist, student: fx.GraphModule, done: Finetuned, promise: Promise | None = None
+    ) -> Compressed:
+        """The outcome of a run, with its files.
+
+        Args:
+            finalists: Those of the run.
+            finalist: The one that was chosen.
+            student: It, distilled, on the problem's device.
+            done: How that went.
+            promise: What is promised of it, before the test images were looked at.
+        """
+        objective, run, folder, best, plan = self._objective, self._run, self._folder, finalist.trial, finalist.trial.plan
+        problem, teacher = objective.problem, objective.problem.whole
+        data, task = problem.data, objective.problem.task
+        own_answers = self.answers(student, data.test) if promise or uneven(problem) else None
+        student = student.cpu()
+        size = save_student(student, plan, folder.path).stat().st_size
+        described = metadata(problem, plan, best.limits)
+        exports = export_all(student, data.calibration(8), folder.path, metadata=described, progress=self._progress)
+        answers = self.answers(teacher, data.test)
+        labels = data.test.labels if data.labelled else answers
+        teacher_test = task.metrics(answers, labels)[task.metric]
+        counts = len(data.validation), len(data.test)
+        if doubt := trained_on(task, finalist.evaluation.teacher_metric, teacher_test, *counts):
+            warnings.warn(DoubtfulTeacher(f"the teacher {problem.teacher.name!r} has {doubt}"), stacklevel=3)
+        if promise and own_answers is not None:
+            tested = drop(task, answers, own_answers, labels, self.seed)
+            promise, done = replace(promise, test=tested), replace(done, metric_test=tested.student)
+        teacher_usage, usage = problem.cost_model.compare(student, plan)
+        policy = kept(folder, "search.json", lambda found: value_of(FinalPolicy | None, found.get("final_policy"), "final_policy"))
+        result = Result(
+            metric=task.metric,
+            teacher=NetworkResult(teacher_test, teacher_usage, state_bytes(teacher)),
+            student=NetworkResult(done.metric_test, usage, size),
+            resources={name: ResourceName.of(name) for name in usage},
+            runtime=problem.runtime.label,
+            budget=dict(best.limits),
+            feasible=all(usage[name] <= limit for name, limit in best.limits.items()),
+            evaluations=len(finalists.trials),
+            seconds=round(sum(t.seconds for t in finalists.trials), 1),
+            agent=run["search"]["agent"],
+            seed=self.seed,
+            best_trial=best.index,
+            final_policy=policy,
+            finetune=done.to_json(),
+            exports=exports,
+            layers=tuple(network_rows(problem, plan.switched, problem.graph.widths(plan))),
+            versions=versions(),
+            command=run["command"],
+            recipe=self.made_by,
+            metadata=described,
+            by_class=() if own_answers is None else tuple(by_class(problem, answers, own_answers)),
+            promise=promise,
+        )
+        folder.write("result.json", result.to_json())
+        return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))
+
+    def close(self) -> None:
+        """Write the report, and delete what a distillation goes on from."""
         from compress_env.report.page import write_report
 
-        write_report(folder.path)
-        for checkpoint in folder.path.glob(CHECKPOINT.format("*")):
+        write_report(self._folder.path)
+        for checkpoint in self._folder.path.glob(CHECKPOINT.format("*")):
             remove(checkpoint)
-    return found
-
-
-def _finished(folder: RunFolder, trials: list[Trial], finalists: Finalists, made_by: Mapping[str, Any]) -> Compressed | None:
-    """The outcome that is in the folder, if it is that of these trials and this recipe, and its files are there."""
-    try:
-        result = folder.result()
-        best = next((t for t in trials if result and t.index == result.best_trial), None)
-        if result is None or best is None or result.evaluations != len(trials):
-            return None
-        done = Finetuned.from_json(result.finetune)
-        written = [n for n, difference in result.exports.items() if difference is not None]
-        if dict(result.recipe) != dict(made_by) or not all((folder.path / name).is_file() for name in written):
-            return None
-        problem = finalists.objective.problem
-        student = load_student(problem.module, problem.graph, folder.path)
-    except UserError as error:
-        warnings.warn(f"{error}; the student is made again", stacklevel=3)
-        return None
-    return Compressed(student, best.plan, finalists.known(best), trials, folder.path, (done, result))
-
-
-def _distilled(
-    folder: RunFolder, finalists: Finalists, recipe: Recipe, spec: FinetuneSpec, made_by: Mapping[str, Any], run: Mapping[str, Any],
-    progress: bool,
-) -> Compressed:  # fmt: skip
-    """The best of the finalists that can be distilled, with its files."""
-    objective, reason = finalists.objective, ""
-    judge = _evaluator(objective)
-    problem, data, teacher = objective.problem, objective.problem.data, objective.problem.whole
-    for finalist in finalists.ranked(progress):
-        best, plan = finalist.trial, finalist.trial.plan
-        checkpoint = folder.path / CHECKPOINT.format(f"{plan.key}-{spec.epochs}")
-        try:
-            student = judge.prepared(plan)
-            done = finetune(
-                student, teacher, data, recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
-                label_weight=spec.label_weight, seed=run["search"]["seed"], at_once=judge.at_once, checkpoint=checkpoint,
-                progress=progress,
-            )  # fmt: skip
-            break
-        except (UserError, OSError):
-            raise
-        except Exception as error:  # noqa: BLE001 - what a network raises is up to its author
-            reason = str(error) if isinstance(error, EvaluationFailed) else reason_of(error)
-            if of_the_machine(error):
-                raise UserError(
-                    f"the fine-tuning of trial {best.index} ended ({reason}); {checkpoint.name} has what was done so far: see to the "
-                    f"machine, and go on with compress-env finetune --out {folder.path}"
-                ) from error
-            finalists.failed(finalist, f"fine-tuning: {reason}")
-            warnings.warn(f"trial {best.index} cannot be fine-tuned ({reason}); the next best takes its place", stacklevel=3)
-    else:
-        raise EveryStudentFailed(f"{folder.path}: none of the best students can be fine-tuned ({reason})")
-    own_answers = None
-    if uneven(problem):
-        with one_thread(), channels_last(student):
-            own_answers = predict(student, data, data.test, judge.at_once)
-    student = student.cpu()
-    size = save_student(student, plan, folder.path).stat().st_size
-    described = metadata(problem, plan, best.limits)
-    exports = export_all(student, data.calibration(8), folder.path, metadata=described, progress=progress)
-    with one_thread(), channels_last(teacher):
-        answers = predict(teacher, data, data.test, judge.at_once)
-    teacher_test = problem.task.metrics(answers, data.test.labels if data.labelled else answers)[problem.task.metric]
-    counts = len(data.validation), len(data.test)
-    if doubt := trained_on(problem.task, finalist.evaluation.teacher_metric, teacher_test, *counts):
-        warnings.warn(DoubtfulTeacher(f"the teacher {problem.teacher.name!r} has {doubt}"), stacklevel=3)
-    teacher_usage, usage = problem.cost_model.compare(student, plan)
-    result = Result(
-        metric=problem.task.metric,
-        teacher=NetworkResult(teacher_test, teacher_usage, state_bytes(teacher)),
-        student=NetworkResult(done.metric_test, usage, size),
-        resources={name: ResourceName.of(name) for name in usage},
-        runtime=problem.runtime.label,
-        budget=dict(best.limits),
-        feasible=all(usage[name] <= limit for name, limit in best.limits.items()),
-        evaluations=len(finalists.trials),
-        seconds=round(sum(t.seconds for t in finalists.trials), 1),
-        agent=run["search"]["agent"],
-        seed=run["search"]["seed"],
-        best_trial=best.index,
-        final_policy=kept(folder, "search.json", lambda data: value_of(FinalPolicy | None, data.get("final_policy"), "final_policy")),
-        finetune=done.to_json(),
-        exports=exports,
-        layers=tuple(network_rows(problem, plan.switched, problem.graph.widths(plan))),
-        versions=versions(),
-        command=run["command"],
-        recipe=made_by,
-        metadata=described,
-        by_class=() if own_answers is None else tuple(by_class(problem, answers, own_answers)),
-    )
-    folder.write("result.json", result.to_json())
-    return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))
 
 
 def _evaluator(objective: Objective) -> Evaluator:

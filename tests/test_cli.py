@@ -27,7 +27,7 @@ FILES = {"run.json", "problem.json", "sensitivities.json", "trials.jsonl", "sear
 FILES |= {"finalists.jsonl", "student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"metric", "teacher", "student", "resources", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions"}
 KEYS |= {"command"}
-OWN = {"finetune_epochs", "loss", "out", "resume", "dry_run"}
+OWN = {"finetune_epochs", "loss", "max_accuracy_drop", "out", "resume", "dry_run"}
 """Options of a search that are no settings of the problem, the environment or the agent."""
 SEARCH = ["search", "--agent", "random", "--evaluations", "4", "--finetune-epochs", "2"]
 

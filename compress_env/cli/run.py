@@ -44,8 +44,7 @@ def run(
     if dry_run:
         click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=planned).text())
         return
-    command = "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
-    folder, objective = run_search(environment, search, out, resume=resume, command=command, finetuning=planned)
+    folder, objective = run_search(environment, search, out, resume=resume, command=command_line(), finetuning=planned)
     if finetune_epochs:
         show(finish(folder, finetune_epochs, objective=objective, loss=loss))
         return
@@ -58,6 +57,11 @@ def run(
     click.echo(f"{found}; report: {write_report(folder.path)}")
     if best:
         click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
+
+
+def command_line() -> str:
+    """What was typed, for the report: the command that makes the run again."""
+    return "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
 
 
 def show(done: Compressed) -> None:

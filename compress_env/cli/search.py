@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from compress_env.bisection import BUDGET
 from compress_env.cli import options
+from compress_env.cli.guarantee import guarantee
 from compress_env.cli.run import FINETUNE_EPOCHS, LOSS, run
 from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
 
@@ -21,10 +24,19 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
     help="Full distillation of the best student; 0 leaves it for later.",
 )  # fmt: skip
 @click.option("--loss", help=LOSS)
+@click.option(
+    "--max-accuracy-drop", type=options.Finite(0, 100, max_open=True), metavar="POINTS",
+    help="Find the smallest student that loses at most so many points (percent) of the task's metric on validation examples after "
+    "distillation: a search over a range of budgets, macs=10%..100% if absent, then a bisection that distils about six students. Exit "
+    "code 1 if no smaller student loses so little.",
+)  # fmt: skip
 @click.option("--out", type=options.Place(), help="Run folder; runs/TEACHER-AGENT-SEED if absent.")
 @click.option("--dry-run", is_flag=True, help="Say how long it will take and what memory it needs, and stop.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-def search(finetune_epochs: int, loss: str | None, out: str | None, dry_run: bool, resume: bool, **settings: Any) -> None:
+def search(
+    finetune_epochs: int, loss: str | None, max_accuracy_drop: float | None, out: str | None, dry_run: bool, resume: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
     """Search for the best student within the budget, distil it fully, and write plan, weights, exports and a report.
 
     \b
@@ -34,12 +46,20 @@ def search(finetune_epochs: int, loss: str | None, out: str | None, dry_run: boo
     compress-env search --budget latency=50% --runtime onnxruntime --latency-threads 2
     compress-env search --budget energy.py:Energy=0.5 --evaluator distill_steps=10
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
+    compress-env search --max-accuracy-drop 0.5 --budget macs=10%..100%
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, problem.json, sensitivities.json, trials.jsonl,
     result.json, plan.json, student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
     Rewards, resources, rankings, tasks and data sets of your own are given as module:attribute or file.py:attribute.
     Ctrl-C keeps everything; the same command with --resume goes on, also with more --evaluations.
     """
+    by_default = click.get_current_context().get_parameter_source("budget") is ParameterSource.DEFAULT
+    if max_accuracy_drop is not None and by_default:
+        settings["budget"] = BUDGET
     environment, found = options.specs(settings)
     name = f"{Path(environment.problem.teacher.split(':')[0]).stem}-{found.agent.split(':')[-1]}-{found.seed}"
-    run(environment, found, out or f"runs/{name}", finetune_epochs, loss=loss, resume=resume, dry_run=dry_run)
+    place = out or f"runs/{name}"
+    if max_accuracy_drop is None:
+        run(environment, found, place, finetune_epochs, loss=loss, resume=resume, dry_run=dry_run)
+    else:
+        guarantee(environment, found, place, finetune_epochs, max_accuracy_drop, loss=loss, resume=resume, dry_run=dry_run)

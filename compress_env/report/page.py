@@ -14,6 +14,8 @@ from compress_env.errors import UserError
 from compress_env.files import write_text
 from compress_env.report import plots
 from compress_env.report.formats import DASH, SPACE, decimal, in_sentence, metric, percent, quantity, text, unit_beside
+from compress_env.report.promise import HEAD, rows, sentences
+from compress_env.search.promise import attempts_in
 from compress_env.search.result import FinalPolicy, ResourceName, Result
 from compress_env.search.store import RunFolder, flat
 from compress_env.search.trial import Trial, best_trial, ranked
@@ -64,6 +66,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         result: The outcome, if there is one.
         folder: The run folder, for the command that goes on.
     """
+    attempts = result.promise.attempts if result and result.promise else attempts_in(folder)
     best = next((t for t in trials if result and t.index == result.best_trial), None) or best_trial(trials) or ranked(trials)[0]
     budgeted = list(best.limits)
     names = dict(result.resources) if result else {}
@@ -85,8 +88,11 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
     return {
         "teacher": setting(flat(run)["teacher"]),
         "headline": headline(setting(flat(run)["teacher"]), trials, best, result, names),
-        "go_on": "" if result else f"compress-env finetune --out {shlex.quote(str(folder))}",
+        "go_on": "" if result or attempts else f"compress-env finetune --out {shlex.quote(str(folder))}",
         "comparison": comparison(result) if result else [],
+        "promise": sentences(result.promise, result.metric) if result and result.promise else [],
+        "attempt_head": HEAD,
+        "attempt_rows": rows(attempts),
         "figures": [(title, note, Markup(svg)) for title, note, svg in figures if svg],
         "found": found(best, result.final_policy if result else None, names),
         "best_head": ["Trial", "Reward", _capital(score), *(f"{names[n].label} / teacher" for n in budgeted), *BEST_HEAD_END],

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from compress_env.errors import EveryStudentFailed
 from compress_env.evaluation import Evaluation
+from compress_env.evaluator import PlanEvaluator
 from compress_env.files import JsonLines
 from compress_env.objective import Objective
 from compress_env.rewards import FAILED
@@ -46,10 +47,13 @@ class Finalists:
         objective: What the search was judged by.
         trials: All that were recorded.
         folder: The run folder; None if nothing is to be kept.
+        evaluator: Judges them by less than all images; only without a folder.
     """
 
-    def __init__(self, objective: Objective, trials: Sequence[Trial], folder: Path | None = None):
-        self.objective, self.trials = objective, trials
+    def __init__(
+        self, objective: Objective, trials: Sequence[Trial], folder: Path | None = None, evaluator: PlanEvaluator | None = None
+    ):
+        self.objective, self.trials, self._evaluator = objective, trials, evaluator
         self._file = JsonLines(folder / FINALISTS_FILE, Trial) if folder else None
         ids = (objective.problem.id, objective.problem.ranking.id)
         rows = self._file.read() if self._file else []
@@ -91,10 +95,10 @@ class Finalists:
 
     def _judged(self, trial: Trial) -> tuple[Evaluation, float]:
         if known := self._known.get((trial.index, trial.plan)):
-            return known.evaluation, known.reward
+            return known.evaluation, self.objective.reward(known.evaluation, trial.limits)[0]
         problem = self.objective.problem
         problem.cost_model.remember(trial.plan, trial.evaluation.usage, trial.evaluation.teacher_usage)
-        judged = self.objective.final_evaluator(trial.plan)
+        judged = (self._evaluator or self.objective.final_evaluator)(trial.plan)
         recorded = {n: v for n, v in trial.evaluation.usage.items() if n in problem.cost_model.measured}
         judged = replace(judged, usage={**judged.usage, **recorded})
         reward, _ = self.objective.reward(judged, trial.limits)

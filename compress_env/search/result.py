@@ -10,6 +10,7 @@ from compress_env.distill.finetune import Finetuned
 from compress_env.errors import UnknownName, UserError
 from compress_env.records import Damaged, record, value_of
 from compress_env.resources.base import RESOURCES
+from compress_env.search.promise import Promise
 
 NETWORKS, OWN = ("teacher", "student"), ("metric_test", "file_bytes")
 FORMAT = 3
@@ -109,6 +110,7 @@ class Result:
         recipe: How the student was distilled: fields of `Recipe`, and the loss.
         metadata: What whoever uses the student has to know (`search.metadata`); `student.onnx` has it, too.
         by_class: The main metric of test examples by class, a row each; empty where all classes have as many.
+        promise: What was promised of the student, if it was asked for with a largest drop (`compress_env.guarantee`).
     """
 
     metric: str
@@ -132,6 +134,7 @@ class Result:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     by_class: Sequence[Mapping[str, Any]] = ()
+    promise: Promise | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; the usage of teacher and student stands beside their other numbers."""

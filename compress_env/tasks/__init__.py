@@ -19,7 +19,8 @@ TASKS.register("classification")(Classification())
 class Task(Protocol):
     """The meaning of outputs; everything else takes them as tensors `(n, ...)`, one row an example, float32 on the CPU.
 
-    A task that is to be used on data without labels has a further method `answers(outputs) -> labels`.
+    A task that is to be used on data without labels has a further method `answers(outputs) -> labels`. One whose main metric is the
+    share of right answers may have `right(outputs, labels) -> (n,)` of bool, for closer bounds on differences (`tasks.paired`).
 
     Attributes:
         metric: Name of the main metric, such as "accuracy".

@@ -28,9 +28,13 @@ class Classification:
         """`accuracy`: share of examples whose largest logit is the label's, in [0, 1]."""
         return {"accuracy": accuracy(outputs, labels)}
 
+    def right(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Which examples are classified right, `(n,)` of bool; their share is the accuracy."""
+        return outputs.argmax(1) == labels
+
     def by_class(self, outputs: Tensor, labels: Tensor) -> dict[int, float]:
         """The accuracy of the examples of each class that there is, by its number."""
-        right = outputs.argmax(1) == labels
+        right = self.right(outputs, labels)
         return {int(number): _share(right[labels == number]) for number in labels.unique()}
 
     def answers(self, outputs: Tensor) -> Tensor:
