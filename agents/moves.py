@@ -16,7 +16,7 @@ def neighbours(objective: Objective, step: int, value: float, size: float) -> li
         value: In [-1, 1].
         size: How far to go where there are many.
     """
-    if objective.actions == "absolute" and not objective.problem.decisions[step].shrinks:
+    if objective.actions != "relative" and not objective.problem.decisions[step].shrinks:
         return [-1.0 if value >= 0 else 1.0]
     return [max(value - size, -1.0), min(value + size, 1.0)]
 
@@ -35,7 +35,7 @@ def mutated(objective: Objective, actions: np.ndarray, rng: np.random.Generator,
     which = rng.random(steps) < changed / steps
     which[rng.integers(steps)] = True
     other = np.clip(actions + rng.normal(0, rng.uniform(0, deviation), steps), -1, 1)
-    if objective.actions == "absolute":
+    if objective.actions != "relative":
         removals = np.array([not d.shrinks for d in objective.problem.decisions])
         other[removals] = np.where(actions[removals] >= 0, -0.5, 0.5)
     return np.where(which, other, actions)

@@ -1,7 +1,8 @@
 """N2N learning (Ashok et al., ICLR 2018), the predecessor: REINFORCE for recurrent policies, first removal, then shrinking.
 
 As in the paper, and unlike its released code: all weights of the recurrent policies are trained, each student is credited with its
-own reward, and the teacher stays the teacher in both stages.
+own reward, and the teacher stays the teacher in both stages. `--agent n2n` also sets the environment as it was there
+(`compress_env.presets`); `--agent reinforce` is the agent alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from compress_env.agents.sequence import BatchAgent, Batches
 from compress_env.errors import UserError
 from compress_env.objective import Objective
+from compress_env.rewards import annealed
 from compress_env.search.agent import Policy
 from compress_env.search.trial import Trial
 
@@ -96,7 +98,10 @@ class Shrinker(nn.Module):
 
 
 class N2N(BatchAgent):
-    """Half of the students for removal, all else as by the action 0, half for the widths of the best of those.
+    """Half of the students for removal, all else as it begins, half for the widths of the best of those.
+
+    It begins with the student of the action 0; where limits are soft with the teacher, so that the first stage only removes. There, a
+    student above its limits is punished more with each update of a stage (`annealed`).
 
     Args:
         objective: What students are judged by.
@@ -104,26 +109,32 @@ class N2N(BatchAgent):
         seed: Of networks and draws.
         rollouts: Students an update.
         lr: Rate of Adam.
+        annealing: Updates of a stage after which a student above soft limits gets -1.
     """
 
-    def __init__(self, objective: Objective, evaluations: int, seed: int, rollouts: int = 5, lr: float = 3e-3):
+    def __init__(self, objective: Objective, evaluations: int, seed: int, rollouts: int = 5, lr: float = 3e-3, annealing: int = 15):
         super().__init__(objective, evaluations, seed)
         if rollouts < 1:
             raise UserError(f"rollouts is a number of students, 1 or more; got {rollouts}")
-        self.rollouts, self.lr, self.total = rollouts, lr, evaluations
+        if annealing < 1:
+            raise UserError(f"annealing is a number of updates, 1 or more; got {annealing}")
+        self.rollouts, self.lr, self.annealing, self.total = rollouts, lr, annealing, evaluations
         self.final = np.zeros((self.steps, 2), np.float32)
         """The likeliest choices, `(steps, 2)`."""
+        self.seen = np.zeros((self.steps, len(objective.embedding.names)), np.float32)
+        """Descriptions of the layers, `(steps, entries)`."""
 
     def go_on(self, evaluations: int) -> None:
         """Another number of students: the second stage ends later, or earlier."""
         self.total = evaluations
 
     def batches(self, rng: np.random.Generator) -> Batches:
-        """The student of the action 0, whose observations describe the layers; then one batch an update."""
-        best = np.zeros((self.steps, 2))
-        (uniform,) = yield [best]
-        played, best_reward = 1, uniform.reward
-        layers = torch.from_numpy(self._observations(uniform))
+        """The student that it begins with, whose observations describe the layers; then one batch an update."""
+        best = np.tile([0.0, 0.0] if self.objective.hard else [1.0, -1.0], (self.steps, 1))
+        (first,) = yield [best]
+        played, best_found = 1, (first.feasible, first.reward)
+        self.seen = self._observations(first)
+        layers = torch.from_numpy(self.seen)
         shrinks = np.array([d.shrinks for d in self.objective.problem.decisions])
         stages = [(kind, network) for kind, network in ((False, Remover), (True, Shrinker)) if kind in shrinks]
         for number, (kind, network) in enumerate(stages):
@@ -132,7 +143,7 @@ class N2N(BatchAgent):
                 torch.manual_seed(self.seed + number)
                 policy = network(layers.shape[1])
             optimizer = torch.optim.Adam(policy.parameters(), lr=self.lr)
-            fixed, baseline = best, best_reward
+            fixed, baseline, update = best, best_found[1], 0
             last = number + 1 == len(stages)
             end = self.total if last else min(self.total, round((number + 1) * self.evaluations / len(stages)))
             while played < end:
@@ -143,21 +154,22 @@ class N2N(BatchAgent):
                 trials = yield students
                 losses = []
                 for actions, (_, log_probability), trial in zip(students, rollouts, trials):
-                    losses.append(-log_probability * (trial.reward - baseline))
-                    baseline = 0.95 * baseline + 0.05 * trial.reward
-                    if trial.reward > best_reward:
-                        best, best_reward = actions, trial.reward
+                    reward = annealed(trial.reward, trial.feasible, update, self.annealing)
+                    losses.append(-log_probability * (reward - baseline))
+                    baseline = 0.95 * baseline + 0.05 * reward
+                    if (trial.feasible, trial.reward) > best_found:
+                        best, best_found = actions, (trial.feasible, trial.reward)
                 optimizer.zero_grad()
                 torch.stack(losses).mean().backward()
                 optimizer.step()
-                played += len(trials)
+                update, played = update + 1, played + len(trials)
             with torch.no_grad():
                 choices, _ = policy(layers[where], lambda row: int(row.argmax()))
             self.final = self._filled(fixed, where, policy.values[choices]).astype(np.float32)
 
-    def _observations(self, uniform: Trial) -> np.ndarray:
+    def _observations(self, first: Trial) -> np.ndarray:
         """Observations `(steps, entries)` on the way to the student of the action 0."""
-        walk, seen = self.objective.begin(uniform.limits), []
+        walk, seen = self.objective.begin(first.limits), []
         while not walk.done:
             seen.append(self.objective.observe(walk))
             walk.step(0.0, 0.0)
@@ -170,9 +182,12 @@ class N2N(BatchAgent):
         return filled
 
     def policy(self) -> Policy:
-        """The likeliest choice for each layer; the progress that is observed says which it is."""
-        progress = self.objective.embedding.names.index("progress")
-        return lambda observation: self.final[min(round(float(observation[progress]) * self.steps), self.steps - 1)]
+        """The likeliest choice for each layer; the progress that is observed says which it is, else the nearest description."""
+        names = self.objective.embedding.names
+        if "progress" in names:
+            progress = names.index("progress")
+            return lambda observation: self.final[min(round(float(observation[progress]) * self.steps), self.steps - 1)]
+        return lambda observation: self.final[int(np.square(self.seen - observation).sum(1).argmin())]
 
 
 def _draw(logits: Tensor, rng: np.random.Generator) -> int:

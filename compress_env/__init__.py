@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from compress_env.api import compress
     from compress_env.evaluator import Evaluator
     from compress_env.objective import Objective
+    from compress_env.presets import preset
     from compress_env.problem import Problem
     from compress_env.report.inspect import inspect
     from compress_env.search.run import search
@@ -32,7 +33,7 @@ _ENTRY_POINTS = {
 ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = [
     "ENV_IDS", "EnvironmentSpec", "Evaluator", "EvaluatorSettings", "Objective", "Plan", "Problem", "ProblemSpec", "SearchSpec",
-    "__version__", "build_student", "compress", "inspect", "search", "trace",
+    "__version__", "build_student", "compress", "inspect", "preset", "search", "trace",
 ]  # fmt: skip
 
 for _id, _entry_point in _ENTRY_POINTS.items():
@@ -51,6 +52,7 @@ _PUBLIC = {
     "build_student": "compress_env.surgery.build",
     "compress": "compress_env.api",
     "inspect": "compress_env.report.inspect",
+    "preset": "compress_env.presets",
     "search": "compress_env.search.run",
     "trace": "compress_env.surgery.trace",
 }

@@ -17,6 +17,7 @@ from compress_env.files import make_folder
 from compress_env.finishing import Compressed, check_finetuning, finish, left_for_later
 from compress_env.objective import Objective
 from compress_env.own_code import Trust
+from compress_env.presets import with_preset
 from compress_env.progress import announced, say
 from compress_env.search.estimate import Estimate, estimate
 from compress_env.search.promise import AttemptsFile
@@ -52,7 +53,8 @@ def compress(
         data: A name, `imagefolder:DIR`, a factory, or a pair `(train, test)` of torch datasets; a shipped teacher's own if None.
         budget: A limit a resource, such as `{"macs": 0.5}`, which is the default; with `max_accuracy_drop` a range of one resource, by
             default `{"macs": "10%..100%"}`.
-        agent: A name of `compress-env list`, `module:factory`, or a class of Stable-Baselines3 as `module:class`.
+        agent: A name of `compress-env list`, `module:factory`, or a class of Stable-Baselines3 as `module:class`. With the name of
+            an earlier system, the environment is as it was there, but for what `environment` says.
         evaluations: How many students to judge.
         seed: Of everything random.
         out: The run folder; a new one in the system's temporary folder if None.
@@ -78,7 +80,7 @@ def compress(
     further = dict(finetuning or {})
     if max_accuracy_drop is not None:
         budget = budget or BUDGET
-    spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **environment)
+    spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **with_preset(agent, environment))
     search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed)
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
     if max_accuracy_drop is not None:
@@ -122,7 +124,7 @@ def run_search(
     if progress and left > 0:
         say(estimate(objective, left, finetuning).text())
     folder.write("problem.json", objective.problem.measured.to_json())
-    if not objective.grows:
+    if objective.predicts:
         folder.write("sensitivities.json", objective.sensitivities.to_json())
     if sample := objective.problem.sample():
         folder.write("sample.json", sample)

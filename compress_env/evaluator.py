@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from compress_env import cache
 from compress_env.contexts import one_thread
 from compress_env.data import Split
-from compress_env.distill.short import ShortDistillation
+from compress_env.distill.short import ShortDistillation, reinitialise
 from compress_env.distill.train import AT_ONCE, predict
 from compress_env.evaluation import Evaluation
 from compress_env.failures import EvaluationFailed, Patience, failures, release_memory
@@ -117,12 +117,14 @@ class Evaluator(Memory):
         return found[""]
 
     def prepare(self, student: fx.GraphModule, plan: Plan) -> None:
-        """Refit `student` to the teacher and distil it for a moment, in place.
+        """Refit `student` to the teacher, or give it new weights, and distil it for a moment, in place.
 
         Raises:
             EvaluationFailed: If it diverges.
         """
         with failures(), one_thread(), channels_last(student):
+            if not self.settings.inherit:
+                reinitialise(student)
             if self.settings.refit:
                 self._refit(student, plan)
             if self._distil:

@@ -29,7 +29,8 @@ from compress_env.tasks.doubts import CHECK, doubts
 from compress_env.walk.base import AnyWalk
 from compress_env.walk.observation import Embedding, bounds
 from compress_env.walk.relative import RelativeWalk
-from compress_env.walk.walk import Walk
+from compress_env.walk.states import STATES, LayerState, state_bounds
+from compress_env.walk.walk import ShareWalk, Walk
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class Objective:
         problem: The problem.
         hard: Whether every student has to meet its limits.
         grows: Whether the network may grow, so that nothing is predicted of students.
+        predicts: Whether something in it is predicted of students by sensitivities: what actions mean, rewards or observations.
         shaped: Whether each step is rewarded, by what the decisions so far are predicted to lead to.
-        actions: What actions mean, "relative" or "absolute".
+        actions: What actions mean, "relative", "absolute" or "share".
 
     Raises:
         UserError: If something cannot be used, before any long work.
@@ -87,6 +89,7 @@ class Objective:
         self.grows = spec.problem.changes != "compress"
         self.shaped = spec.shaping and not self.grows
         self.actions = str(spec.actions)
+        self.predicts = not self.grows and (self.actions == "relative" or self.shaped or spec.observation == "embedding")
         self._budget = parse_budget(spec.budget)
         self._reward = REWARDS.get(spec.reward) if isinstance(spec.reward, str) else spec.reward
         task = load_task(spec.problem.task)
@@ -100,7 +103,7 @@ class Objective:
             sensitivities.check(self.problem)
         self._sensitivities = sensitivities
         self._allocator: Allocator | None = None
-        self._embedding: Embedding | None = None
+        self._embedding: Embedding | LayerState | None = None
         self._completed: tuple[AnyWalk, int, Completed] | None = None
 
     @property
@@ -141,13 +144,18 @@ class Objective:
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and largest observations `(entries,)`, float32, for which nothing has to be measured."""
+        if self.spec.observation in STATES:
+            return state_bounds(self.spec.observation)
         return bounds(self.problem, not self.grows)
 
     @property
-    def embedding(self) -> Embedding:
+    def embedding(self) -> Embedding | LayerState:
         """Makes observations."""
         if self._embedding is None:
-            self._embedding = Embedding(self.problem, None if self.grows else self.allocator)
+            kind = self.spec.observation
+            self._embedding = (
+                LayerState(self.problem, kind) if kind in STATES else Embedding(self.problem, None if self.grows else self.allocator)
+            )
         return self._embedding
 
     @property
@@ -179,8 +187,8 @@ class Objective:
 
     @property
     def sensitivities_left(self) -> int:
-        """Evaluations that sensitivities will take; 0 if they are known, to this machine too."""
-        if self._sensitivities is not None or is_kept(self._sensitivities_key()):
+        """Evaluations that sensitivities will take; 0 if they are known, to this machine too, or not needed."""
+        if not self.predicts or self._sensitivities is not None or is_kept(self._sensitivities_key()):
             return 0
         return len(probes(self.problem))
 
@@ -257,14 +265,15 @@ class Objective:
 
         Args:
             limits: By resource, in its unit.
-            actions: "relative" or "absolute"; the objective's if None.
+            actions: "relative", "absolute" or "share"; the objective's if None.
 
         Raises:
             InfeasibleBudget: If they are hard and cannot be met.
         """
-        if (actions or self.actions) == "relative":
+        meaning = actions or self.actions
+        if meaning == "relative":
             return RelativeWalk(self.problem, self.allocator, self.reference(limits))
-        return Walk(self.problem, limits, self.hard)
+        return (ShareWalk if meaning == "share" else Walk)(self.problem, limits, self.hard)
 
     def completed(self, walk: AnyWalk) -> Completed:
         """What a walk decided so far, with the allocation for the rest, and what is predicted of that."""
@@ -285,7 +294,7 @@ class Objective:
 
     def observe(self, walk: AnyWalk) -> np.ndarray:
         """The observation `(entries,)` float32 of a walk's current step."""
-        if self.grows:
+        if self.grows or self.spec.observation in STATES:
             return self.embedding(walk, None, None)
         return self.embedding(walk, self.completed(walk), self.reference(walk.limits).allocation)
 

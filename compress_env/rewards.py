@@ -82,6 +82,24 @@ def n2n(evaluation: Evaluation, limits: Limits) -> float:
     return compression * (2 - compression) * evaluation.metric / evaluation.teacher_metric
 
 
+def annealed(reward: float, fits: bool, update: int, updates: int = 15) -> float:
+    """The reward of a student under a constraint that tightens while an agent learns (`getConstrainedReward` of N2N's authors).
+
+    Above a limit it is (e - 1) + e * reward, with e = (1 - update / updates)^4, from `updates` on 0: at first there is no penalty, in
+    the end the student gets -1.
+
+    Args:
+        reward: Its reward without the constraint.
+        fits: Whether it is within every limit.
+        update: How often the agent has been updated.
+        updates: When e is 0.
+    """
+    if fits:
+        return reward
+    share = max(0.0, 1 - update / updates) ** 4
+    return share - 1 + share * reward
+
+
 @REWARDS.register("amc_error")
 def amc_error(evaluation: Evaluation, limits: Limits) -> float:
     """Minus the error, in [-1, 0]: the budget is kept by the bounds on actions alone (He et al., ECCV 2018, section 3.2)."""

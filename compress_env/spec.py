@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike
@@ -21,6 +19,8 @@ COUNTED = ("params", "macs", "memory")
 """Resources that are counted for every problem."""
 SCHEDULES = ("two-step", "joint", "removal", "shrink")
 CHANGES = ("compress", "grow", "transform")
+ACTIONS = ("relative", "absolute", "share")
+OBSERVATIONS = ("embedding", "amc", "n2n")
 LARGEST_GROWTH = 64.0
 TRAINED: Mapping[str, Any] = {"distill_steps": 100, "loss": "labels", "lr": 0.002, "refit": False}
 """How students are judged by default where a network may grow: all of them compute what it does, until they are trained."""
@@ -221,6 +221,9 @@ class EvaluatorSettings(Settings):
 
     calibration_images: int = setting(256, "Training images for the refit and for normalisation statistics.", low=1)
     refit: bool = setting(True, "Least squares after the surgery.")
+    inherit: bool = setting(
+        True, "Whether students have the teacher's weights, or new ones, always the same; those need distill_steps, and no refit."
+    )  # fmt: skip
     distill_steps: int = setting(
         0, "Batches of augmented training images that the student is distilled on after that, the same for every student.", low=0
     )
@@ -240,6 +243,8 @@ class EvaluatorSettings(Settings):
                 raise UserError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
         if self.distill_steps < 0:
             raise UserError(f"evaluator: distill_steps must not be negative, got {self.distill_steps}")
+        if not self.inherit and (self.refit or not self.distill_steps):
+            raise UserError("evaluator: students with new weights have to be trained; give distill_steps=100 and refit=false, too")
 
 
 @dataclass(frozen=True)
@@ -260,8 +265,13 @@ class EnvironmentSpec(Settings):
     )  # fmt: skip
     actions: str | None = setting(
         None, "relative: an action says how much more than the allocation its block or group is to be kept or shrunk; absolute: keep "
-        "or remove, and a share of channels. If absent relative, but absolute with soft limits, and where the network may grow.",
-        choices=("relative", "absolute"),
+        "or remove, and a share of channels, with that of the uniform student in the middle; share: likewise, from all channels to "
+        "min_width of them. If absent relative, but absolute with soft limits, and where the network may grow.",
+        choices=ACTIONS,
+    )  # fmt: skip
+    observation: str = setting(
+        "embedding", "What an agent sees at each step: the layer embedding, or the state of amc or n2n, which needs no sensitivities.",
+        choices=OBSERVATIONS,
     )  # fmt: skip
     shaping: bool = setting(
         True, "A reward at each step, by what the decisions so far are predicted to lead to; those of an episode add up to the same.",
@@ -296,8 +306,10 @@ class EnvironmentSpec(Settings):
             raise UserError("relative actions are about what is taken away, and this network may grow; give actions='absolute'")
         if self.reward is None:
             object.__setattr__(self, "reward", "metric" if grows else "relative")
-        if actions not in ("relative", "absolute"):
-            raise UserError(unknown("actions", actions, ["relative", "absolute"]))
+        if actions not in ACTIONS:
+            raise UserError(unknown("actions", actions, list(ACTIONS)))
+        if self.observation not in OBSERVATIONS:
+            raise UserError(unknown("observation", self.observation, list(OBSERVATIONS)))
         if actions == "relative" and self.constraint == "soft":
             raise UserError("relative actions keep every limit, and the limits are soft; give actions='absolute', or hard limits")
         if isinstance(self.evaluator, Mapping):
@@ -388,18 +400,6 @@ def keywords() -> dict[str, Any]:
         if f.name not in ("problem", "resources"):
             found[f.name] = f.default_factory() if f.default_factory is not MISSING else f.default
     return found
-
-
-def parse_setting(text: str, form: str = "NAME=VALUE") -> tuple[str, Any]:
-    """Name and value of a text such as `tau=0.01`; a value that is not JSON stays a text. Raises UserError that names the form."""
-    own = re.fullmatch(r"(.*\.py:\w+)(=)(.*)", text)  # a path may hold an = of its own
-    name, equals, value = own.groups() if own else text.partition("=")
-    if not (name and equals and value):
-        raise UserError(f"{text!r} is not {form}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
 
 
 def _plain(value: Any) -> Any:

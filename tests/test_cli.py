@@ -387,15 +387,16 @@ def test_the_commands_are_the_promised_ones():
 
 
 def test_the_list_has_every_kind_of_name():
-    rows = dict(line.split(maxsplit=1) for line in re.sub(r"(data|layer|losses,) ", r"\1-", works("list")).splitlines())
+    rows = dict(line.split(maxsplit=1) for line in re.sub(r"(data|layer|losses,|earlier) ", r"\1-", works("list")).splitlines())
     cifar10 = ["mobilenetv2-cifar10", "resnet20-cifar10", "resnet56-cifar10", "vgg16-cifar10"]
     assert rows["teachers"] == ", ".join(sorted([*cifar10, "mobilenetv2-digits", "resnet8-digits", "vgg7-digits"]))
     assert rows["data-sets"] == "cifar10, digits, fashion-mnist, imagefolder:DIR, images:DIR, hf:NAME"
     assert (
         rows["agents"]
-        == "a2c, allocation, ars, cma-es, crossq, ddpg, dyna-ddpg, dyna-sac, dyna-td3, evolution, greedy, model, n2n, policy, ppo, "
-        "random, sac, stages, td3, tpe, tqc, uniform"
+        == "a2c, allocation, amc, ars, cma-es, crossq, ddpg, dyna-ddpg, dyna-sac, dyna-td3, evolution, greedy, model, policy, ppo, "
+        "random, reinforce, sac, stages, td3, tpe, tqc, uniform"
     )
+    assert rows["earlier-systems"] == "amc, n2n"
     assert rows["rewards"] == "amc_error, amc_flops, eas, metric, n2n, relative"
     assert rows["losses,-classification"] == "dist, dkd, hinton, labels, mimic, standardised"
     assert rows["resources"] == "latency, macs, memory, params"

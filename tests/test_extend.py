@@ -24,7 +24,7 @@ from compress_env.testing.agent import planted
 
 ALIKE = ("random", "uniform", "stages", "greedy", "evolution", "cma-es", "model", "allocation")
 """Agents whose course does not depend on how many evaluations there are to be."""
-SCHEDULED = ("tpe", "n2n", "dyna-ddpg", "ppo")
+SCHEDULED = ("tpe", "reinforce", "dyna-ddpg", "ppo")
 
 
 @pytest.fixture(autouse=True)

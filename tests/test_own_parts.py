@@ -11,10 +11,11 @@ from test_cli import refused, works
 from compress_env import compress
 from compress_env.api import finish
 from compress_env.errors import UserError
+from compress_env.name_value import parse_setting
 from compress_env.problem import Problem
 from compress_env.resources import RESOURCES
 from compress_env.search.store import RunFolder
-from compress_env.spec import FinetuneSpec, ProblemSpec, parse_setting
+from compress_env.spec import FinetuneSpec, ProblemSpec
 
 OWN = """
 import numpy as np

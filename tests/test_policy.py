@@ -226,8 +226,8 @@ def test_an_off_policy_agent_that_learns_offline_leaves_its_best_policy(searched
 
 
 def test_agents_that_are_asked_learn_no_policy_offline(searched, tmp_path):
-    with pytest.raises(UserError, match="the agent 'n2n' leaves no policy"):
-        learn(teachers_of(searched[:1]), "n2n", 10, 0, tmp_path / "p.onnx", progress=False)
+    with pytest.raises(UserError, match="the agent 'reinforce' leaves no policy"):
+        learn(teachers_of(searched[:1]), "reinforce", 10, 0, tmp_path / "p.onnx", progress=False)
 
 
 def test_what_was_learned_until_ctrl_c_is_kept(searched, tmp_path, monkeypatch):

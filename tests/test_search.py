@@ -44,7 +44,7 @@ from compress_env.testing.agent import check_agent, planted
 
 DYNA = ("dyna-ddpg", "dyna-td3", "dyna-sac")
 OFF_POLICY = ("ddpg", "td3", "sac", "tqc", "crossq", *DYNA)
-LEARNING = (*OFF_POLICY, "ppo", "a2c", "ars", "n2n")
+LEARNING = (*OFF_POLICY, "ppo", "a2c", "ars", "amc", "reinforce")
 NAMES = sorted(set(AGENTS) - {"policy"})  # which needs a file: test_policy.py
 QUICK = {"budget": {"macs": 0.25}, "evaluator": {"calibration_images": 64, "validation_images": 100}}
 SPEC = EnvironmentSpec.of_keywords(**QUICK)
@@ -97,7 +97,7 @@ def test_every_agent_searches_within_the_budget_and_its_trials_are_recorded(name
     assert [t.index for t in found.trials] == list(range(len(found.trials)))
     assert same(RunFolder(tmp_path).trials(), found.trials)
     assert (found.final_policy is not None) == (name in LEARNING)
-    assert (tmp_path / "policy.onnx").exists() == (name in set(LEARNING) - {"n2n"})
+    assert (tmp_path / "policy.onnx").exists() == (name in set(LEARNING) - {"reinforce"})
     if name not in ("uniform", "allocation", *OFF_POLICY):
         assert not same(found.trials, search(make(), name, 4, seed=4, progress=False).trials)
 
@@ -145,12 +145,12 @@ def recording(objective: Objective, evaluations: int) -> Recorder:
 def test_several_students_are_proposed_at_once_where_none_depends_on_another():
     objective = planted()
     counts = {
-        "random": 30, "tpe": 30, "cma-es": 30, "evolution": 20, "n2n": 1, "greedy": 1, "uniform": 1, "stages": 30, "model": 1,
+        "random": 30, "tpe": 30, "cma-es": 30, "evolution": 20, "reinforce": 1, "greedy": 1, "uniform": 1, "stages": 30, "model": 1,
     }  # fmt: skip
     assert {name: len(find_agent(name)(objective, 50, 0).ask(30)) for name in counts} == counts
-    recorder, agents = recording(objective, 50), {name: find_agent(name)(objective, 50, 0) for name in ("n2n", "evolution")}
-    agents["n2n"].tell([recorder.play(p) for p in agents["n2n"].ask(30)])
-    assert [len(agents["n2n"].ask(n)) for n in (3, 3, 3)] == [3, 2, 0]  # five rollouts, then it waits
+    recorder, agents = recording(objective, 50), {name: find_agent(name)(objective, 50, 0) for name in ("reinforce", "evolution")}
+    agents["reinforce"].tell([recorder.play(p) for p in agents["reinforce"].ask(30)])
+    assert [len(agents["reinforce"].ask(n)) for n in (3, 3, 3)] == [3, 2, 0]  # five rollouts, then it waits
     recorder = recording(objective, 50)
     first = [recorder.play(p) for p in agents["evolution"].ask(30)]
     assert agents["evolution"].ask(5) == []  # there is nothing to breed from yet
@@ -216,7 +216,7 @@ def test_an_agent_that_drives_gets_the_users_wrappers(make):
 
 
 def test_the_predecessor_removes_first_then_shrinks_the_best_of_what_is_left(make):
-    found = search(make(actions="absolute"), "n2n", 40, seed=0, progress=False)
+    found = search(make(actions="absolute"), "reinforce", 40, seed=0, progress=False)
     first, second = found.trials[:20], found.trials[20:]
     best = max(first, key=lambda t: t.reward)
     assert len({t.plan.removed for t in first}) > 1

@@ -37,7 +37,7 @@ class Deterministic(nn.Module):
         self.policy = policy
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Actions `(n, 2)` for observations `(n, entries)`."""
+        """Actions `(n, actions)` for observations `(n, entries)`."""
         return self.policy._predict(observation, deterministic=True).clamp(-1, 1)
 
 
@@ -126,11 +126,15 @@ class StableBaselinesAgent(DrivingAgent):
         """The actor without noise."""
         return lambda observation: self.model.predict(observation, deterministic=True)[0]
 
+    def deterministic(self) -> nn.Module:
+        """The policy without chance, as `save_policy` takes it."""
+        return Deterministic(self.model.policy)
+
     def save_policy(self, path: Path) -> None:
         """Write the actor for `load_policy`. Raises UserError if it cannot be traced, or there is no place for it."""
         objective = self.objective
         try:
-            save_policy(Deterministic(self.model.policy), objective.embedding.names, objective.actions, path)
+            save_policy(self.deterministic(), objective.embedding.names, objective.actions, path)
         except (UserError, OSError):
             raise
         except Exception as error:  # noqa: BLE001 - a policy of the user's own may raise anything

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import threading
@@ -21,12 +22,14 @@ from compress_env.allocation.sensitivities import probes
 from compress_env.bench.scenarios import SCENARIOS
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, make_folder
+from compress_env.name_value import parse_setting
 from compress_env.objective import Objective
+from compress_env.presets import PRESETS, with_preset
 from compress_env.registry import load_attribute
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial
-from compress_env.spec import keywords, parse_setting
+from compress_env.spec import keywords
 from compress_env.teachers import TEACHERS
 
 WITHOUT_SENSITIVITIES = ("random", "uniform", "stages", "greedy", "evolution", "tpe", "cma-es")
@@ -71,12 +74,20 @@ class Run:
 
 
 def summarise(
-    scenario: str, agent: str, seed: int, evaluations: int, trials: Sequence[Trial], final: Trial | None
-) -> Run:
-    """A `Run` from its trials; a search that ends early (uniform has one student) keeps its best to the end."""
-    best, metric, plan = [-1.0], [0.0], ""
-    for trial in trials:
-        better = trial.feasible and not trial.evaluation.failed and trial.reward > best[-1]
+    scenario: str, agent: str, seed: int, evaluations: int, trials: Sequence[Trial], final: Trial | None,
+    judge: Objective | None = None,
+) -> Run:  # fmt: skip
+    """A `Run` from its trials; a search that ends early (uniform has one student) keeps its best to the end.
+
+    With a `judge`, the search chooses its best by its own rewards, and all numbers are what this objective says of the same plans.
+    """
+    best, metric, plan, top = [-1.0], [0.0], "", -math.inf
+    chosen = trials
+    if judge:
+        trials, final = [_judged_by(judge, t) for t in trials], final and _judged_by(judge, final)
+    for own, trial in zip(chosen, trials):
+        better = own.feasible and not own.evaluation.failed and own.reward > top
+        top = own.reward if better else top
         best.append(trial.reward if better else best[-1])
         metric.append(trial.evaluation.metric if better else metric[-1])
         plan = trial.plan.to_json() if better else plan
@@ -94,6 +105,12 @@ def summarise(
         tuple(round(s, 3) for s in seconds + seconds[-1:] * rest),
         float(np.mean(rewards[-tenth:])), final.reward if final else None, tuple(front), plan, float(np.mean(rewards[:tenth])),
     )  # fmt: skip
+
+
+def _judged_by(judge: Objective, trial: Trial) -> Trial:
+    """A trial with the numbers and the reward that another objective gives its plan."""
+    evaluation = judge.evaluator(trial.plan)
+    return replace(trial, evaluation=evaluation, reward=judge.reward(evaluation, trial.limits)[0])
 
 
 def results(path: Path) -> JsonLines[Run]:
@@ -128,22 +145,34 @@ def one(scenario: str, agent: str, seed: int, evaluations: int, data: str | None
     """A search of its own, which goes on from its folder if it was interrupted. Called in worker processes."""
     name, settings, environment = with_options(agent)
     judge = objective(scenario, data, environment)
-    measured = len(probes(judge.problem))
-    without = name in WITHOUT_SENSITIVITIES and (judge.actions == "absolute" or name in ("uniform", "stages"))
+    common = objective(scenario, data) if environment else judge
+    without = name in WITHOUT_SENSITIVITIES and (judge.actions != "relative" or name in ("uniform", "stages"))
+    without = without or name in PRESETS and not judge.predicts
+    measured = len(probes((common if without else judge).problem))
     count = evaluations + measured if without else evaluations
     found = search(judge, name, count, seed, RunFolder(folder), progress=False, settings=settings)
     if found.interrupted:
         raise KeyboardInterrupt
-    run = summarise(scenario, agent, seed, count, found.trials, found.final_policy)
+    run = summarise(scenario, agent, seed, count, found.trials, found.final_policy, _other(judge, common))
     return replace(run, evaluations=evaluations, measured=0 if without else measured)
 
 
+def _other(own: Objective, common: Objective) -> Objective | None:
+    """The objective that all have in common, if a search's own judges the same plans otherwise; else None."""
+    a, b = own.spec, common.spec
+    alike = (a.reward, a.evaluator, a.problem.ranking) == (b.reward, b.evaluator, b.problem.ranking)
+    return None if alike else common
+
+
 def with_options(agent: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """`"ddpg tau=0.02 shaping=false"` as the agent, its settings, and those of the environment among them. Raises UserError."""
+    """`"ddpg tau=0.02 shaping=false"` as the agent, its settings, and those of the environment among them. Raises UserError.
+
+    The name of an earlier system gives settings of the environment, too.
+    """
     name, *given = shlex.split(agent) or [""]
     settings = dict(map(parse_setting, given))
     own = {key: value for key, value in settings.items() if key not in keywords()}
-    return name, own, {key: value for key, value in settings.items() if key not in own}
+    return name, own, with_preset(name, {key: value for key, value in settings.items() if key not in own})
 
 
 def _end_with(parent: int, stop: Event) -> None:
@@ -164,7 +193,7 @@ def objective(scenario: str, data: str | None, environment: Mapping[str, Any] | 
     needs_data = teacher in TEACHERS.names() and TEACHERS.get(teacher).data == "cifar10"
     arguments = dict(entry.arguments) | ({"data": data} if data and needs_data else {})
     kind = load_attribute(str(gym.spec(entry.env_id).entry_point), "environment")
-    return kind.make_objective(False, **arguments, **(environment or {}))
+    return kind.make_objective(False, **{**arguments, **(environment or {})})
 
 
 def run(

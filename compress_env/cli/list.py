@@ -13,6 +13,7 @@ def list_() -> None:
     compress-env list
     """
     from compress_env.data import DATASETS
+    from compress_env.presets import PRESETS
     from compress_env.resources import RESOURCES
     from compress_env.rewards import REWARDS
     from compress_env.search.run import AGENTS
@@ -23,8 +24,9 @@ def list_() -> None:
 
     rows = {
         "teachers": TEACHERS.names(),
-        "data sets": [*DATASETS.names(), "imagefolder:DIR", "images:DIR", "hf:NAME"], "agents": sorted(AGENTS),
-        "rewards": REWARDS.names(), "resources": RESOURCES.names(), "rankings": RANKINGS.names(), "tasks": TASKS.names(),
+        "data sets": [*DATASETS.names(), "imagefolder:DIR", "images:DIR", "hf:NAME"],
+        "agents": sorted(AGENTS), "earlier systems": sorted(PRESETS), "rewards": REWARDS.names(),
+        "resources": RESOURCES.names(), "rankings": RANKINGS.names(), "tasks": TASKS.names(),
         **{f"losses, {name}": task.losses.names() for name, task in TASKS.items()}, "layer rules": rule_names(),
     }  # fmt: skip
     width = max(map(len, rows))

@@ -12,8 +12,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import click
 
 from compress_env.errors import UserError
+from compress_env.name_value import parse_setting
+from compress_env.presets import with_preset
 from compress_env.registry import unknown
-from compress_env.spec import EnvironmentSpec, SearchSpec, Settings, parse_setting
+from compress_env.spec import EnvironmentSpec, SearchSpec, Settings
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -44,13 +46,18 @@ def of(spec: type[Settings], *names: str, without: Collection[str] = (), **defau
 
 
 def specs(given: Mapping[str, Any]) -> tuple[EnvironmentSpec, SearchSpec]:
-    """The settings of a search from the values of its options; those that are absent have their defaults.
+    """The settings of a search from the values of its options.
+
+    Those that are absent have the values of the earlier system that the agent's name stands for, if it does, and else their defaults.
 
     Raises:
         UserError: If a value cannot be used.
     """
-    search = {f.name for f in fields(SearchSpec)}
-    environment = EnvironmentSpec.of_keywords(**{n: v for n, v in given.items() if n not in search})
+    search, context = {f.name for f in fields(SearchSpec)}, click.get_current_context(silent=True)
+    own = {n: v for n, v in given.items() if n not in search}
+    absent = {n for n in own if context and context.get_parameter_source(n) is click.core.ParameterSource.DEFAULT}
+    further = with_preset(given.get("agent"), {n: v for n, v in own.items() if n not in absent})
+    environment = EnvironmentSpec.of_keywords(**{**own, **further})
     return environment, SearchSpec.of(**{n: v for n, v in given.items() if n in search})
 
 

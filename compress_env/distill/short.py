@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
 from compress_env.distill.train import Diverged, predict
@@ -97,3 +97,18 @@ class ShortDistillation:
         for norm, momentum in zip(norms, before):
             norm.momentum = momentum
         student.eval()
+
+
+def reinitialise(student: nn.Module) -> None:
+    """Give every layer the weights at random that it was made with before any training, in place; they are the same each time.
+
+    Bare parameters, which no layer knows how to begin, stay as they are.
+    """
+    device = next((p.device for p in student.parameters()), torch.device("cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        for module in student.cpu().modules():
+            for name in ("reset_parameters", "_reset_parameters"):  # the second is that of attention
+                if callable(reset := getattr(module, name, None)):
+                    reset()
+    student.to(device)

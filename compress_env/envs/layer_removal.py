@@ -52,9 +52,13 @@ class LayerRemovalEnv(gym.Env, EzPickle):
     | 0   | keep     | remove the block (as everything below 0) | keep it | keep it |
     | 1   | sparsity | keep all channels | the share that, for all open groups alike, meets the budget | `min_width` of the channels |
 
+    With `actions="share"` likewise, but linear from all channels to `min_width` of them, as AMC has it: 0 is half way.
+
     ## Observation Space
     `Box(0, 1, (26,), float32)`, the layer embedding; the previous actions lie in [-1, 1]. Two more entries for each resource of
-    the user's own that is in the budget. `compress_env.walk.observation.entries()` gives name, minimum and meaning of each.
+    the user's own that is in the budget. `compress_env.walk.observation.entries()` gives name, minimum and meaning of each. With
+    `observation="amc"` it is AMC's state, `Box(0, 1, (11,), float32)`, with `"n2n"` that of N2N, `Box(0, 1, (7,), float32)`:
+    `compress_env.walk.states.STATES`.
 
 {entries}
 

@@ -17,6 +17,7 @@ from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import CannotWrite, UnknownName, UserError
 from compress_env.files import make_folder
 from compress_env.objective import Objective
+from compress_env.presets import PRESETS
 from compress_env.registry import load_attribute, unknown
 from compress_env.search.agent import Agent, DrivingAgent, Extendable
 from compress_env.search.recorder import Recorder, trial_of_policy
@@ -25,11 +26,12 @@ from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial, best_trial
 
 NAMES = (
-    "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "n2n", "policy",
+    "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "amc", "policy",
     "model", "allocation", "random", "uniform", "stages", "greedy", "evolution", "cma-es", "tpe",
 )  # fmt: skip
 AGENTS = {name: "compress_env.agents.{0}:{0}".format(name.replace("-", "_")) for name in NAMES}
 AGENTS |= {f"dyna-{name}": f"compress_env.agents.dyna_agents:dyna_{name}" for name in ("ddpg", "td3", "sac")}
+AGENTS["reinforce"] = "compress_env.agents.n2n:n2n"
 """Where the agents are, those that learn first; strings, so that a search with one does not load the others."""
 POLICY = "policy.onnx"
 """A learned policy's name in a run folder."""
@@ -110,7 +112,8 @@ def search(
     Args:
         objective: An objective, or an environment that has one. Agents that drive an environment drive the given one, with its
             wrappers; those that are asked and told take the objective alone.
-        agent: A name, `module:factory`, a factory, or a class of Stable-Baselines3.
+        agent: A name, `module:factory`, a factory, or a class of Stable-Baselines3. The name of an earlier system stands for its
+            agent; the environment is the given one (`compress_env.presets.preset` has keywords for it).
         evaluations: How many students to judge.
         seed: Of everything random.
         out: A run folder.
@@ -207,8 +210,10 @@ def find_agent(agent: str | Factory, settings: Mapping[str, Any] | None = None) 
         UnknownName: If there is none; the message suggests the nearest name.
         UserError: If the factory does not take the settings.
     """
+    if isinstance(agent, str) and agent in PRESETS:
+        agent = PRESETS[agent].agent
     if isinstance(agent, str) and agent not in AGENTS and ":" not in agent:
-        raise UnknownName(unknown("agent", agent, sorted(AGENTS)))
+        raise UnknownName(unknown("agent", agent, sorted({*AGENTS, *PRESETS})))
     factory = load_attribute(AGENTS.get(agent, agent), "agent") if isinstance(agent, str) else agent
     if isinstance(factory, type) and hasattr(factory, "learn"):
         factory = load_attribute("compress_env.agents.sb3:of_class", "agent")(factory)

@@ -9,6 +9,7 @@ import numpy as np
 from compress_env.allocation.solver import Allocation
 from compress_env.problem import Problem
 from compress_env.surgery.graph import PrunedView
+from compress_env.surgery.ir import Group
 from compress_env.walk.base import AnyWalk
 
 _ROUNDING = 1e-9
@@ -92,7 +93,7 @@ class Walk(AnyWalk):
             width, self.previous = int(self.widths[i]), (0.0, 0.0)
         else:
             floor, most = own.floor / own.size, own.most / own.size
-            ratio = min(self.uniform_keep_ratio(), most)
+            ratio = self._middle(own)
             share = ratio + (most - ratio) * -sparsity if sparsity < 0 else ratio + (floor - ratio) * sparsity
             width = own.allowed(int(share * own.size + 1e-6))
             if self.hard:
@@ -101,6 +102,10 @@ class Walk(AnyWalk):
             self.previous = (0.0, min(max(done, -1.0), 1.0))
         self._decided[i] = True
         self._widths[i] = self._smallest[i] = self._uniform[i] = width
+
+    def _middle(self, group: Group) -> float:
+        """The share of its channels that the action 0 asks for."""
+        return min(self.uniform_keep_ratio(), group.most / group.size)
 
     @staticmethod
     def sparsity(share: float, ratio: float, floor: float, most: float = 1.0) -> float:
@@ -142,7 +147,7 @@ class Walk(AnyWalk):
         if self.done or self.current.inactive(self):
             return 0.0
         if self.current.shrinks:
-            return min(self.uniform_keep_ratio(), 1.0)
+            return min(self._middle(self.graph.groups[self.current.target]), 1.0)
         return float(self.current.target not in self.graph.optional)
 
     def uniform_keep_ratio(self) -> float:
@@ -156,3 +161,14 @@ class Walk(AnyWalk):
             share = float(self.graph.levels[1][last]) if last >= 0 else 0.0
             self._ratio = max(share, self.problem.floors[self.step_index])
         return self._ratio
+
+
+class ShareWalk(Walk):
+    """A walk whose actions are shares of channels as they are, as in AMC: all for -1, the fewest for 1, and linear between.
+
+    Arguments and errors are those of `Walk`.
+    """
+
+    def _middle(self, group: Group) -> float:
+        """Half way between the fewest channels and the most."""
+        return (group.floor + group.most) / (2 * group.size)
