@@ -123,6 +123,7 @@ def finish(
         UserError: If no student meets the budget yet, or none can be distilled.
     """
     spec = FinetuneSpec.of(epochs=epochs, **further)
+    folder.recorded()  # which is no run's without
     with alone_in(folder.path):
         trials = folder.trials()
         if best_trial(trials) is None:
