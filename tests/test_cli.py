@@ -212,7 +212,7 @@ def test_a_search_without_finetuning_says_how_to_go_on(tmp_path):
     ("--evaluator", "distil_steps=1", "no setting 'distil_steps'; did you mean 'distill_steps'?"),
     ("--evaluator", "loss=hintn", "no loss 'hintn'; did you mean 'hinton'?"),
     ("--budget", "param=0.5", "no resource 'param'; did you mean 'params'?"),
-    ("--agent", "qwxyz", "known: a2c, allocation, ars, cma-es, crossq, ddpg, dyna-ddpg, dyna-sac, dyna-td3, evolution, greedy, model"),
+    ("--agent", "qwxyz", "known: a2c, allocation, amc, ars, cma-es, crossq, ddpg, dyna-ddpg, dyna-sac, dyna-td3, evolution"),
 ])  # fmt: skip
 def test_an_unknown_name_suggests_the_nearest(tmp_path, option, value, near):
     assert near in search_refused(tmp_path, option, value)
