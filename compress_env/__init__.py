@@ -12,6 +12,7 @@ from gymnasium.envs.registration import register, registry
 
 if TYPE_CHECKING:
     from compress_env.api import compress
+    from compress_env.distilling import distil
     from compress_env.evaluator import Evaluator
     from compress_env.objective import Objective
     from compress_env.presets import preset
@@ -33,7 +34,7 @@ _ENTRY_POINTS = {
 ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = [
     "ENV_IDS", "EnvironmentSpec", "Evaluator", "EvaluatorSettings", "Objective", "Plan", "Problem", "ProblemSpec", "SearchSpec",
-    "__version__", "build_student", "compress", "inspect", "preset", "search", "trace",
+    "__version__", "build_student", "compress", "distil", "inspect", "preset", "search", "trace",
 ]  # fmt: skip
 
 for _id, _entry_point in _ENTRY_POINTS.items():
@@ -51,6 +52,7 @@ _PUBLIC = {
     "SearchSpec": "compress_env.spec",
     "build_student": "compress_env.surgery.build",
     "compress": "compress_env.api",
+    "distil": "compress_env.distilling",
     "inspect": "compress_env.report.inspect",
     "preset": "compress_env.presets",
     "search": "compress_env.search.run",

@@ -39,6 +39,11 @@ class ExportFailed(UserError):
 def save_student(student: nn.Module, plan: Plan, folder: Path) -> Path:
     """Write `plan.json` and `student.safetensors`; returns the latter."""
     write_text(folder / "plan.json", plan.to_json() + "\n")
+    return save_weights(student, folder)
+
+
+def save_weights(student: nn.Module, folder: Path) -> Path:
+    """Write `student.safetensors`, and return its path."""
     path = folder / "student.safetensors"
     with atomic(path) as part:
         part.write_bytes(_safetensors(student))

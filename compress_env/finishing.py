@@ -253,7 +253,7 @@ class Ending:
         objective, run, folder, best, plan = self._objective, self._run, self._folder, finalist.trial, finalist.trial.plan
         problem, teacher = objective.problem, objective.problem.whole
         data, task = problem.data, objective.problem.task
-        own_answers = self.answers(student, data.test) if promise or uneven(problem) else None
+        own_answers = self.answers(student, data.test) if promise or uneven(task, data) else None
         student = student.cpu()
         size = save_student(student, plan, folder.path).stat().st_size
         described = metadata(problem, plan, best.limits)
@@ -290,7 +290,7 @@ class Ending:
             command=run["command"],
             recipe=self.made_by,
             metadata=described,
-            by_class=() if own_answers is None else tuple(by_class(problem, answers, own_answers)),
+            by_class=() if own_answers is None else tuple(by_class(task, data, answers, own_answers)),
             promise=promise,
         )
         folder.write("result.json", result.to_json())

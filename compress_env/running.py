@@ -92,15 +92,16 @@ def run_teacher(spec: ProblemSpec, teacher: Teacher, task: Task | None, data: Da
     return Running(module, graph, whole, example)
 
 
-def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, finite: bool = True) -> Tensor:
-    """The outputs of a teacher, or of the student of its empty plan, on its device.
+def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, finite: bool = True, role: str = "teacher") -> Tensor:
+    """The outputs of a teacher, or of a student, on its device.
 
     Args:
         module: The network.
-        name: The teacher's, for messages.
+        name: Its name, for messages; a student of the empty plan has the teacher's.
         inputs: At least three, `(n, ...)`, as the network takes them.
         cure: What to do if it does not run.
         finite: Whether outputs have to be numbers, as for real inputs.
+        role: What it is, for messages.
 
     Returns:
         Outputs `(n, ...)`.
@@ -110,7 +111,7 @@ def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, f
             anything, if it gives anything but a tensor with a row an example, or if its outputs are not finite.
     """
     if module.training:
-        raise UserError(f"the teacher {name!r} is in training mode; call .eval() on it first")
+        raise UserError(f"the {role} {name!r} is in training mode; call .eval() on it first")
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     tried = f"{str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape[1:])} on {device}"
     outputs = inputs
@@ -120,21 +121,21 @@ def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, f
             with torch.no_grad():
                 found = module(part)
         except Exception as error:  # noqa: BLE001 - what a network raises is up to its author
-            raise UserError(f"the teacher {name!r} does not take {tried}: {raised(error)}; {cure}") from error
+            raise UserError(f"the {role} {name!r} does not take {tried}: {raised(error)}; {cure}") from error
         if not isinstance(found, Tensor):
             raise UserError(
-                f"the teacher {name!r} answers {tried} with {_kind(found)}; it has to answer with one tensor, a row an example: "
+                f"the {role} {name!r} answers {tried} with {_kind(found)}; it has to answer with one tensor, a row an example: "
                 "wrap it in a module whose forward returns that part alone"
             )
         if found.dim() == 0 or len(found) != len(part):
             raise UserError(
-                f"the teacher {name!r} answers {len(part)} {tried} with a tensor of shape {tuple(found.shape)}; it has to have a row "
+                f"the {role} {name!r} answers {len(part)} {tried} with a tensor of shape {tuple(found.shape)}; it has to have a row "
                 "an example, for any number of them"
             )
         outputs = found
     if finite and not bool(torch.isfinite(outputs).all()):
         raise UserError(
-            f"the teacher {name!r} answers {tried} with values that are NaN or infinite; look at its weights, and at how inputs are "
+            f"the {role} {name!r} answers {tried} with values that are NaN or infinite; look at its weights, and at how inputs are "
             "normalised"
         )
     return outputs

@@ -37,12 +37,13 @@ SLOW = ("--epochs", "--episodes", "--proposals", "--evaluations", "--seeds", "--
         "--runtime", "--latency-threads", "--latency-batch", "--sensitivities", "--device")  # fmt: skip
 """Options whose large values are honest wishes for more work than a test has time for."""
 COMMANDS = (
-    ("search",), ("inspect",), ("finetune",), ("report",), ("export",), ("validate",), ("policy", "learn"), ("policy", "apply"),
-    ("bench", "run"), ("bench", "report"), ("bench", "policy"), ("list",),
+    ("search",), ("inspect",), ("finetune",), ("distill",), ("report",), ("export",), ("validate",), ("policy", "learn"),
+    ("policy", "apply"), ("bench", "run"), ("bench", "report"), ("bench", "policy"), ("list",),
 )  # fmt: skip
 BASE = {
     ("search",): ["--agent", "uniform", "--evaluations", "1", "--finetune-epochs", "0"],
     ("policy", "learn"): ["--episodes", "2"], ("policy", "apply"): ["--proposals", "1"], ("finetune",): ["--epochs", "1"],
+    ("distill",): ["--epochs", "1", "--student", "vgg7-digits"],
     ("bench", "run"): ["--scenario", "nowhere", "--agent", "random"], ("validate",): ["--count", "1"],
     ("bench", "policy"): ["--evaluations", "0", "--budget", "0"],
 }  # fmt: skip
@@ -73,7 +74,7 @@ def command_line(rng: np.random.Generator, run: Path, out: Path) -> list[str]:
     return line
 
 
-_WEIGHTS = np.array([5, 3, 2, 1, 2, 2, 2, 2, 2, 1, 1, 0.5]) / 23.5
+_WEIGHTS = np.array([5, 3, 2, 2, 1, 2, 2, 2, 2, 2, 1, 1, 0.5]) / 25.5
 
 
 def _value(rng: np.random.Generator, option: click.Option) -> list[str]:

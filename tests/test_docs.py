@@ -81,8 +81,9 @@ def test_commands_and_their_flags_exist(page):
 @by_page
 def test_flags_named_alone_belong_to_some_command(page):
     alone = set(re.findall(f"`({FLAG})", page.read_text(encoding="utf-8")))
-    commands = ("search", "finetune", "policy learn", "policy apply", "bench run", "bench report", "bench policy", "export", "inspect")
-    called = [*(("compress_env.cli", *name.split()) for name in commands), ("benchmarks.fidelity",), ("benchmarks.losses",)]
+    commands = ["search", "finetune", "distill", "policy learn", "policy apply", "bench run", "bench report", "bench policy", "export"]
+    called = [("compress_env.cli", *name.split()) for name in (*commands, "inspect")]
+    called += [("benchmarks.fidelity",), ("benchmarks.losses",)]
     for command in called:
         alone -= alone and set(re.findall(FLAG, help_of(command)))
     assert not alone

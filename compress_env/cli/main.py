@@ -9,6 +9,7 @@ import click
 
 from compress_env.cli.bench import bench
 from compress_env.cli.commands import Group
+from compress_env.cli.distill import distill
 from compress_env.cli.export import export
 from compress_env.cli.finetune import finetune
 from compress_env.cli.inspect import inspect
@@ -33,7 +34,7 @@ def main() -> None:
     """
 
 
-for _command in (search, inspect, finetune, report, export, validate, policy, bench, list_):
+for _command in (search, inspect, finetune, distill, report, export, validate, policy, bench, list_):
     main.add_command(_command)
 
 

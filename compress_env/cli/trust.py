@@ -46,7 +46,8 @@ def trust_of(folders: Iterable[RunFolder], everything: bool, also: Collection[st
     for value in again:
         if not any(value in _values(folder.recorded()["environment"]) for folder in folders):
             raise UserError(
-                f"{folders[0].path} was not made with {value!r}; leave that option out, or give the value that it was made with"
+                f"{folders[0].path if folders else 'the student'} was not made with {value!r}; leave that option out, or give the "
+                "value that it was made with"
             )
     return everything or {*again, *also}
 

@@ -40,13 +40,13 @@ def replayed_training(model: nn.Module, example: Tensor, bfloat16: bool) -> Iter
         model.zero_grad(set_to_none=True)
 
 
-def answering(model: nn.Module, bfloat16: bool) -> Callable[[Tensor], Tensor]:
-    """From inputs to the float32 outputs of `model`, without gradients; on CUDA a recording, for inputs of the first shape."""
+def answering(model: nn.Module, bfloat16: bool, recorded: bool = True) -> Callable[[Tensor], Tensor]:
+    """From inputs to the float32 outputs of `model`, without gradients; on CUDA a recording, if allowed, for the first shape."""
     recording: _Recording | None = None
 
     def answer(inputs: Tensor) -> Tensor:
         nonlocal recording
-        if inputs.device.type == "cuda" and recording is None:
+        if inputs.device.type == "cuda" and recorded and recording is None:
             recording = _Recording(model, inputs, bfloat16)
         if recording is not None and recording.inputs.shape == inputs.shape:
             return recording(inputs)

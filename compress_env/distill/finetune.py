@@ -81,6 +81,7 @@ def finetune(
     at_once: int = AT_ONCE,
     checkpoint: Path | None = None,
     progress: bool = True,
+    recorded: bool = True,
 ) -> Finetuned:
     """Distil `teacher` into `student`, in place; it ends with the weights of the epoch that was best on validation images.
 
@@ -99,6 +100,7 @@ def finetune(
         at_once: How many examples are run at once where nothing is learned.
         checkpoint: File from which an interrupted run goes on; it stays, for whoever has written what came of the training to delete.
         progress: Whether a bar is shown.
+        recorded: Whether a GPU may replay recorded passes: not where a network may run other layers each time.
 
     Raises:
         Diverged: If the loss stops being finite within the first epoch.
@@ -106,7 +108,7 @@ def finetune(
     """
     function = loss_function(task, loss, temperature, label_weight)
     labels = None if data.labelled else agreement.answers(task)
-    objective = distillation(teacher, function, temperature or TEMPERATURE, recipe.precision, labels)
+    objective = distillation(teacher, function, temperature or TEMPERATURE, recipe.precision, labels, recorded)
     made_with = {"loss": loss_name(task, loss), "seed": seed} | loss_settings(task, loss, temperature, label_weight)
     file = Checkpoint(checkpoint, student, recipe, **made_with) if checkpoint else None
     kept = file.kept if file else {}
@@ -134,7 +136,7 @@ def finetune(
             on_epoch(0)
         try:
             fit(student, data, recipe, objective, generator, on_epoch=on_epoch, checkpoint=file,
-                progress="fine-tuning" if progress else None)  # fmt: skip
+                progress="fine-tuning" if progress else None, recorded=recorded)  # fmt: skip
         except Diverged as error:
             if len(history) < 2:
                 raise
@@ -213,13 +215,13 @@ def loss_name(task: Task, loss: str | Callable[..., Tensor] | None) -> str:
 
 def distillation(
     teacher: nn.Module, loss: Callable[..., Tensor], temperature: float, precision: str,
-    answers: Callable[[Tensor], Tensor] | None = None,
+    answers: Callable[[Tensor], Tensor] | None = None, recorded: bool = True,
 ) -> Objective:  # fmt: skip
     """An objective for `fit` that asks the teacher, which is in evaluation mode, about each batch as it was augmented.
 
-    answers: from its outputs to the labels that they stand for, where the data have none.
+    answers: from its outputs to the labels that they stand for, where the data have none. recorded: as for `finetune`.
     """
-    answer = answering(teacher, precision == "bfloat16")
+    answer = answering(teacher, precision == "bfloat16", recorded)
 
     def objective(outputs: Tensor, labels: Tensor, inputs: Tensor, _rows: Tensor) -> Tensor:
         theirs = answer(inputs)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
 from compress_env.distill.train import Diverged, predict
-from compress_env.surgery.layout import memory_format
+from compress_env.surgery.layout import in_layout
 from compress_env.surgery.refit import renormalise
 from compress_env.surgery.rules import rule_of
 
@@ -65,7 +65,7 @@ class ShortDistillation:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * min(1.0, (step + 1) / WARMUP)
             raw = self.images[rows]
-            x = self.data.prepare(raw).to(device, memory_format=memory_format(student, raw))
+            x = in_layout(student, self.data.prepare(raw).to(device))
             with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
                 outputs = student(x)
             targets = self.outputs[rows].to(device), self.labels[rows].to(device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, distributed, nn, random
@@ -14,7 +15,7 @@ from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
 from compress_env.distill.recipes import Recipe
 from compress_env.failures import release_memory, short_of_memory
-from compress_env.surgery.layout import channels_last, memory_format
+from compress_env.surgery.layout import channels_last, in_layout, memory_format
 
 Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """`(outputs, labels, inputs, indices) -> loss`; `indices` are rows of the training split."""
@@ -38,6 +39,7 @@ def fit(
     on_epoch: Callable[[int], str] | None = None,
     checkpoint: Checkpoint | None = None,
     progress: str | None = None,
+    recorded: bool = True,
 ) -> None:
     """Train `model` in place on `data.train`; it is left in evaluation mode.
 
@@ -52,6 +54,7 @@ def fit(
         on_epoch: Called after each epoch with its number, from 1; the progress bar shows the text that it returns.
         checkpoint: The state is written there after that, and the training goes on from it.
         progress: Title of a progress bar, if one is to be shown.
+        recorded: Whether a GPU may replay a recording of a pass: not for a network that runs other layers each time.
 
     Raises:
         Diverged: If the loss stops being finite.
@@ -80,13 +83,14 @@ def fit(
     example = data.prepare(data.train.inputs[: recipe.batch_size][mine].to(device))
     example = example.to(memory_format=memory_format(model, example))
     gpus = [device.index or 0] if device.type == "cuda" else []
-    with bar, channels_last(model), repeatable(device), random.fork_rng(gpus), replayed_training(model, example, bfloat16):
+    replayed = replayed_training(model, example, bfloat16) if recorded else nullcontext()
+    with bar, channels_last(model), repeatable(device), random.fork_rng(gpus), replayed:
         while step < total:
             for source in (random.default_generator, *(torch.cuda.default_generators[i] for i in gpus)):
                 source.manual_seed(seed + epoch)
             model.train()
             for indices, raw in training_batches(data, recipe.batch_size, generator, device, recipe.augment):
-                inputs = data.prepare(raw[mine]).to(memory_format=memory_format(model, raw))
+                inputs = in_layout(model, data.prepare(raw[mine]))
                 labels = data.train.labels[indices[mine]].to(device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                     outputs = model(inputs)

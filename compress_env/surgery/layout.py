@@ -34,6 +34,12 @@ def memory_format(model: nn.Module, inputs: Tensor) -> torch.memory_format:
     return torch.channels_last if inputs.dim() == 4 and not _plain(model) else torch.contiguous_format
 
 
+def in_layout(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Inputs in the layout of a network within `channels_last`; of one channel, too, whose strides may be those of either."""
+    layout = memory_format(model, inputs)
+    return inputs.contiguous(memory_format=layout) if layout == torch.channels_last else _strictly(inputs, layout)
+
+
 def needs_plain(students: Sequence[nn.Module], examples: tuple[Tensor, ...]) -> bool:
     """Whether one of these fails, or computes something else, channels last: parts that were not traced may look at the layout."""
     for student in students:
@@ -41,12 +47,19 @@ def needs_plain(students: Sequence[nn.Module], examples: tuple[Tensor, ...]) -> 
             expected = student(*examples)
             try:
                 with channels_last(student):
-                    found = student(*(x.contiguous(memory_format=memory_format(student, x)) for x in examples))
+                    found = student(*(_strictly(x, memory_format(student, x)) for x in examples))
             except Exception:  # noqa: BLE001 - whatever is raised, it is not raised in the plain layout
                 return True
         if (found - expected).abs().max() > TOLERANCE * expected.abs().max():
             return True
     return False
+
+
+def _strictly(inputs: Tensor, layout: torch.memory_format) -> Tensor:
+    """Inputs with the strides of a layout also where those of another one would do, as of one channel."""
+    if layout == torch.channels_last:
+        return _strictly(inputs.permute(0, 2, 3, 1), torch.contiguous_format).permute(0, 3, 1, 2)
+    return inputs.flatten().view(inputs.shape)
 
 
 def _plain(model: nn.Module) -> bool:

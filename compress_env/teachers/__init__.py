@@ -94,7 +94,7 @@ class Teacher:
     input_shape: tuple[int, ...] | None = None
 
 
-def load_teacher(spec: Any, weights: str | Path | None = None, progress: bool = False) -> Teacher:
+def load_teacher(spec: Any, weights: str | Path | None = None, progress: bool = False, role: str = "teacher") -> Teacher:
     """A teacher from an `nn.Module`, a registered name, `module:factory` or `path/to/file.py:factory`, and a weights file.
 
     A given module is used as it is and never changed, unless weights are to be loaded into it, which is refused. One with
@@ -104,6 +104,7 @@ def load_teacher(spec: Any, weights: str | Path | None = None, progress: bool = 
         spec: The module, name or place.
         weights: For a teacher by name or factory: a safetensors file, a state dict or a checkpoint saved by torch.
         progress: Whether to say on standard error what was chosen of a checkpoint.
+        role: What it is to be, for messages: a teacher, or a student that is trained on its own.
 
     Raises:
         UserError: Naming what cannot be used, for wrong weights the first keys that differ.
@@ -112,23 +113,23 @@ def load_teacher(spec: Any, weights: str | Path | None = None, progress: bool = 
         return spec
     if isinstance(spec, nn.Module):
         if weights is not None:
-            raise UserError("weights are for a teacher given by name or factory; load them into your module yourself")
+            raise UserError(f"weights are for a {role} given by name or factory; load them into your module yourself")
         name = type(spec).__name__
-        return Teacher(name, admitted(spec, name, progress))
+        return Teacher(name, admitted(spec, name, progress, role))
     if not isinstance(spec, str):
-        raise UserError(f"a teacher has to be a module, a name or module:factory, got {type(spec).__name__}")
+        raise UserError(f"a {role} has to be a module, a name or module:factory, got {type(spec).__name__}")
     entry = TEACHERS.get(spec)
     shipped = entry if isinstance(entry, ShippedTeacher) else None
     if shipped is None and isinstance(entry, nn.Module):
-        return replace(load_teacher(entry, weights, progress), name=spec)
+        return replace(load_teacher(entry, weights, progress, role), name=spec)
     factory = shipped.factory if shipped else entry
     if not callable(factory):
-        raise UserError(f"teacher {spec!r} is a {type(factory).__name__}; it has to be a factory that returns a module")
-    module = made(factory, spec)
+        raise UserError(f"{role} {spec!r} is a {type(factory).__name__}; it has to be a factory that returns a module")
+    module = made(factory, spec, role)
     path = Path(weights).expanduser() if weights is not None else shipped.weights if shipped else None
     if path is not None:
         load_weights(module, path, progress)
-    module = admitted(module.eval(), spec, progress)
+    module = admitted(module.eval(), spec, progress, role)
     if shipped is None:
         return Teacher(spec, module)
     return Teacher(spec, module, shipped.data, shipped.normalization, shipped.input_shape)

@@ -23,13 +23,13 @@ COMPILED = "_orig_mod"
 """Where `torch.compile` keeps the network that it wraps."""
 
 
-def made(factory: Callable[[], Any], name: str) -> nn.Module:
-    """The module of a user's factory, which is called without arguments. Raises UserError that says what is wrong with it."""
+def made(factory: Callable[[], Any], name: str, role: str = "teacher") -> nn.Module:
+    """The module of a user's factory, called without arguments, for this role. Raises UserError that says what is wrong with it."""
     try:
         inspect.signature(factory).bind()
     except TypeError as error:
         raise UserError(
-            f"teacher {name!r}: the factory is called without arguments, and it needs some ({error}); write one that needs none, such "
+            f"{role} {name!r}: the factory is called without arguments, and it needs some ({error}); write one that needs none, such "
             f"as def make(): return {getattr(factory, '__name__', 'Net')}(...)"
         ) from None
     except ValueError:  # a built-in without a signature
@@ -40,23 +40,25 @@ def made(factory: Callable[[], Any], name: str) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - a user's code may raise anything
-        raise UserError(f"teacher {name!r}: the factory raised {raised(error)}; mend it there") from error
+        raise UserError(f"{role} {name!r}: the factory raised {raised(error)}; mend it there") from error
     if not isinstance(module, nn.Module):
-        raise UserError(f"teacher {name!r} returned {type(module).__name__}; it has to return a torch.nn.Module")
+        raise UserError(f"{role} {name!r} returned {type(module).__name__}; it has to return a torch.nn.Module")
     return module
 
 
-def admitted(module: nn.Module, name: str, progress: bool = False) -> nn.Module:
+def admitted(module: nn.Module, name: str, progress: bool = False, role: str = "teacher") -> nn.Module:
     """The network that is compressed: the module itself or what a wrapper holds; a copy where weights are `folded` or in other floats.
 
     Args:
         module: Any; it is not changed.
-        name: The teacher's, for messages.
+        name: Its name, for messages.
         progress: Whether to say on standard error that a copy was made.
+        role: What it is to be, for messages: a teacher, or a student.
 
     Raises:
         UserError: If it is TorchScript, has no parameters or none with values, or some that are not finite.
     """
+    done = "compressed" if role == "teacher" else "trained"
     while True:
         inside = next((place for kind, place in WRAPPED.items() if isinstance(module, kind)), "")
         if not inside and [place for place, _ in module.named_children()] == [COMPILED]:
@@ -66,26 +68,26 @@ def admitted(module: nn.Module, name: str, progress: bool = False) -> nn.Module:
         module = module.get_submodule(inside)
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError(
-            f"the teacher {name!r} is TorchScript, whose layers cannot be taken out; give the Python module that it was made from, "
+            f"the {role} {name!r} is TorchScript, whose layers cannot be taken out; give the Python module that it was made from, "
             "with its state dict as weights"
         )
     module = folded(module)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if not any(True for _ in module.parameters()):
         raise UserError(
-            f"the teacher {name!r} has no parameters, so that nothing can be compressed; if it is quantised, give its original"
+            f"the {role} {name!r} has no parameters, so that nothing can be {done}; if it is quantised, give its original"
         )
     for place, value in tensors.items():
         if is_lazy(value):
-            raise UserError(f"the teacher {name!r} has a lazy layer without weights ({place}); run it once before it is given")
+            raise UserError(f"the {role} {name!r} has a lazy layer without weights ({place}); run it once before it is given")
         if value.is_meta:
-            raise UserError(f"the teacher {name!r} has weights without values (meta device, {place}); load them first")
+            raise UserError(f"the {role} {name!r} has weights without values (meta device, {place}); load them first")
     masks = {n for n, b in module.named_buffers() if not n.rpartition(".")[2].startswith("running_") and not b.isnan().any()}
-    check_finite({n: value for n, value in tensors.items() if n not in masks}, f"of the teacher {name!r}")
+    check_finite({n: value for n, value in tensors.items() if n not in masks}, f"of the {role} {name!r}")
     other = {str(v.dtype).removeprefix("torch.") for v in tensors.values() if v.is_floating_point() and v.dtype != torch.float32}
     if other:
         module = copy.deepcopy(module).float()
-        say(f"the teacher {name!r} is in {' and '.join(sorted(other))}; a copy in float32 is compressed, and so are inputs", progress)
+        say(f"the {role} {name!r} is in {' and '.join(sorted(other))}; a copy in float32 is {done}, and so are inputs", progress)
     return module
 
 
