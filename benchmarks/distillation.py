@@ -157,9 +157,10 @@ def _count(module: nn.Module) -> int:
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Students of each kind.")
 @click.option("--out", type=options.Place(path_type=Path, dir_okay=False), required=True, metavar="FILE.jsonl",
               help="Results; continued if not complete.")  # fmt: skip
+@click.option("--show", is_flag=True, help="Print the table of what is in --out, and stop.")
 def main(
     parameters: int | None, depths: tuple[int, ...], losses: tuple[str, ...], rates: tuple[float, ...], epochs: int, seeds: int,
-    out: Path, **problem: Any,
+    out: Path, show: bool, **problem: Any,
 ) -> None:  # fmt: skip
     """Train plain convolutional students from scratch, on labels alone and from a teacher, and print how much the teacher adds.
 
@@ -167,6 +168,10 @@ def main(
     python -m benchmarks.distillation --teacher resnet8-digits --epochs 10 --seeds 2 --out digits.jsonl
     python -m benchmarks.distillation --teacher resnet56-cifar10 --data imagefolder:DIR --lr 0.02 --lr 0.1 --out cifar10.jsonl
     """
+    results = JsonLines(out, Trained, header=True)
+    if show:
+        click.echo(table(results.read()))
+        return
     task = load_task("classification")
     for loss in losses:
         task.losses.get(loss)
@@ -176,7 +181,6 @@ def main(
     macs = RESOURCES.get("macs").count(teacher.module, data.calibration(1))
     device = devices.fastest_for(macs) if spec.device == "auto" else devices.usable(spec.device)
     parameters = parameters or _count(teacher.module)
-    results = JsonLines(out, Trained, header=True)
     results.begin(
         {"teacher": teacher.name, "data": data.name, "training_images": len(data.train), "parameters": parameters, "epochs": epochs}
     )

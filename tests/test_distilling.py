@@ -134,6 +134,20 @@ def test_an_interrupted_distillation_goes_on_to_the_same_student(few, tmp_path, 
     assert again.result.finetune == whole.result.finetune
 
 
+def test_temperature_label_weight_and_the_seed_of_the_order_are_those_that_were_given(few, tmp_path, fast):
+    seen = []
+
+    def loss(student, teacher, labels, temperature, label_weight=0.2):
+        seen.append((temperature, label_weight, tuple(labels[:8].tolist())))
+        return cross_entropy(student, labels)
+
+    for seed in (0, 1):
+        given = {"temperature": 3.0, "label_weight": 0.6, "loss": loss, "seed": seed, "batch_size": 128, "epochs": 1}
+        done = distil("resnet8-digits", network(), few, out=tmp_path / str(seed), progress=False, **given)
+        assert (done.result.recipe["temperature"], done.result.recipe["label_weight"]) == (3.0, 0.6)
+    assert len(seen) == len(set(seen)) == 4 and {call[:2] for call in seen} == {(3.0, 0.6)}
+
+
 def test_the_seed_decides_on_the_random_weights_of_a_factory(own, few, tmp_path, fast):
     def weights(seed, name):
         done = distil("resnet8-digits", f"{own}:make", few, seed=seed, lr=1e-9, epochs=1, out=tmp_path / name, progress=False)

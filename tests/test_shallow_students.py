@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from click.testing import CliRunner
 
-from benchmarks.distillation import Trained, student, table, train
+from benchmarks.distillation import Trained, main, student, table, train
 from compress_env.data import load_data
 from compress_env.files import JsonLines
 from compress_env.teachers import load_teacher
@@ -37,6 +38,8 @@ def test_an_interrupted_experiment_goes_on_to_the_same_rows(data, tmp_path):
     text = results.path.read_text()
     results.path.write_text(text[: text.rindex("{") + 9])
     assert train(*arguments, progress=False) == rows and results.path.read_text() == text
+    shown = CliRunner().invoke(main, ["--show", "--out", str(results.path)])
+    assert shown.output == table(rows) + "\n"
 
 
 def test_the_table_has_each_loss_at_its_best_rate_and_the_gain_over_the_same_seeds():
