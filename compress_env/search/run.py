@@ -210,11 +210,10 @@ def find_agent(agent: str | Factory, settings: Mapping[str, Any] | None = None) 
         UnknownName: If there is none; the message suggests the nearest name.
         UserError: If the factory does not take the settings.
     """
-    if isinstance(agent, str) and agent in PRESETS:
-        agent = PRESETS[agent].agent
-    if isinstance(agent, str) and agent not in AGENTS and ":" not in agent:
-        raise UnknownName(unknown("agent", agent, sorted({*AGENTS, *PRESETS})))
-    factory = load_attribute(AGENTS.get(agent, agent), "agent") if isinstance(agent, str) else agent
+    name = PRESETS[agent].agent if isinstance(agent, str) and agent in PRESETS else agent
+    if isinstance(name, str) and name not in AGENTS and ":" not in name:
+        raise UnknownName(unknown("agent", name, sorted({*AGENTS, *PRESETS})))
+    factory = load_attribute(AGENTS.get(name, name), "agent") if isinstance(name, str) else name
     if isinstance(factory, type) and hasattr(factory, "learn"):
         factory = load_attribute("compress_env.agents.sb3:of_class", "agent")(factory)
     check_settings(agent, factory, settings or {})
