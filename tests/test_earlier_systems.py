@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from torch import nn
 
 import compress_env
+from benchmarks.stages import best_after, table
 from compress_env.agents.amc import amc
 from compress_env.agents.n2n import N2N
 from compress_env.agents.sb3.amc import FinalRewards
@@ -258,3 +259,15 @@ def test_a_benchmark_judges_systems_alike(tmp_path):
         assert run.measured == 0 and run.plan and len(run.best) == 4 + 39  # those that sensitivities would have taken
         evaluation = common.evaluator(Plan.from_json(run.plan))
         assert run.metric[-1] == evaluation.metric and run.best[-1] == common.reward(evaluation, {"macs": 1e9})[0]
+
+
+def test_the_table_of_stages_takes_the_best_within_the_budget_of_each(tmp_path):
+    judge = objective("n2n")
+    trials = search(judge, "n2n", 9, seed=0, out=tmp_path / "runs" / "digits-50" / "n2n" / "0", progress=False).trials
+    within = [t for t in trials if t.feasible]
+    first = max((t for t in within if t.index < 4), key=lambda t: t.reward, default=None)
+    assert best_after(trials, 1) == first and best_after(trials, 2) == max(within, key=lambda t: t.reward)
+    line = table(tmp_path).splitlines()[2]
+    last = best_after(trials, 2)
+    assert line.startswith("| digits-50, `n2n` | 1 | ") and line.endswith(f"{last.reward:.3f} |")
+    assert f"{100 * last.evaluation.metric:.1f} % | {1 / last.evaluation.size:.1f}x" in line
