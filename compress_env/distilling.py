@@ -169,7 +169,7 @@ def is_folder(student: Any) -> bool:
 def _admit(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises UserError if a folder holds the distillation of something else, or otherwise."""
     path = folder / SETTINGS
-    if not path.is_file():
+    if not path.is_file() or not any((folder / name).is_file() for name in (RESULT, CHECKPOINT)):
         return
     before = read_json(path)
     before = before if isinstance(before, dict) else {}

@@ -203,6 +203,7 @@ def test_wrong_arguments_from_python_and_a_training_that_diverges_are_errors(few
         distil("resnet8-digits", network(), protect=("a",))
     with pytest.raises(UserError, match="diverges in its first epoch .* lower lr than 1e\\+08"):
         distil("resnet8-digits", network(), few, lr=1e8, loss="mimic", out=tmp_path / "d", progress=False)
+    assert distil("resnet8-digits", network(), few, lr=1e-3, epochs=1, out=tmp_path / "d", progress=False).finetuned.epochs == 1
 
 
 def test_a_student_that_needs_the_plain_layout_is_trained_in_it(few, tmp_path, fast):
