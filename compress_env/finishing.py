@@ -124,6 +124,11 @@ def finish(
     """
     spec = FinetuneSpec.of(epochs=epochs, **further)
     folder.recorded()  # which is no run's without
+    if attempts_in(folder.path):
+        raise UserError(
+            f"{folder.path} is of a search with --max-accuracy-drop, which distils students while it looks for the smallest; go on "
+            "with the same command and --resume, or search in another folder"
+        )
     with alone_in(folder.path):
         trials = folder.trials()
         if best_trial(trials) is None:

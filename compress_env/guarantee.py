@@ -90,11 +90,6 @@ def _ranged(environment: EnvironmentSpec) -> tuple[str, str]:
     return ranged[0]
 
 
-def most_attempts(objective: Objective) -> int:
-    """How many students are distilled at most, after a search over the objective's range of budgets."""
-    return _Scale(objective).bisection().most
-
-
 def guaranteed(
     folder: RunFolder, objective: Objective, attempts: AttemptsFile, finetuning: FinetuneSpec, progress: bool = True
 ) -> Compressed:
@@ -301,4 +296,4 @@ def in_words(found: Drop) -> str:
     )
 
 
-__all__ = ["NothingHolds", "check", "guaranteed", "most_attempts"]
+__all__ = ["NothingHolds", "check", "guaranteed"]

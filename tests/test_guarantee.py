@@ -19,6 +19,7 @@ from compress_env.resources.cost_model import CostModel
 from compress_env.search.promise import attempts_in
 from compress_env.search.result import Result
 from compress_env.search.store import RunFolder
+from compress_env.tasks.agreement import Agreement
 from compress_env.tasks.classification import Classification
 from compress_env.tasks.paired import drop, upper_bound
 
@@ -27,11 +28,13 @@ from compress_env.tasks.paired import drop, upper_bound
 
 def bisected(holds, low=0.1, high=1.0, precision=0.02, certain=True, saved=0.0):
     """The bisection of a curve, and the budgets that were tried; what holds uses a share `saved` less than its budget."""
-    search, tried = Bisection(low, high, precision, certain), []
+    search, tried, held = Bisection(low, high, precision, certain), [], []
     most = search.most
     while (budget := search.next) is not None:
         tried.append(budget)
-        search.tell(budget, budget * (1 - saved) if holds(budget) else None)
+        held += [budget * (1 - saved)] * holds(budget)
+        search.tell(budget, held[-1] if holds(budget) else None)
+    assert search.best == min(held, default=None)
     assert len(tried) <= most and len(set(tried)) == len(tried)
     return search, tried
 
@@ -100,6 +103,16 @@ def test_a_drop_counts_what_only_one_of_both_has_right():
     assert found.points == pytest.approx(10) and (found.teacher, found.student) == pytest.approx((0.9, 0.8))
     assert found.bound == pytest.approx(100 * upper_bound(15, 5, 100))
     assert found.within(10) and not found.within(9.9) and found.surely_within(found.bound) and not found.surely_within(10)
+
+
+def test_what_has_no_labels_counts_what_differs_from_the_teacher():
+    teacher = torch.nn.functional.one_hot(torch.arange(100) % 2, 2).float()
+    task = Agreement(Classification(), "classification")
+    found = drop(task, teacher, teacher, teacher)
+    assert (found.method, found.points, found.lost) == ("score", 0, 0) and found.bound == pytest.approx(100 * upper_bound(0, 0, 100))
+    assert drop(task, teacher, torch.cat([1 - teacher[:4], teacher[4:]]), teacher).lost == 4
+    task.right = lambda outputs, labels: torch.zeros(len(labels), dtype=torch.bool)  # of which the metric is no share
+    assert drop(task, teacher, teacher, teacher).method == "bootstrap"
 
 
 class Closeness:
@@ -231,7 +244,28 @@ def test_the_command_says_what_is_promised_and_the_report_has_it(tmp_path, run):
     assert "Accuracy guaranteed" in page and page.count("<td>55.0") == 1
 
 
-@pytest.mark.parametrize("points", [0, 0.5])
+def test_a_run_with_a_promise_is_not_distilled_into_one_without(run):
+    before = (run.folder / "result.json").read_bytes()
+    done = call("finetune", "--out", run.folder, "--epochs", 1)
+    assert done.exit_code == 2 and "is of a search with --max-accuracy-drop" in done.output
+    assert (run.folder / "result.json").read_bytes() == before
+
+
+def fewest(evaluation, limits):
+    """A reward that is the higher the smaller a student is, and nothing else."""
+    return -evaluation.usage["macs"]
+
+
+def test_after_a_budget_that_does_not_hold_only_larger_students_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(guarantee, "PRECISION", 0.006)
+    with pytest.raises(guarantee.NothingHolds):
+        compress(max_accuracy_drop=0, budget={"macs": "2%..4%"}, reward=fewest, out=tmp_path / "a", **SHORT)
+    attempts = attempts_in(tmp_path / "a")
+    assert [a.budget for a in attempts] == pytest.approx([0.03, 0.035, 0.04]) and [a.low for a in attempts] == [0.02, 0.03, 0.035]
+    assert all(a.low < a.usage <= a.budget for a in attempts)
+
+
+@pytest.mark.parametrize("points", [0])
 def test_what_cannot_be_reached_says_what_was_found_and_ends_with_1(points, tmp_path):
     search = ("search", "--max-accuracy-drop", points, "--budget", "macs=2%..4%", "--evaluations", 2, "--finetune-epochs", 1)
     done = call(*search, "--agent", "random", "--out", tmp_path)

@@ -31,14 +31,17 @@ def guarantee(
         UserError: For anything that cannot be used.
     """
     from compress_env import api
-    from compress_env.guarantee import NothingHolds, check
+    from compress_env.guarantee import FRESH, NothingHolds, check
 
     check(max_accuracy_drop, environment, finetune_epochs)
     recipe = FinetuneSpec(finetune_epochs, loss=loss)
     api.check_finetuning(environment, recipe)
     if dry_run:
         click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=recipe).text())
-        click.echo("the bisection after the search tries about six budgets: each takes a distillation, and 20 further evaluations")
+        click.echo(
+            f"the bisection after the search judges {FRESH} more and distils one for each halving of the range, six times at most "
+            "from 10 to 100 %"
+        )
         return
     try:
         done = api.run_guaranteed(environment, search, out, max_accuracy_drop, recipe, resume=resume, command=command_line())

@@ -35,6 +35,10 @@ class Agreement:
         """`agreement`: the share of examples with the teacher's answer, whose outputs are `labels` `(n, ...)`."""
         return {self.metric: self.agreement(outputs, labels)}
 
+    def right(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Which examples have the teacher's answer, whose outputs are `labels` `(n, ...)`: `(n,)` of bool."""
+        return (self.answers(outputs) == self.answers(labels)).reshape(len(outputs), -1).all(1)
+
     def answers(self, outputs: Tensor) -> Tensor:
         """The labels `(n, ...)` that outputs stand for."""
         return answers(self.task)(outputs)

@@ -59,8 +59,8 @@ class Drop:
 def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int = 0) -> Drop:
     """How much worse a student is than its teacher on the same examples.
 
-    A task whose main metric is the share of right answers says which are right (`right(outputs, labels)`, `(n,)` of bool): the bound
-    is the score interval for paired proportions then. For others it is a percentile of the paired bootstrap over examples (Efron and
+    Where a task says which answers are right (`right(outputs, labels)`, `(n,)` of bool), and their share is its main metric, the bound
+    is the score interval for paired proportions. For others it is a percentile of the paired bootstrap over examples (Efron and
     Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13), which tells little with few examples.
 
     Args:
@@ -72,8 +72,9 @@ def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int
     """
     theirs, own = (task.metrics(outputs, labels)[task.metric] for outputs in (teacher, student))
     points, count = 100 * (theirs - own), len(labels)
-    if hasattr(task, "right"):
-        before, after = task.right(teacher, labels), task.right(student, labels)
+    rights = [task.right(outputs, labels) for outputs in (teacher, student)] if hasattr(task, "right") else []
+    if rights and np.allclose([right.double().mean().item() for right in rights], (theirs, own)):
+        before, after = rights
         lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
         bound = 100 * upper_bound(lost, gained, count)
         return Drop(points, bound, CONFIDENCE, count, theirs, own, "score", lost, gained)
