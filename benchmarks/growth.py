@@ -17,14 +17,16 @@ import compress_env
 from compress_env import devices
 from compress_env.cli import options
 from compress_env.cli.commands import Command
-from compress_env.data.dataset import Data
-from compress_env.distill.finetune import finetune
+from compress_env.contexts import one_thread
+from compress_env.data.dataset import Data, Split
 from compress_env.distill.recipes import finetuning_recipe
+from compress_env.distill.train import fit, predict
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, make_folder
 from compress_env.resources import RESOURCES
 from compress_env.running import data_of
 from compress_env.spec import ProblemSpec, SearchSpec
+from compress_env.surgery.layout import channels_last
 from compress_env.surgery.net2net import deepen, widen
 from compress_env.surgery.trace import trace
 from compress_env.tasks import load_task
@@ -53,8 +55,8 @@ class Row:
         macs: Of the network.
         params: Of the network.
         before: Accuracy on validation images before the training.
-        validation: After it, of its best epoch.
-        test: That epoch's on test images.
+        validation: After it.
+        test: After it, on test images.
     """
 
     part: str
@@ -100,10 +102,17 @@ class Setting:
 
     def learn(self, network: nn.Module, epochs: int, lr: float, seed: int) -> tuple[float, float, float]:
         """Train a network on labels, in place; accuracy on validation images before and after it, and on test images."""
+        task, data = load_task("classification"), self.data
+        loss, recipe = task.losses.get("labels"), finetuning_recipe(len(data.train), epochs, self.device, lr)
         network.to(self.device).eval()
-        recipe = finetuning_recipe(len(self.data.train), epochs, self.device, lr)
-        done = finetune(network, network, self.data, recipe, load_task("classification"), loss="labels", seed=seed, progress=False)
-        return done.history[0], done.best_validation, done.metric_test
+
+        def measured(split: Split) -> float:
+            return task.metrics(predict(network, data, split), split.labels)[task.metric]
+
+        with one_thread(), channels_last(network):
+            before = measured(data.validation)
+            fit(network, data, recipe, lambda z, y, *_: loss(z, z, y, 1.0), torch.Generator().manual_seed(seed))
+            return before, measured(data.validation), measured(data.test)
 
 
 def starts(setting: Setting, part: str, seed: int, teacher: nn.Module) -> dict[str, nn.Module]:
