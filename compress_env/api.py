@@ -28,6 +28,9 @@ from compress_env.search.store import RunFolder
 from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 from compress_env.tasks import load_task
 
+SEEN: dict[str, Any] = {"actions": "relative", "observation": "embedding"}
+"""What a policy that is learned from trials is about, whatever those agents saw and meant that made them."""
+
 
 def compress(
     teacher: Any = "resnet8-digits",
@@ -249,12 +252,12 @@ def learn_policy(
             raise UserError(f"{folder.path} has soft limits, whose rewards are only for its budget; search with hard ones")
         if len(folder.trials()) < 2:
             raise UserError(f"{folder.path} has too few trials to learn from; search further with --resume")
-        alone = replace(environment, budget={"macs": 1}, actions="relative", shaping=True)  # trials are of plans, however decided on
+        alone = replace(environment, **SEEN, budget={"macs": 1}, shaping=True)  # trials are of plans, however decided on
         alike.setdefault(repr(alone), []).append(folder)
     make_folder(Path(out).parent)
     teachers = []
     for folders in alike.values():
-        objective = objective_of(folders[0], progress, trust=trust, budget=budget or {"macs": ["20%", "80%"]}, actions="relative")
+        objective = objective_of(folders[0], progress, trust=trust, budget=budget or {"macs": ["20%", "80%"]}, **SEEN)
         trials = [trial for folder in folders for trial in folder.trials()]
         name = objective.problem.teacher.name
         with announced(f"fitting a model to {len(trials)} students of {name}", progress):

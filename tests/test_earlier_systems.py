@@ -15,7 +15,9 @@ import compress_env
 from benchmarks.stages import best_after, table
 from compress_env.agents.amc import amc
 from compress_env.agents.n2n import N2N
+from compress_env.agents.saved import load_policy
 from compress_env.agents.sb3.amc import FinalRewards
+from compress_env.api import learn_policy, run_search
 from compress_env.bench import run as bench
 from compress_env.cli.main import main
 from compress_env.distill.short import reinitialise
@@ -27,7 +29,7 @@ from compress_env.presets import PRESETS, preset, with_preset
 from compress_env.problem import Problem
 from compress_env.rewards import annealed, n2n
 from compress_env.search import search
-from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec
+from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec
 from compress_env.surgery.plan import Plan
 from compress_env.walk.states import STATES, LayerState
 from compress_env.walk.walk import ShareWalk
@@ -271,3 +273,10 @@ def test_the_table_of_stages_takes_the_best_within_the_budget_of_each(tmp_path):
     last = best_after(trials, 2)
     assert line.startswith("| digits-50, `n2n` | 1 | ") and line.endswith(f"{last.reward:.3f} |")
     assert f"{100 * last.evaluation.metric:.1f} % | {1 / last.evaluation.size:.1f}x" in line
+
+
+def test_a_policy_of_ours_is_learned_from_the_trials_of_amc(tmp_path):
+    made = EnvironmentSpec.of_keywords(**with_preset("amc", {"evaluator": QUICK}))
+    run_search(made, SearchSpec("amc", evaluations=6), tmp_path / "a", progress=False)
+    learn_policy([tmp_path / "a"], tmp_path / "p.onnx", episodes=8, progress=False)
+    assert load_policy(tmp_path / "p.onnx", objective("amc", observation="embedding").embedding.names, "relative")
