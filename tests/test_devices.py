@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,22 @@ def test_a_recorded_teacher_answers_batches_of_every_size():
     answer = answering(model, bfloat16=False)
     for batch in (x[:64], x[6:], x[64:]):
         torch.testing.assert_close(answer(batch).clone(), model(batch).detach())
+
+
+@cuda
+def test_recordings_that_are_garbage_do_not_spoil_the_next():
+    x, before = torch.randn(64, 1, 8, 8, device="cuda"), gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(5):
+            model = small().eval().cuda()
+            answer = answering(model, bfloat16=False)
+            torch.testing.assert_close(answer(x).clone(), model(x).detach())
+            circle: list[object] = [answer]
+            circle.append(circle)
+            del answer, circle
+    finally:
+        gc.set_threshold(*before)
 
 
 @cuda

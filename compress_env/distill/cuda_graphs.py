@@ -5,6 +5,7 @@ Whole networks are recorded, for inputs of one shape; on other devices everythin
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -27,7 +28,7 @@ def replayed_training(model: nn.Module, example: Tensor, bfloat16: bool) -> Iter
         yield
         return
     buffers = [b.detach().clone() for b in model.buffers()]
-    with quiet(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
+    with quiet(), uncollected(), torch.autocast("cuda", torch.bfloat16, enabled=bfloat16, cache_enabled=False):
         torch.cuda.make_graphed_callables(model, (example,), num_warmup_iters=WARMUP, allow_unused_input=True)
     with torch.no_grad():
         for buffer, before in zip(model.buffers(), buffers):
@@ -56,6 +57,19 @@ def answering(model: nn.Module, bfloat16: bool, recorded: bool = True) -> Callab
     return answer
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage is collected in the block: a recording that is freed while another one is made spoils it."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class _Recording:
     """A forward pass of a module, replayed on new inputs; its outputs are overwritten by the next one."""
 
@@ -73,7 +87,7 @@ class _Recording:
                 run()
         torch.cuda.current_stream().wait_stream(aside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with uncollected(), torch.cuda.graph(self.graph):
             self.outputs = run()
 
     def __call__(self, inputs: Tensor) -> Tensor:
