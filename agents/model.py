@@ -163,6 +163,7 @@ class ModelSearch(Agent):
         self._budgets, rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
         self._model = RewardModel(objective, mutations, rng, free=True)
         self._asked: list[np.ndarray] = []
+        self._judging: dict[int, np.ndarray] = {}
 
     def ask(self, n: int) -> Sequence[Proposal]:
         """The student of the action 0; when it has been told, as many as are wanted."""
@@ -171,16 +172,20 @@ class ModelSearch(Agent):
         if not self._model.students:
             return []
         limits = self.objective.draw_limits(self._budgets)
-        return [self._proposal(c.actions, limits) for c in self._model.new(self._model.mutants(limits), n)]
+        with self._model.surrogate.believing(list(self._judging.values())):
+            found = self._model.new(self._model.mutants(limits), n)
+        return [self._proposal(c.actions, limits) for c in found]
 
     def _proposal(self, actions: np.ndarray, limits: Mapping[str, float]) -> Proposal:
-        self._asked.append(actions)
         plan = self._model.plan(actions, limits)
+        self._judging[len(self._asked)] = point(self.objective, plan, limits)
+        self._asked.append(actions)
         return Proposal(plan=self.objective.problem.graph.canonical(plan.removed, plan.widths), limits=limits)
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """The model knows of their rewards from now on."""
         for trial in sorted(trials, key=lambda t: t.index):
+            self._judging.pop(trial.index, None)
             self._model.learn(trial, self._asked[trial.index])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,27 @@ class Surrogate:
         process = self._process or self._fit()
         mean, deviation = process.predict(points[:, 1:], return_std=True)
         return points[:, 0] + mean * self._scale + self._shift, deviation * self._scale
+
+    @contextmanager
+    def believing(self, points: Sequence[np.ndarray]) -> Iterator[None]:
+        """Within the block, plans that are being judged are taken to have the rewards that are expected of them.
+
+        So the model does not ask for their like again (the kriging believer of Ginsbourger, Le Riche & Carraro, 2010).
+
+        Args:
+            points: As by `point`.
+        """
+        if not points:
+            yield
+            return
+        mean, _ = self(np.array(points))
+        before = dict(vars(self))
+        self.inputs, self.rewards = [*self.inputs, *points], [*self.rewards, *mean.tolist()]
+        self._process, self._fitted = None, len(self.inputs)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
 
     def _fit(self) -> GaussianProcessRegressor:
         x = np.array(self.inputs)

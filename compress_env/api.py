@@ -45,6 +45,8 @@ def compress(
     finetuning: Mapping[str, Any] | None = None,
     agent_options: Mapping[str, Any] | None = None,
     max_accuracy_drop: float | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
     resume: bool = False,
     progress: bool = True,
     **environment: Any,
@@ -69,6 +71,9 @@ def compress(
         max_accuracy_drop: Look for the smallest student within the budget that, after distillation, loses at most so many points
             (0.5: 91.5 % where the teacher has 92 %) of the task's main metric on validation examples; `result.promise` says what that
             is worth (docs/accuracy-guaranteed.md).
+        workers: How many students to judge at once, each in a process of its own; a script that sets it needs the usual
+            `if __name__ == "__main__":`.
+        cluster: A Ray cluster for the workers: "auto", or its address.
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.
         environment: Further keywords of `LayerRemoval-v0` (`compress_env.spec`).
@@ -84,7 +89,7 @@ def compress(
     if max_accuracy_drop is not None:
         budget = budget or BUDGET
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **with_preset(agent, environment))
-    search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed)
+    search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed, workers, cluster)
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
     if max_accuracy_drop is not None:
         guarantee.check(max_accuracy_drop, spec, finetune_epochs)
@@ -132,8 +137,9 @@ def run_search(
     if sample := objective.problem.sample():
         folder.write("sample.json", sample)
     found = search(
-        objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options
-    )
+        objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options,
+        search_spec.workers, search_spec.cluster,
+    )  # fmt: skip
     if found.interrupted:
         raise KeyboardInterrupt
     final = found.final_policy

@@ -210,8 +210,20 @@ class Evaluator(Memory):
         except EvaluationFailed as error:
             if error.out_of_memory and not last:
                 return None
-            nothing = dict.fromkeys(self.teacher_metrics, 0.0)
-            return Evaluation(nothing, None, usage or self._predicted(plan), *teacher, str(error), transient=error.transient)
+            return self.failed(plan, str(error), error.transient, usage)
+
+    def failed(self, plan: Plan, reason: str, transient: bool, usage: Mapping[str, float] | None = None) -> Evaluation:
+        """The numbers of a student that has none.
+
+        Args:
+            plan: Its plan.
+            reason: Why, in one line.
+            transient: Whether the machine was the cause.
+            usage: What was counted on it; predicted if None.
+        """
+        nothing = dict.fromkeys(self.teacher_metrics, 0.0)
+        teacher = self.teacher_metrics, dict(self.problem.cost_model.teacher)
+        return Evaluation(nothing, None, usage or self._predicted(plan), *teacher, reason, transient=transient)
 
     def _predicted(self, plan: Plan) -> dict[str, float]:
         """Usage of a student that cannot be counted; the teacher's if it cannot be predicted either."""

@@ -73,6 +73,8 @@ class Objective:
         predicts: Whether something in it is predicted of students by sensitivities: what actions mean, rewards or observations.
         shaped: Whether each step is rewarded, by what the decisions so far are predicted to lead to.
         actions: What actions mean, "relative", "absolute" or "share".
+        own_evaluator: Whether the evaluator was given, as an object.
+        limited: The resources that the budget limits.
 
     Raises:
         UserError: If something cannot be used, before any long work.
@@ -98,6 +100,7 @@ class Objective:
         if self.hard:
             self.problem.feasible_completion(self._range(self._budget)[0])
         self._evaluator, self._patience = evaluator, Patience(spec.timeout)
+        self.own_evaluator, self.limited = evaluator is not None, tuple(self._budget)
         self._final_evaluator: PlanEvaluator | None = None
         if sensitivities:
             sensitivities.check(self.problem)
@@ -324,6 +327,20 @@ class Objective:
             except EvaluationFailed:
                 pass  # the evaluator meets the same fault, and records it
         repeated = self.evaluator.known(plan) is not None
-        evaluation = self.evaluator(plan, built)
+        return self.judged(plan, self.evaluator(plan, built), limits, repeated)
+
+    def judged(self, plan: Plan, evaluation: Evaluation, limits: Mapping[str, float], repeated: bool | None = None) -> Judged:
+        """What `judge_plan` gives, of numbers that are there already, and are known from now on.
+
+        Args:
+            plan: The plan.
+            evaluation: Its numbers.
+            limits: By resource, in its unit.
+            repeated: Whether the plan had been judged before; None if that is the case where it is known.
+        """
+        if repeated is None:
+            repeated = self.evaluator.known(plan) is not None
+            if not repeated and not evaluation.transient:
+                self.evaluator.remember(plan, evaluation)
         reward, terms = self.reward(evaluation, limits)
         return Judged(plan, evaluation, dict(limits), float(reward), terms, repeated)

@@ -356,9 +356,13 @@ class SearchSpec(Settings):
     )  # fmt: skip
     evaluations: int = setting(150, "Students to try.", low=1)
     seed: int = setting(0, "Of everything random.", low=0, high=SEEDS - 1)
+    workers: int = setting(1, "Students to judge at once, each in a process of its own.", low=1)
+    cluster: str | None = setting(None, "A Ray cluster for the workers: auto, or its address.", metavar="ADDRESS")
 
     def __post_init__(self) -> None:
         self.check_finite()
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
+            raise UserError(f"workers has to be a whole number of at least 1, got {self.workers!r}")
         if self.evaluations < 1:
             raise UserError(f"evaluations must be at least 1, got {self.evaluations}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:

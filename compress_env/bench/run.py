@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import os
 import shlex
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from compress_env.name_value import parse_setting
 from compress_env.objective import Objective
 from compress_env.presets import PRESETS, with_preset
 from compress_env.registry import load_attribute
+from compress_env.search.executors.worker import end_with
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import Trial
@@ -175,17 +174,6 @@ def with_options(agent: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     return name, own, with_preset(name, {key: value for key, value in settings.items() if key not in own})
 
 
-def _end_with(parent: int, stop: Event) -> None:
-    """End this worker soon after `parent`, which may be killed, or when told to: what it would write, the next run writes."""
-
-    def watch() -> None:
-        while os.getppid() == parent and not stop.wait(1):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def objective(scenario: str, data: str | None, environment: Mapping[str, Any] | None = None) -> Objective:
     """The objective of a scenario; `data` is for those on CIFAR-10, and `environment` has further keywords."""
     entry = SCENARIOS.get(scenario)
@@ -253,7 +241,7 @@ def _run(
     try:
         with (
             ProcessPoolExecutor(
-                min(jobs, max(1, len(todo))), mp_context=context, initializer=_end_with, initargs=(os.getpid(), stop)
+                min(jobs, max(1, len(todo))), mp_context=context, initializer=end_with, initargs=(os.getpid(), stop)
             ) as pool,
             tqdm(total=len(todo), unit="search", desc="bench") as bar,
         ):

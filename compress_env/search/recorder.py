@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.errors import EveryStudentFailed, UserError
+from compress_env.evaluation import Evaluation
 from compress_env.objective import Judged, Objective
 from compress_env.problem import Problem
 from compress_env.search.agent import Policy, Proposal
-from compress_env.search.store import RunFolder
+from compress_env.search.executors import Outcome, Task
+from compress_env.search.store import Ahead, RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
+from compress_env.surgery.plan import Plan
 
+CHECKED = 3
+"""Recorded trials of a search that is resumed are proposed again, and so many of the first and of the last are compared."""
 HOPELESS = 10
 """Students that fail one after the other and end a search, if none before them could be evaluated or the machine is the cause."""
 
@@ -32,6 +37,7 @@ class Recorder:
     Attributes:
         trials: All that were recorded, those of an earlier run included.
         played: How many this search has come to.
+        measures: Whether plans depend on what is measured, so that equal proposals may lead to different ones.
     """
 
     def __init__(self, objective: Objective, evaluations: int, seed: int, folder: RunFolder | None, bar: tqdm):
@@ -41,6 +47,9 @@ class Recorder:
         if folder:
             check_problem(self.trials, objective.problem, folder)
         self.played = 0
+        self._best: Trial | None = None
+        self.measures = any(name in objective.problem.cost_model.measured for name in objective.limited)
+        self._ahead = folder.ahead(objective.problem) if folder else {}
         self._rng = np.random.default_rng(seed)
         self._start = time.perf_counter()
         for trial in self.trials:
@@ -56,20 +65,46 @@ class Recorder:
     def skip(self, episodes: int) -> None:
         """Go on after this many recorded trials, as an agent does that restores a checkpoint."""
         self.played = episodes
+        self._best = best_trial(self.trials[:episodes])
         self._expect()
         self._bar.update(episodes - self._bar.n)
 
-    def play(self, proposal: Proposal) -> Trial:
-        """The trial of a proposed student."""
-        limits = self.objective.draw_limits(self._rng) if proposal.limits is None else proposal.limits
+    def limits_of(self, proposal: Proposal) -> dict[str, float]:
+        """The limits of a proposed student, drawn if it has none; called once for each, in the order of the proposals."""
+        return self.objective.draw_limits(self._rng) if proposal.limits is None else dict(proposal.limits)
+
+    def task(self, proposal: Proposal, limits: Mapping[str, float]) -> Task:
+        """What is to be judged of a proposed student."""
         if proposal.plan is not None:
-            widths = self.objective.problem.graph.widths(proposal.plan)
-            return self.record(self.objective.judge_plan(proposal.plan.switched, widths, limits))
+            return Task(proposal.plan.switched, self.objective.problem.graph.widths(proposal.plan), limits)
         assert proposal.actions is not None
         walk = self.objective.begin(limits)
         for keep, sparsity in np.clip(proposal.actions, -1, 1).astype(np.float32).tolist():
             walk.step(keep, sparsity)
-        return self.record(self.objective.judge(walk))
+        return Task(walk.removed, walk.widths, walk.limits)
+
+    def play(self, proposal: Proposal) -> Trial:
+        """The trial of a proposed student, judged in this process."""
+        task = self.task(proposal, self.limits_of(proposal))
+        return self.record(self.objective.judge_plan(task.removed, task.widths, task.limits))
+
+    def again(self, proposal: Proposal, limits: Mapping[str, float]) -> Trial:
+        """The recorded trial of a proposed student; what was proposed is compared with the first and the last ones."""
+        if CHECKED <= self.played < len(self.trials) - CHECKED:
+            trial = self.trials[self.played]
+            self._count()
+            return trial
+        task = self.task(proposal, limits)
+        return self.record(self.objective.judge_plan(task.removed, task.widths, task.limits))
+
+    def known(self, plan: Plan) -> Evaluation | None:
+        """The numbers of a plan, if it was judged: in this search, or before it was its turn in one that was interrupted."""
+        return self.objective.evaluator.known(plan) or self._ahead.get(plan)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Note a student that was judged before its turn, so that an interruption does not lose it."""
+        if self._folder and not outcome.evaluation.transient:
+            self._folder.append_ahead(Ahead.of(self.objective.problem, outcome.plan, outcome.evaluation))
 
     def record(self, judged: Judged) -> Trial:
         """The trial of a judged student, appended to the folder unless it is there."""
@@ -83,7 +118,8 @@ class Recorder:
             if before.plan != trial.plan:
                 raise UserError(
                     f"trial {self.played} of {self._folder.path} cannot be reproduced: it was {before.plan.to_json()}, now "
-                    f"{trial.plan.to_json()}. Versions now: {versions()}; search again in another folder"
+                    f"{trial.plan.to_json()}. Agents that learn propose other students with another number of workers. Versions now: "
+                    f"{versions()}; search again in another folder"
                 )
             trial = before
             if before.evaluation.transient:
@@ -92,16 +128,20 @@ class Recorder:
             self.trials.append(trial)
             if self._folder:
                 self._folder.append(trial)
-        self.played += 1
-        self._expect()
-        best = best_trial(self.trials[: self.played])
-        self._bar.update()
-        if best:
-            name = self.objective.problem.task.metric
-            self._bar.set_postfix_str(f"best {name} {best.evaluation.metric:.4f}")
+        self._count()
         if fresh:
             self._give_up()
         return trial
+
+    def _count(self) -> None:
+        """One more is played."""
+        self._best = best_trial([*([self._best] if self._best else []), self.trials[self.played]])
+        self.played += 1
+        self._expect()
+        self._bar.update()
+        if self._best:
+            name = self.objective.problem.task.metric
+            self._bar.set_postfix_str(f"best {name} {self._best.evaluation.metric:.4f}")
 
     def _expect(self) -> None:
         """Have the next recorded trial found as it was, also where its student failed because of the machine."""

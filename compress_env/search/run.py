@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from compress_env.objective import Objective
 from compress_env.presets import PRESETS
 from compress_env.registry import load_attribute, unknown
 from compress_env.search.agent import Agent, DrivingAgent, Extendable
+from compress_env.search.asking import ask_and_tell
+from compress_env.search.executors import executor_for
 from compress_env.search.recorder import Recorder, trial_of_policy
 from compress_env.search.settings import check_settings
 from compress_env.search.store import RunFolder, alone_in
@@ -101,6 +103,8 @@ def search(
     out: RunFolder | str | Path | None = None,
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
 ) -> SearchResult:
     """Let an agent look for the best student for a number of evaluations.
 
@@ -119,6 +123,8 @@ def search(
         out: A run folder.
         progress: Whether to show how far it is.
         settings: Arguments of the agent's own.
+        workers: How many students are judged at once, each in a process of its own, by agents that are asked.
+        cluster: A Ray cluster for the workers: "auto", or its address.
 
     Raises:
         UserError: For settings that the agent does not take, or trials that cannot be reproduced.
@@ -147,7 +153,7 @@ def search(
                     player = factory(judge, begun, seed, **(settings or {}))
                     if evaluations != begun:
                         _go_on(player, label, evaluations)
-                    _play(player, recorder, env, folder)
+                    _play(player, recorder, env, folder, workers, cluster)
                     if (policy := player.policy()) is not None:
                         final = trial_of_policy(policy, judge, seed)
                 if folder and hasattr(player, "save_policy"):
@@ -189,13 +195,22 @@ def _save_policy(player: Any, path: Path) -> None:
         warnings.warn(f"the policy is not saved: {error}; the trials are", stacklevel=2)
 
 
-def _play(player: AnyAgent, recorder: Recorder, env: gym.Env | None, folder: RunFolder | None) -> None:
+def _play(
+    player: AnyAgent, recorder: Recorder, env: gym.Env | None, folder: RunFolder | None, workers: int, cluster: str | None
+) -> None:
     if isinstance(player, Agent):
-        while recorder.left and (proposals := player.ask(1)):
-            player.tell([recorder.play(proposal) for proposal in proposals])
+        with closing(executor_for(recorder.objective, workers, cluster)) as executor:
+            ask_and_tell(player, recorder, executor)
+        if folder:
+            folder.nothing_ahead()
         return
     if not isinstance(player, DrivingAgent):
         raise UserError(f"{type(player).__name__} is no agent: it needs ask(n), tell(trials) and policy(), or drive(env, checkpoint)")
+    if workers > 1 or cluster:
+        raise UserError(
+            f"{type(player).__name__} drives one environment, a student after the other; search with --workers 1, or with an agent "
+            "that is asked for students, such as model, random or cma-es"
+        )
     recording = RecordingEnv(env or LayerRemovalEnv.of(recorder.objective), recorder)
     try:
         player.drive(recording, folder.path / "agent.checkpoint" if folder else None)

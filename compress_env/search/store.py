@@ -11,12 +11,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from compress_env.errors import UserError
+from compress_env.evaluation import Evaluation
 from compress_env.files import JsonLines, difference, make_folder, read_json, remove_parts, write_json, writing
 from compress_env.own_code import Trust, check_trust
+from compress_env.problem import Problem
 from compress_env.records import Damaged, record, value_of
 from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
 from compress_env.spec import EnvironmentSpec, SearchSpec
+from compress_env.surgery.plan import Plan
 
 FORMAT = 3
 """Of `run.json`; counted up when an older one cannot be read any more."""
@@ -24,7 +27,7 @@ FORMAT = 3
 RESULT = "result.json"
 BEGUN = "begun.json"
 """For a search without a `run.json`."""
-MAY_CHANGE = ("evaluations", "timeout")
+MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster")
 """Settings that a search which is resumed may have others of."""
 
 
@@ -39,11 +42,33 @@ class RunSettings:
     command: str | None
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """A student that was judged before its turn.
+
+    Attributes:
+        problem: `Problem.id` of its problem.
+        ranking: `Ranking.id` of the order by which channels were kept.
+        plan: The plan, as JSON.
+        evaluation: Its numbers.
+    """
+
+    problem: str
+    ranking: str
+    plan: str
+    evaluation: Evaluation
+
+    @classmethod
+    def of(cls, problem: Problem, plan: Plan, evaluation: Evaluation) -> Ahead:
+        """The line of a judged student."""
+        return cls(problem.id, problem.ranking.id, plan.to_json(), evaluation)
+
+
 class RunFolder:
     """The folder of a run.
 
     It holds `run.json` (settings), `problem.json` (what was measured on images beforehand), `trials.jsonl` (a trial a line, flushed to
-    the disk) and `result.json`.
+    the disk) and `result.json`; of a search with several workers that is not over, `ahead.jsonl` (students judged before their turn).
 
     Attributes:
         path: The folder; it need not exist.
@@ -52,6 +77,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._trials = JsonLines(self.path / "trials.jsonl", Trial)
+        self._ahead = JsonLines(self.path / "ahead.jsonl", Ahead)
 
     def admit(self, environment: EnvironmentSpec, search: SearchSpec, resume: bool) -> None:
         """Check that a search may write here.
@@ -155,9 +181,23 @@ class RunFolder:
         """Write a trial so that it outlives a crash right after."""
         self._trials.append(trial)
 
+    def ahead(self, problem: Problem) -> dict[Plan, Evaluation]:
+        """What several workers had judged of a problem before its turn, when they were interrupted."""
+        ids = (problem.id, problem.ranking.id)
+        return {Plan.from_json(a.plan): a.evaluation for a in self._ahead.read() if (a.problem, a.ranking) == ids}
+
+    def append_ahead(self, line: Ahead) -> None:
+        """Note a student that was judged before its turn."""
+        self._ahead.append(line)
+
+    def nothing_ahead(self) -> None:
+        """Forget these: all have had their turn."""
+        self._ahead.path.unlink(missing_ok=True)
+
     def repair(self) -> None:
-        """Cut a torn last line off, so that the next trial starts on a line of its own."""
+        """Cut torn last lines off, so that the next ones start on lines of their own."""
         self._trials.repair()
+        self._ahead.repair()
 
     def write(self, name: str, data: Any) -> None:
         """Write a JSON file whole or not at all."""
