@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 
 from compress_env.errors import UserError
@@ -42,7 +43,7 @@ class Process:
         self._limit = LATE * (timeout or FIRST)
         with one_thread_in_children():
             self._pool = ProcessPoolExecutor(1, get_context("spawn"), begin, (order, os.getpid()))
-            self._pool.submit(judge_nothing)
+            self._pid = self._pool.submit(os.getpid)
 
     def judge(self, task: Task) -> Outcome:
         """The student, judged there."""
@@ -58,15 +59,11 @@ class Process:
             raise
 
     def end(self, idle: bool) -> None:
-        """Stop the process; it is killed unless it is idle."""
-        for process in list((self._pool._processes or {}).values()):
-            if not idle:
-                process.kill()
+        """Stop the process, also in the middle of an operation of torch unless it is idle."""
+        if not idle and self._pid.done() and not self._pid.exception():
+            with suppress(ProcessLookupError):
+                os.kill(self._pid.result(), signal.SIGTERM)
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def judge_nothing() -> None:
-    """Has the process start."""
 
 
 @contextmanager
