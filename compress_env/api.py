@@ -19,6 +19,7 @@ from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.presets import with_preset
 from compress_env.progress import announced, say
+from compress_env.search.callbacks import find_callbacks, make_callbacks
 from compress_env.search.estimate import Estimate, estimate
 from compress_env.search.promise import AttemptsFile
 from compress_env.search.reopened import objective_in, objective_of
@@ -47,6 +48,7 @@ def compress(
     max_accuracy_drop: float | None = None,
     workers: int = 1,
     cluster: str | None = None,
+    callbacks: Sequence[Any] = (),
     resume: bool = False,
     progress: bool = True,
     **environment: Any,
@@ -74,6 +76,7 @@ def compress(
         workers: How many students to judge at once, each in a process of its own; a script that sets it needs the usual
             `if __name__ == "__main__":`.
         cluster: A Ray cluster for the workers: "auto", or its address.
+        callbacks: Told of each trial (`compress_env.search.callbacks.Callback`), or `module:factory` of some.
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.
         environment: Further keywords of `LayerRemoval-v0` (`compress_env.spec`).
@@ -89,7 +92,10 @@ def compress(
     if max_accuracy_drop is not None:
         budget = budget or BUDGET
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **with_preset(agent, environment))
-    search_spec = SearchSpec(agent, agent_options or {}, evaluations, seed, workers, cluster)
+    search_spec = SearchSpec.of(
+        agent=agent, agent_options=agent_options or {}, evaluations=evaluations, seed=seed, workers=workers, cluster=cluster,
+        callbacks=callbacks,
+    )  # fmt: skip
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
     if max_accuracy_drop is not None:
         guarantee.check(max_accuracy_drop, spec, finetune_epochs)
@@ -124,9 +130,10 @@ def run_search(
         UserError: Before the teacher is loaded, for an agent or a folder that cannot be used.
         KeyboardInterrupt: On Ctrl-C.
     """
-    find_agent(search_spec.agent, search_spec.agent_options)
+    _check(search_spec)
     folder = RunFolder(Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-")))
     objective = _begun(environment, search_spec, folder, resume, progress)
+    callbacks = make_callbacks(search_spec.callbacks)
     folder.begin(environment, search_spec, command)
     left = search_spec.evaluations - len(folder.trials())
     if progress and left > 0:
@@ -138,7 +145,7 @@ def run_search(
         folder.write("sample.json", sample)
     found = search(
         objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options,
-        search_spec.workers, search_spec.cluster,
+        search_spec.workers, search_spec.cluster, callbacks,
     )  # fmt: skip
     if found.interrupted:
         raise KeyboardInterrupt
@@ -195,11 +202,17 @@ def dry_run(
     Raises:
         UserError: For everything that the search would refuse before it begins.
     """
-    find_agent(search_spec.agent, search_spec.agent_options)
+    _check(search_spec)
     folder = RunFolder(out) if out is not None else None
     objective = _begun(environment, search_spec, folder, resume, progress)
     left = search_spec.evaluations - (len(folder.trials()) if folder else 0)
     return estimate(objective, max(0, left), finetuning)
+
+
+def _check(search_spec: SearchSpec) -> None:
+    """Look whether there is such an agent, and such callbacks. Raises UserError if not."""
+    find_agent(search_spec.agent, search_spec.agent_options)
+    find_callbacks(search_spec.callbacks)
 
 
 def _begun(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from os import PathLike
 from typing import Any, TypeVar, get_type_hints
@@ -358,6 +358,10 @@ class SearchSpec(Settings):
     seed: int = setting(0, "Of everything random.", low=0, high=SEEDS - 1)
     workers: int = setting(1, "Students to judge at once, each in a process of its own.", low=1)
     cluster: str | None = setting(None, "A Ray cluster for the workers: auto, or its address.", metavar="ADDRESS")
+    callbacks: tuple[Any, ...] = setting(
+        (), "module:factory or file.py:factory of a callback, which is told of each trial. May be repeated.", option="--callback",
+        metavar="PLACE",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         self.check_finite()
@@ -368,6 +372,13 @@ class SearchSpec(Settings):
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
             raise UserError(f"seed has to be a whole number from 0 to {SEEDS - 1:,}, got {self.seed!r}")
         object.__setattr__(self, "agent_options", dict(self.agent_options or {}))
+        if isinstance(self.callbacks, str) or not isinstance(self.callbacks, Sequence):
+            raise UserError(f"callbacks have to be a list, got {self.callbacks!r}; give [{self.callbacks!r}]")
+        object.__setattr__(self, "callbacks", tuple(self.callbacks))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; callbacks that are objects are left out, since no result depends on them."""
+        return super().to_json() | {"callbacks": [each for each in self.callbacks if isinstance(each, str)]}
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _option(field: Field, hint: Any, default: Any) -> Callable[[Decorated], Deco
         shown = [f"{n}={_text(v)}" for n, v in default.items()]
         example = f", for example {shown[0]}" if shown else ""
         arguments |= {"type": NameValue(form, None, example), **_MANY, "default": shown or None, "show_default": bool(shown)}
-    elif get_origin(kind) is tuple and get_args(kind)[0] is str:
+    elif get_origin(kind) is tuple and get_args(kind)[0] in (str, Any):
         arguments |= {"type": str, "multiple": True, "show_default": bool(default)}
     else:
         arguments["type"] = _kind(hint, meta)

@@ -51,13 +51,14 @@ def ask_and_tell(player: Agent, recorder: Recorder, executor: Executor) -> None:
             if not proposals:
                 break
             waiting += [_submitted(each, recorder, executor, waiting) for each in proposals]
+        _show(waiting, recorder, executor)
         if not waiting:
             return
         first = waiting[0]
         if first.future is None:
             trial = recorder.again(first.proposal, first.limits)
         else:
-            _wait_for(first, waiting, recorder)
+            _wait_for(first, waiting, recorder, executor)
             outcome = first.outcome
             trial = recorder.record(recorder.objective.judged(outcome.plan, outcome.evaluation, first.limits, outcome.repeated))
         waiting.popleft()
@@ -79,7 +80,7 @@ def _submitted(proposal: Proposal, recorder: Recorder, executor: Executor, waiti
     return Waiting(proposal, limits, plan, executor.submit(task))
 
 
-def _wait_for(first: Waiting, waiting: deque[Waiting], recorder: Recorder) -> None:
+def _wait_for(first: Waiting, waiting: deque[Waiting], recorder: Recorder, executor: Executor) -> None:
     """Until the first is judged, note what is judged before it."""
     while True:
         for each in waiting:
@@ -90,6 +91,11 @@ def _wait_for(first: Waiting, waiting: deque[Waiting], recorder: Recorder) -> No
         if first.future.done():
             return
         wait([each.future for each in waiting if each.future and not each.future.done()], return_when=FIRST_COMPLETED)
+        _show(waiting, recorder, executor)
+
+
+def _show(waiting: deque[Waiting], recorder: Recorder, executor: Executor) -> None:
+    recorder.busy(len({each.future for each in waiting if each.future and not each.future.done()}), executor.places)
 
 
 def _done(outcome: Outcome) -> Future[Outcome]:

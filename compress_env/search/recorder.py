@@ -13,6 +13,7 @@ from compress_env.evaluation import Evaluation
 from compress_env.objective import Judged, Objective
 from compress_env.problem import Problem
 from compress_env.search.agent import Policy, Proposal
+from compress_env.search.callbacks import Callbacks
 from compress_env.search.executors import Outcome, Task
 from compress_env.search.store import Ahead, RunFolder
 from compress_env.search.trial import Trial, best_trial, versions
@@ -33,6 +34,7 @@ class Recorder:
         seed: Of the search.
         folder: Where trials are kept, or None.
         bar: Shows how far the search is.
+        callbacks: Told of each trial that was not recorded before.
 
     Attributes:
         trials: All that were recorded, those of an earlier run included.
@@ -40,9 +42,13 @@ class Recorder:
         measures: Whether plans depend on what is measured, so that equal proposals may lead to different ones.
     """
 
-    def __init__(self, objective: Objective, evaluations: int, seed: int, folder: RunFolder | None, bar: tqdm):
+    def __init__(
+        self, objective: Objective, evaluations: int, seed: int, folder: RunFolder | None, bar: tqdm,
+        callbacks: Callbacks | None = None,
+    ):  # fmt: skip
         self.objective, self.evaluations, self.seed = objective, evaluations, seed
-        self._folder, self._bar = folder, bar
+        self._folder, self._bar, self._callbacks = folder, bar, callbacks
+        self._busy = ""
         self.trials: list[Trial] = folder.trials() if folder else []
         if folder:
             check_problem(self.trials, objective.problem, folder)
@@ -130,6 +136,8 @@ class Recorder:
                 self._folder.append(trial)
         self._count()
         if fresh:
+            if self._callbacks:
+                self._callbacks.recorded(trial, trial is self._best)
             self._give_up()
         return trial
 
@@ -139,9 +147,17 @@ class Recorder:
         self.played += 1
         self._expect()
         self._bar.update()
-        if self._best:
-            name = self.objective.problem.task.metric
-            self._bar.set_postfix_str(f"best {name} {self._best.evaluation.metric:.4f}")
+        self._show()
+
+    def busy(self, places: int, workers: int) -> None:
+        """Show how many of the workers are judging a student; for one worker, nothing."""
+        self._busy = f"{places} of {workers} workers busy" if workers > 1 else ""
+        self._show()
+
+    def _show(self) -> None:
+        best = f"best {self.objective.problem.task.metric} {self._best.evaluation.metric:.4f}" if self._best else ""
+        if self._busy or best:
+            self._bar.set_postfix_str(", ".join(filter(None, (best, self._busy))))
 
     def _expect(self) -> None:
         """Have the next recorded trial found as it was, also where its student failed because of the machine."""

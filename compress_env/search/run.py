@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from compress_env.presets import PRESETS
 from compress_env.registry import load_attribute, unknown
 from compress_env.search.agent import Agent, DrivingAgent, Extendable
 from compress_env.search.asking import ask_and_tell
+from compress_env.search.callbacks import Callbacks
 from compress_env.search.executors import executor_for
 from compress_env.search.recorder import Recorder, trial_of_policy
 from compress_env.search.settings import check_settings
@@ -105,6 +106,7 @@ def search(
     settings: Mapping[str, Any] | None = None,
     workers: int = 1,
     cluster: str | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> SearchResult:
     """Let an agent look for the best student for a number of evaluations.
 
@@ -125,15 +127,17 @@ def search(
         settings: Arguments of the agent's own.
         workers: How many students are judged at once, each in a process of its own, by agents that are asked.
         cluster: A Ray cluster for the workers: "auto", or its address.
+        callbacks: Told of each trial (`compress_env.search.callbacks.Callback`), or `module:factory` of some.
 
     Raises:
-        UserError: For settings that the agent does not take, or trials that cannot be reproduced.
+        UserError: For settings that the agent does not take, callbacks that are none, or trials that cannot be reproduced.
     """
     if evaluations < 1:
         raise UserError(f"evaluations must be at least 1, got {evaluations}")
     env = objective if isinstance(objective, gym.Env) else None
     judge: Objective = objective.get_wrapper_attr("objective") if isinstance(objective, gym.Env) else objective
     factory = find_agent(agent, settings)
+    watching = Callbacks(callbacks)
     folder = out if isinstance(out, RunFolder) or out is None else RunFolder(out)
     if folder:
         make_folder(folder.path)
@@ -145,8 +149,8 @@ def search(
     ):
         if folder:
             folder.repair()
-        recorder = Recorder(judge, evaluations, seed, folder, bar)
-        with own_random_state(), one_thread():
+        recorder = Recorder(judge, evaluations, seed, folder, bar, watching)
+        with own_random_state(), one_thread(), watching.during(recorder.trials):
             try:
                 with _blaming(label, settings):
                     begun = folder.begun(evaluations) if folder else evaluations

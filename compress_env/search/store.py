@@ -27,7 +27,7 @@ FORMAT = 3
 RESULT = "result.json"
 BEGUN = "begun.json"
 """For a search without a `run.json`."""
-MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster")
+MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster", "callbacks")
 """Settings that a search which is resumed may have others of."""
 
 

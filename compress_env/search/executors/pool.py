@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import queue
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
+from compress_env.search.callbacks import warn
 from compress_env.search.executors import Outcome, Task
 
 LATE = 2.0
@@ -80,7 +80,7 @@ class Pool:
                     if place in self._workers:
                         self._workers.pop(place).end(idle=False)
                     what = "its student is tried again" if attempt < ATTEMPTS else "its student counts as failed"
-                    warnings.warn(f"worker {place} is lost ({reason}); {what}", stacklevel=2)
+                    warn(f"worker {place} is lost ({reason}); {what}", stacklevel=2)
         finally:
             self._free.put(place)
         return self._failed(task, f"{ATTEMPTS} workers were lost with it, the last: {reason}")
