@@ -189,7 +189,7 @@ def test_results_of_a_benchmark_are_checked_likewise(tmp_path):
 
 
 def test_a_damaged_checkpoint_of_an_agent_is_not_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(off_policy, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(off_policy, "SAVE_AFTER", 0.0)
     monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)  # which takes seconds
     spec = EnvironmentSpec.of_keywords(teacher=faults.small(), data=faults.images(), budget={"macs": 0.6})
     first = Objective(spec)

@@ -30,7 +30,7 @@ SCHEDULED = ("tpe", "reinforce", "dyna-ddpg", "ppo")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Checkpoints after every episode, and no policies as files, which take seconds."""
-    monkeypatch.setattr(off_policy, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(off_policy, "SAVE_AFTER", 0.0)
     monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)
 
 

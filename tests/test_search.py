@@ -231,7 +231,7 @@ def test_the_predecessor_removes_first_then_shrinks_the_best_of_what_is_left(mak
 def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
     name, with_checkpoint, make, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(off_policy, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(off_policy, "SAVE_AFTER", 0.0)
     whole = search(make(), name, 9, seed=1, progress=False)
     record = Recorder.record
 

@@ -13,6 +13,7 @@ from sklearn.gaussian_process import kernels
 
 from compress_env.agents.model import Candidate, Student
 from compress_env.agents.policy_selection import PolicyCandidate
+from compress_env.agents.sb3.replay import packed, unpack
 from compress_env.agents.surrogate import Surrogate
 from compress_env.contexts import quiet
 from compress_env.files import atomic
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 COUNTERS = ("num_timesteps", "_total_timesteps", "_episode_num", "_n_updates")
 """Of a model of Stable-Baselines3."""
-SPACES = ("observation_space", "action_space")
-"""Of a replay buffer; they are the environment's."""
 PARTS: list[Any] = [
     Surrogate, Student, Candidate, PolicyCandidate, Plan,
     kernels.Sum, kernels.Product, kernels.ConstantKernel, kernels.Matern, kernels.WhiteKernel,
@@ -49,7 +48,7 @@ def save(agent: OffPolicyAgent, path: Path, over: bool = False) -> None:
         "baseline": agent.relative.baseline,
         "parameters": model.get_parameters(),
         "counters": {name: getattr(model, name) for name in COUNTERS},
-        "buffer": {name: value for name, value in vars(model.replay_buffer).items() if name not in SPACES},
+        "replay": packed(model.replay_buffer),
         "noise_episode": agent.noise.episode if agent.noise else 0,
         "dyna": agent.dyna.state() if agent.dyna else None,
         "candidates": agent.selection.candidates if agent.selection else [],
@@ -88,7 +87,7 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
     model.set_parameters(state["parameters"], device="cpu")
     for name, value in state["counters"].items():
         setattr(model, name, value)
-    vars(model.replay_buffer).update(state["buffer"])
+    unpack(model.replay_buffer, state["replay"])
     if agent.noise:
         agent.noise.episode = state["noise_episode"] - left  # learn() begins with a reset
     env.get_wrapper_attr("skip")(state["episodes"])

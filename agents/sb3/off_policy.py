@@ -25,8 +25,9 @@ from compress_env.objective import Objective
 
 UPDATES = 6
 """For each transition, where every episode is evaluated: evaluations are dear, and updates cost less."""
-SAVE_EVERY = 20.0
-"""Seconds between checkpoints; what lies after the last one is replayed from the recorded trials."""
+SAVE_AFTER = 200.0
+"""A checkpoint is written when so many times the seconds have passed that the last one took: half a percent of the time, however large
+it is. What lies after the last one is learned again from the recorded trials."""
 
 
 class OffPolicyAgent(StableBaselinesAgent):
@@ -157,7 +158,8 @@ class _BetweenEpisodes(BaseCallback):
 
     def __init__(self, agent: OffPolicyAgent, path: Path | None):
         super().__init__()
-        self.agent, self.path, self.saved = agent, path, time.monotonic()
+        self.agent, self.path = agent, path
+        self.saved = self.took = 0.0
 
     def _on_rollout_end(self) -> None:
         if self.agent.dyna:
@@ -170,9 +172,14 @@ class _BetweenEpisodes(BaseCallback):
         selection = self.agent.selection
         if selection and selection.scorer.due:
             selection.look(self.agent.model.actor, self.agent.policy())
-        if self.path and self.agent.env.get_wrapper_attr("played") and time.monotonic() - self.saved > SAVE_EVERY:
+        if self.path and self.agent.env.get_wrapper_attr("played") and self._due():
+            began = time.monotonic()
             checkpoints.save(self.agent, self.path)
             self.saved = time.monotonic()
+            self.took = self.saved - began
+
+    def _due(self) -> bool:
+        return time.monotonic() - self.saved > SAVE_AFTER * self.took
 
     def _on_step(self) -> bool:
         return True
