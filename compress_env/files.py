@@ -65,7 +65,7 @@ def remove_parts(folder: Path) -> None:
     """Delete unfinished files in a folder that processes left which do not run any more."""
     for file in folder.glob(".*.part*"):
         number = file.name.rpartition(".part")[0].rpartition(".")[2]
-        if number.isdecimal() and not _runs(int(number)):
+        if number.isdecimal() and not process_runs(int(number)):
             file.unlink(missing_ok=True)
 
 
@@ -219,7 +219,8 @@ def _line(row: Any) -> str:
     return json.dumps(data) + "\n"
 
 
-def _runs(process: int) -> bool:
+def process_runs(process: int) -> bool:
+    """Whether a process of this machine runs, by its number."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -16,6 +16,7 @@ from compress_env.cli.inspect import inspect
 from compress_env.cli.list import list_
 from compress_env.cli.policy import policy
 from compress_env.cli.report import report
+from compress_env.cli.runs import runs
 from compress_env.cli.search import search
 from compress_env.cli.validate import validate
 
@@ -34,7 +35,7 @@ def main() -> None:
     """
 
 
-for _command in (search, inspect, finetune, distill, report, export, validate, policy, bench, list_):
+for _command in (search, inspect, finetune, distill, report, export, validate, runs, policy, bench, list_):
     main.add_command(_command)
 
 

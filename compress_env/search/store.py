@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ FORMAT = 3
 """Of `run.json`; counted up when an older one cannot be read any more."""
 
 RESULT = "result.json"
+HOLDER = "process.json"
+"""The process that works in a folder; there while it does."""
 BEGUN = "begun.json"
 """For a search without a `run.json`."""
 MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster", "callbacks")
@@ -233,7 +237,9 @@ def alone_in(folder: Path) -> Iterator[None]:
             ) from None
     try:
         remove_parts(folder)
+        write_json(folder / HOLDER, {"process": os.getpid(), "host": socket.gethostname()})
         yield
     finally:
+        (folder / HOLDER).unlink(missing_ok=True)
         file.unlink(missing_ok=True)
         lock.release()
