@@ -42,6 +42,7 @@ def save(agent: OffPolicyAgent, path: Path, over: bool = False) -> None:
         over: Whether it has played its last episode, whose end it has not learned from.
     """
     model, env = agent.model, agent.env
+    assert model.replay_buffer is not None
     state = {
         "episodes": env.get_wrapper_attr("played"),
         "over": over,
@@ -87,6 +88,7 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
     model.set_parameters(state["parameters"], device="cpu")
     for name, value in state["counters"].items():
         setattr(model, name, value)
+    assert model.replay_buffer is not None
     unpack(model.replay_buffer, state["replay"])
     if agent.noise:
         agent.noise.episode = state["noise_episode"] - left  # learn() begins with a reset
