@@ -26,6 +26,7 @@ from compress_env.search.reopened import objective_in, objective_of
 from compress_env.search.result import FinalPolicy
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
+from compress_env.search.tensorboard import check_tensorboard
 from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 from compress_env.tasks import load_task
 
@@ -49,6 +50,7 @@ def compress(
     workers: int = 1,
     cluster: str | None = None,
     callbacks: Sequence[Any] = (),
+    tensorboard: bool = False,
     resume: bool = False,
     progress: bool = True,
     **environment: Any,
@@ -77,6 +79,7 @@ def compress(
             `if __name__ == "__main__":`.
         cluster: A Ray cluster for the workers: "auto", or its address.
         callbacks: Told of each trial (`compress_env.search.callbacks.Callback`), or `module:factory` of some.
+        tensorboard: Whether to write scalars for TensorBoard, to the folder `tensorboard` in the run folder.
         resume: Whether to go on with the run in `out`.
         progress: Whether to show on standard error how far it is.
         environment: Further keywords of `LayerRemoval-v0` (`compress_env.spec`).
@@ -94,7 +97,7 @@ def compress(
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **with_preset(agent, environment))
     search_spec = SearchSpec.of(
         agent=agent, agent_options=agent_options or {}, evaluations=evaluations, seed=seed, workers=workers, cluster=cluster,
-        callbacks=callbacks,
+        callbacks=callbacks, tensorboard=tensorboard,
     )  # fmt: skip
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
     if max_accuracy_drop is not None:
@@ -145,7 +148,7 @@ def run_search(
         folder.write("sample.json", sample)
     found = search(
         objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options,
-        search_spec.workers, search_spec.cluster, callbacks,
+        search_spec.workers, search_spec.cluster, callbacks, search_spec.tensorboard,
     )  # fmt: skip
     if found.interrupted:
         raise KeyboardInterrupt
@@ -210,9 +213,11 @@ def dry_run(
 
 
 def _check(search_spec: SearchSpec) -> None:
-    """Look whether there is such an agent, and such callbacks. Raises UserError if not."""
+    """Look whether there is such an agent, and what is to look on. Raises UserError if not."""
     find_agent(search_spec.agent, search_spec.agent_options)
     find_callbacks(search_spec.callbacks)
+    if search_spec.tensorboard:
+        check_tensorboard("--tensorboard")
 
 
 def _begun(

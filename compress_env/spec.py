@@ -362,6 +362,9 @@ class SearchSpec(Settings):
         (), "module:factory or file.py:factory of a callback, which is told of each trial. May be repeated.", option="--callback",
         metavar="PLACE",
     )  # fmt: skip
+    tensorboard: bool = setting(
+        False, "Write scalars of the trials, and the agent's own, to the folder tensorboard in --out (tensorboard --logdir)."
+    )
 
     def __post_init__(self) -> None:
         self.check_finite()

@@ -30,7 +30,6 @@ def run(tmp_path_factory):
     ("search --agent model --agent-option mutations=1.5", "mutations has to be a whole number, got 1.5"),
     ("search --agent policy --agent-option file=x --agent-option noise=true", "noise has to be a number, got True"),
     ("search --agent sac --agent-option reward_scale=x", "reward_scale has to be a positive number, got 'x'"),
-    ("search --agent stable_baselines3:SAC --agent-option tensorboard_log=tb", "needs the package tensorboard"),
     ("search --mean 0.5,0.5,0.5 --std 1,1,1", "are of 1 channels, and mean and std are for 3"),
     ("search --device privateuseone", "the device 'privateuseone' cannot be used"),
     ("search --device meta", "the device 'meta' cannot be used"),

@@ -6,13 +6,16 @@ import ast
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-NAMES = {"deploy", "my_agent", "my_layer", "my_loss", "my_resource", "my_reward", "my_task", "my_teacher", "quickstart",
-         "without_gymnasium"}  # fmt: skip
+NAMES = {"deploy", "mlflow_tracking", "my_agent", "my_layer", "my_loss", "my_resource", "my_reward", "my_task", "my_teacher",
+         "quickstart", "weights_and_biases", "without_gymnasium"}  # fmt: skip
+WATCHED_WITH = ("wandb", "mlflow")
+"""Packages that two examples need, and nothing else."""
 
 
 def test_the_promised_examples_are_there():
@@ -28,6 +31,8 @@ def test_an_example_is_short_and_says_what_will_be_seen(path):
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_an_example_prints_a_table_and_leaves_no_file(path, tmp_path):
+    if missing := [name for name in WATCHED_WITH if f"import {name}" in path.read_text() and find_spec(name) is None]:
+        pytest.skip(f"needs {missing[0]}")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300

@@ -171,3 +171,66 @@ def test_the_bar_says_how_many_workers_are_busy(objective, monkeypatch, capsys):
     search(objective, "random", 5, 1)
     shown = re.findall(r"(\d) of 2 workers busy", capsys.readouterr().err)
     assert "2" in shown and shown[-1] == "0"
+
+
+def scalars(folder, tag):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return [(e.step, e.value) for e in EventAccumulator(str(folder), {"scalars": 0}).Reload().Scalars(tag)]
+
+
+def steps_on_disk(folder, tag):
+    """The steps of a scalar in all files, before anything is hidden."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    events = [event for file in sorted(folder.iterdir()) for event in EventFileLoader(str(file)).Load()]
+    return [event.step for event in events for value in event.summary.value if value.tag == tag]
+
+
+def test_tensorboard_has_every_trial_once_whatever_was_interrupted(objective, tmp_path):
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "tensorboard" / "trials"
+    search(objective, "random", 3, 0, tmp_path, progress=False)
+    search(objective, "random", 5, 0, tmp_path, progress=False, tensorboard=True)
+    (newest,) = folder.iterdir()
+    newest.write_bytes(newest.read_bytes()[:-30])  # as a process leaves it that is killed
+    trials = search(objective, "random", 9, 0, tmp_path, progress=False, tensorboard=True).trials
+    assert steps_on_disk(folder, "search/reward") == list(range(9))
+    accuracy, macs, best, front = [], [], [], []
+    for i, trial in enumerate(trials):
+        found = trials[: i + 1]
+        accuracy.append(trial.evaluation.metric)
+        macs.append(trial.evaluation.usage["macs"] / trial.evaluation.teacher_usage["macs"])
+        best.append(max(t.reward for t in found))
+        points = {(t.evaluation.metric, -t.evaluation.usage["macs"]) for t in found}
+        front.append(sum(not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points) for p in points))
+    expected = {"search/reward": [t.reward for t in trials], "search/accuracy": accuracy, "usage/macs": macs, "best/reward": best,
+                "search/feasible": [1.0] * 9, "search/front": front}  # fmt: skip
+    for tag, values in expected.items():
+        assert scalars(folder, tag) == [(i, pytest.approx(value)) for i, value in enumerate(values)], tag
+    assert max(front) > 1
+
+
+def test_scalars_of_stable_baselines_are_beside_them_and_come_once(objective, tmp_path):
+    pytest.importorskip("tensorboard")
+    search(objective, "ddpg", 6, 0, tmp_path, progress=False, tensorboard=True)
+    (tmp_path / "agent.checkpoint").unlink()  # so that the agent plays all of it again
+    search(objective, "ddpg", 12, 0, tmp_path, progress=False, tensorboard=True)
+    assert {folder.name for folder in (tmp_path / "tensorboard").iterdir()} == {"DDPG", "trials"}
+    steps = steps_on_disk(tmp_path / "tensorboard" / "DDPG", "train/critic_loss")
+    assert len(steps) >= 3 and steps == sorted(set(steps))
+
+
+def test_without_tensorboard_the_cure_is_named_before_any_work(tmp_path, objective, monkeypatch):
+    monkeypatch.setattr("compress_env.search.tensorboard.find_spec", lambda name: None)
+    line = refused("search", "--tensorboard", "--out", tmp_path / "a")
+    assert '--tensorboard needs the package tensorboard; install it with: pip install "compress-env[tensorboard]"' in line
+    option = ("--agent", "stable_baselines3:SAC", "--agent-option", "tensorboard_log=tb")
+    assert "tensorboard_log needs the package tensorboard" in refused("search", *option, "--out", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_scalars_need_a_run_folder(objective):
+    pytest.importorskip("tensorboard")
+    with pytest.raises(UserError, match="give out=FOLDER"):
+        search(objective, "random", 1, 0, progress=False, tensorboard=True)

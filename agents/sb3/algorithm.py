@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import configure_logger
 from torch import Tensor, nn
 
 from compress_env.agents.saved import save_policy
+from compress_env.agents.sb3.scalars import NewScalars
 from compress_env.agents.sb3.wrappers import Enough, Limit, RelativeReward
 from compress_env.errors import UserError
 from compress_env.objective import Objective
@@ -68,6 +69,7 @@ class StableBaselinesAgent(DrivingAgent):
         self.steps = objective.steps
         self.timesteps, self.episodes_each = (evaluations - 1) * self.steps, 1
         self.model: BaseAlgorithm
+        self.events: Path | None = None
 
     def go_on(self, evaluations: int) -> None:
         """Another number of students; the last values of schedules hold on."""
@@ -91,10 +93,18 @@ class StableBaselinesAgent(DrivingAgent):
             raise UserError(f"{self.algorithm.__name__} does not take these settings: {error}") from error
         self.model.set_logger(self._logger())
 
+    def write_scalars(self, folder: Path) -> None:
+        """Write the algorithm's own scalars, into a folder of its name."""
+        self.events = folder / self.algorithm.__name__
+
     def _logger(self) -> Logger:
         """For TensorBoard if that was asked for; else silent, where Stable-Baselines3 would leave an empty folder."""
-        place = self.settings.get("tensorboard_log")
-        return configure_logger(0, str(place), self.algorithm.__name__) if place else Logger(None, [])
+        place, outputs = self.settings.get("tensorboard_log"), []
+        if place:
+            outputs += configure_logger(0, str(place), self.algorithm.__name__).output_formats
+        if self.events:
+            outputs.append(NewScalars(self.events))
+        return Logger(None, outputs)
 
     def learn(self, timesteps: int, **arguments: Any) -> None:
         """Let the model learn until all episodes are played, and write what was logged."""

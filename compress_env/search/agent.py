@@ -93,6 +93,18 @@ class DrivingAgent(Protocol):
 
 
 @runtime_checkable
+class WritesScalars(Protocol):
+    """An agent, of either kind, that has scalars of its own for TensorBoard."""
+
+    def write_scalars(self, folder: Path) -> None:
+        """Write them; called before the first episode, if they are asked for.
+
+        Args:
+            folder: For folders of events. In a search that is resumed, the events of its earlier part are there.
+        """
+
+
+@runtime_checkable
 class Extendable(Protocol):
     """An agent, of either kind, that has to know if it is to judge another number of students than it was made for.
 

@@ -19,13 +19,14 @@ from compress_env.files import make_folder
 from compress_env.objective import Objective
 from compress_env.presets import PRESETS
 from compress_env.registry import load_attribute, unknown
-from compress_env.search.agent import Agent, DrivingAgent, Extendable
+from compress_env.search.agent import Agent, DrivingAgent, Extendable, WritesScalars
 from compress_env.search.asking import ask_and_tell
 from compress_env.search.callbacks import Callbacks
 from compress_env.search.executors import executor_for
 from compress_env.search.recorder import Recorder, trial_of_policy
 from compress_env.search.settings import check_settings
 from compress_env.search.store import RunFolder, alone_in
+from compress_env.search.tensorboard import FOLDER, TRIALS, TensorBoard, check_tensorboard
 from compress_env.search.trial import Trial, best_trial
 
 NAMES = (
@@ -107,6 +108,7 @@ def search(
     workers: int = 1,
     cluster: str | None = None,
     callbacks: Sequence[Any] = (),
+    tensorboard: bool = False,
 ) -> SearchResult:
     """Let an agent look for the best student for a number of evaluations.
 
@@ -128,6 +130,7 @@ def search(
         workers: How many students are judged at once, each in a process of its own, by agents that are asked.
         cluster: A Ray cluster for the workers: "auto", or its address.
         callbacks: Told of each trial (`compress_env.search.callbacks.Callback`), or `module:factory` of some.
+        tensorboard: Whether to write scalars for TensorBoard, to the folder `tensorboard` in `out`.
 
     Raises:
         UserError: For settings that the agent does not take, callbacks that are none, or trials that cannot be reproduced.
@@ -137,8 +140,9 @@ def search(
     env = objective if isinstance(objective, gym.Env) else None
     judge: Objective = objective.get_wrapper_attr("objective") if isinstance(objective, gym.Env) else objective
     factory = find_agent(agent, settings)
-    watching = Callbacks(callbacks)
     folder = out if isinstance(out, RunFolder) or out is None else RunFolder(out)
+    events = _events(folder) if tensorboard else None
+    watching = Callbacks([*callbacks, *([TensorBoard(events / TRIALS)] if events else [])])
     if folder:
         make_folder(folder.path)
     interrupted, final = False, None
@@ -155,6 +159,8 @@ def search(
                 with _blaming(label, settings):
                     begun = folder.begun(evaluations) if folder else evaluations
                     player = factory(judge, begun, seed, **(settings or {}))
+                    if events and isinstance(player, WritesScalars):
+                        player.write_scalars(events)
                     if evaluations != begun:
                         _go_on(player, label, evaluations)
                     _play(player, recorder, env, folder, workers, cluster)
@@ -165,6 +171,14 @@ def search(
             except KeyboardInterrupt:
                 interrupted = True
     return SearchResult(recorder.trials, best_trial(recorder.trials), final, sum(t.seconds for t in recorder.trials), interrupted)
+
+
+def _events(folder: RunFolder | None) -> Path:
+    """Where events for TensorBoard are to be."""
+    check_tensorboard("tensorboard=True")
+    if folder is None:
+        raise UserError("scalars for TensorBoard are written into a run folder; give out=FOLDER, too")
+    return folder.path / FOLDER
 
 
 @contextmanager

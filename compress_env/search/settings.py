@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from compress_env.errors import UserError
+from compress_env.search.tensorboard import check_tensorboard
 
 NUMBERS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
 
@@ -33,8 +33,8 @@ def check_settings(agent: object, factory: Callable[..., Any], settings: Mapping
     for name, kind in _hints(factory).items():
         if name in settings and not _fits(settings[name], kind):
             raise UserError(f"the agent {agent!r}: {name} has to be {_text(kind)}, got {settings[name]!r}")
-    if settings.get("tensorboard_log") and find_spec("tensorboard") is None:
-        raise UserError("tensorboard_log needs the package tensorboard; install it, or leave the option out")
+    if settings.get("tensorboard_log"):
+        check_tensorboard("tensorboard_log")
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:

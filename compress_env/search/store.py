@@ -31,7 +31,7 @@ HOLDER = "process.json"
 """The process that works in a folder; there while it does."""
 BEGUN = "begun.json"
 """For a search without a `run.json`."""
-MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster", "callbacks")
+MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster", "callbacks", "tensorboard")
 """Settings that a search which is resumed may have others of."""
 
 
