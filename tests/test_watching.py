@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import re
+import socket
 
 import numpy as np
 import pytest
 import torch
-from test_cli import refused, works
+from test_cli import call, refused, works
 
 from compress_env.api import compress
 from compress_env.errors import UserError
@@ -18,7 +20,7 @@ from compress_env.objective import Objective
 from compress_env.search.callbacks import Callback
 from compress_env.search.executors import Task
 from compress_env.search.run import search
-from compress_env.search.store import RunFolder
+from compress_env.search.store import HOLDER, RunFolder, alone_in
 from compress_env.spec import EnvironmentSpec
 
 QUICK = {"budget": {"macs": 0.4}, "evaluator": {"validation_images": 60, "calibration_images": 64}, "actions": "absolute"}
@@ -234,3 +236,21 @@ def test_scalars_need_a_run_folder(objective):
     pytest.importorskip("tensorboard")
     with pytest.raises(UserError, match="give out=FOLDER"):
         search(objective, "random", 1, 0, progress=False, tensorboard=True)
+
+
+def test_a_report_of_a_run_that_is_still_going_says_so_and_disturbs_nothing(tmp_path):
+    from test_report import run_folder
+
+    run = RunFolder(run_folder(tmp_path))
+    with alone_in(tmp_path):
+        works("report", "--out", tmp_path)
+        assert "still going" not in (tmp_path / "report.html").read_text()  # a run writes its own
+        run.write(HOLDER, {"process": os.getppid(), "host": socket.gethostname()})
+        files = {file.name for file in tmp_path.iterdir()}
+        told = call("report", "--out", tmp_path).output
+        assert {file.name for file in tmp_path.iterdir()} == files and ".lock" in files
+    going = f"his run is still going (process {os.getppid()}): 4 of 150 evaluations so far"
+    page = (tmp_path / "report.html").read_text()
+    assert f"t{going}" in told and f"<p>T{going}. To see" in page and "compress-env finetune" not in page
+    works("report", "--out", tmp_path)
+    assert "still going" not in (page := (tmp_path / "report.html").read_text()) and "compress-env finetune" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from compress_env.files import write_text
 from compress_env.report import plots
 from compress_env.report.formats import DASH, SPACE, decimal, in_sentence, metric, percent, quantity, text, unit_beside
 from compress_env.report.promise import HEAD, rows, sentences
+from compress_env.report.runs import state_of
 from compress_env.search.promise import attempts_in
 from compress_env.search.result import FinalPolicy, ResourceName, Result
 from compress_env.search.store import RunFolder, flat
@@ -57,6 +59,16 @@ def write_report(folder: str | Path) -> Path:
     return path
 
 
+def still_going(folder: str | Path) -> str:
+    """A sentence without an end if another process works on a run: how far it is. "" if none does. No lock is taken."""
+    state = state_of(Path(folder))
+    if state.state != "running" or state.reason == f"process {os.getpid()}":
+        return ""
+    left = state.done < (state.asked or 0)
+    done = f"{state.done} of {state.asked} evaluations so far" if left else f"{state.done} evaluations are done"
+    return f"this run is still going ({state.reason}): {done}"
+
+
 def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | None, folder: Path) -> dict[str, Any]:
     """Everything that the template shows, as text, tables (lists of rows of text) and inline SVG.
 
@@ -66,7 +78,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         result: The outcome, if there is one.
         folder: The run folder, for the command that goes on.
     """
-    attempts = result.promise.attempts if result and result.promise else attempts_in(folder)
+    attempts, going = result.promise.attempts if result and result.promise else attempts_in(folder), still_going(folder)
     best = next((t for t in trials if result and t.index == result.best_trial), None) or best_trial(trials) or ranked(trials)[0]
     budgeted = list(best.limits)
     names = dict(result.resources) if result else {}
@@ -88,7 +100,9 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
     return {
         "teacher": setting(flat(run)["teacher"]),
         "headline": headline(setting(flat(run)["teacher"]), trials, best, result, names),
-        "go_on": "" if result or attempts else f"compress-env finetune --out {shlex.quote(str(folder))}",
+        "going": going,
+        "again": f"compress-env report --out {shlex.quote(str(folder))}",
+        "go_on": "" if result or attempts or going else f"compress-env finetune --out {shlex.quote(str(folder))}",
         "comparison": comparison(result) if result else [],
         "promise": sentences(result.promise, result.metric) if result and result.promise else [],
         "attempt_head": HEAD,
