@@ -188,15 +188,16 @@ def objective_versions(order: bytes) -> dict[str, str]:
     return cloudpickle.loads(order).versions
 
 
-def test_what_workers_cannot_do_is_said_before_any_work(objective, spec):
+def test_what_workers_cannot_do_is_said_before_any_work(objective, spec, monkeypatch):
     with pytest.raises(UserError, match=r"drives one environment.*--workers 1"):
         search(objective, "ddpg", 2, progress=False, workers=2)
-    measured = Objective(replace(spec, budget={"latency": "90%"}))
-    with pytest.raises(UserError, match="latency, which is measured"):
-        search(measured, "random", 2, progress=False, workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(objective.problem.cost_model, "measured", ["macs"])
+        with pytest.raises(UserError, match="macs, which is measured"):
+            search(objective, RandomSearch, 2, progress=False, workers=2)
     own = Objective(spec, problem=objective.problem, evaluator=objective.evaluator)
     with pytest.raises(UserError, match="set workers=1"):
-        search(own, "random", 2, progress=False, workers=2)
+        search(own, RandomSearch, 2, progress=False, workers=2)
     with pytest.raises(UserError, match="workers must be at least 1"):
         executor_for(objective, 0, None)
     assert set(executors.EXECUTORS) == {"serial", "processes", "ray"}
