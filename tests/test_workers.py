@@ -189,8 +189,6 @@ def objective_versions(order: bytes) -> dict[str, str]:
 
 
 def test_what_workers_cannot_do_is_said_before_any_work(objective, spec, monkeypatch):
-    with pytest.raises(UserError, match=r"drives one environment.*--workers 1"):
-        search(objective, "ddpg", 2, progress=False, workers=2)
     with monkeypatch.context() as patch:
         patch.setattr(objective.problem.cost_model, "measured", ["macs"])
         with pytest.raises(UserError, match="macs, which is measured"):

@@ -14,11 +14,15 @@ import stable_baselines3
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import configure_logger
+from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor, nn
 
 from compress_env.agents.saved import save_policy
 from compress_env.agents.sb3.scalars import NewScalars
+from compress_env.agents.sb3.vector import SideBySide, fit, settings_for
 from compress_env.agents.sb3.wrappers import Enough, Limit, RelativeReward
 from compress_env.errors import UserError
 from compress_env.objective import Objective
@@ -71,6 +75,11 @@ class StableBaselinesAgent(DrivingAgent):
         self.model: BaseAlgorithm
         self.events: Path | None = None
 
+    @property
+    def drives_several(self) -> bool:
+        """Whether it can drive several environments beside each other."""
+        return issubclass(self.algorithm, (OffPolicyAlgorithm, OnPolicyAlgorithm))
+
     def go_on(self, evaluations: int) -> None:
         """Another number of students; the last values of schedules hold on."""
         self.timesteps += (evaluations - self.evaluations) * self.episodes_each * self.steps
@@ -80,17 +89,23 @@ class StableBaselinesAgent(DrivingAgent):
         """Make `model`, with `env` behind wrappers.
 
         Args:
-            env: A `RecordingEnv`, or one that has `played`, too.
+            env: A `RecordingEnv`, or one that has `played`, too. If it is to be driven beside others, they are made.
 
         Raises:
             UserError: If the algorithm does not take the settings.
         """
         self.env = env
         self.relative = RelativeReward(Limit(env, self.evaluations), self.reward_scale)
+        together = env.get_wrapper_attr("together") if env.has_wrapper_attr("together") else None
+        self.several = SideBySide(self.relative, together, self.evaluations) if together else None
+        places, own = together.places if together else 1, deepcopy(self.settings)
         try:
-            self.model = self.algorithm(env=self.relative, seed=self.seed, device="cpu", verbose=0, **deepcopy(self.settings))
+            own = settings_for(self.algorithm, own, self.steps, places) if places > 1 else own
+            where = VecMonitor(self.several) if self.several else self.relative
+            self.model = self.algorithm(env=where, seed=self.seed, device="cpu", verbose=0, **own)
         except (TypeError, ValueError, AssertionError) as error:
             raise UserError(f"{self.algorithm.__name__} does not take these settings: {error}") from error
+        fit(self.model, self.steps, places)
         self.model.set_logger(self._logger())
 
     def write_scalars(self, folder: Path) -> None:
@@ -108,8 +123,9 @@ class StableBaselinesAgent(DrivingAgent):
 
     def learn(self, timesteps: int, **arguments: Any) -> None:
         """Let the model learn until all episodes are played, and write what was logged."""
+        whole = self.steps * (self.several.num_envs if self.several else 1)  # a round is not left in the middle
         try:
-            self.model.learn(timesteps, **arguments)
+            self.model.learn(math.ceil(timesteps / whole) * whole, **arguments)
         except Enough:
             pass
         finally:

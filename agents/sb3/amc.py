@@ -152,6 +152,11 @@ class AMCAgent(StableBaselinesAgent):
         super().__init__(TruncatedDDPG, objective, evaluations, seed, **own)
         self.timesteps = evaluations * steps
 
+    @property
+    def drives_several(self) -> bool:
+        """Its replay buffer takes one episode after the other."""
+        return False
+
     def build(self, env: gym.Env) -> None:
         """Make `model`, with `env` behind wrappers."""
         super().build(OneAction(env))

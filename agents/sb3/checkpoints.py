@@ -50,17 +50,23 @@ def save(agent: OffPolicyAgent, path: Path, over: bool = False) -> None:
         "parameters": model.get_parameters(),
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "replay": packed(model.replay_buffer),
-        "noise_episode": agent.noise.episode if agent.noise else 0,
+        "noise_episodes": [noise.episode for noise in agent.noises],
         "dyna": agent.dyna.state() if agent.dyna else None,
         "candidates": agent.selection.candidates if agent.selection else [],
         "python": random.getstate(),
         "numpy": np.random.get_state(),
         "torch": torch.get_rng_state(),
-        "env": env.np_random.bit_generator.state,
+        "envs": [each.np_random.bit_generator.state for each in environments(agent)],
+        "limits": [each.walk.limits for each in environments(agent)],
         "actions": model.action_space.np_random.bit_generator.state,
     }
     with atomic(path) as part:
         torch.save(state, part)
+
+
+def environments(agent: OffPolicyAgent) -> list[Any]:
+    """The environments that it drives."""
+    return list(agent.several.envs) if agent.several else [agent.env.unwrapped]
 
 
 def restore(agent: OffPolicyAgent, path: Path) -> int:
@@ -80,7 +86,7 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
         return 0
     model, env = agent.model, agent.env
-    other = state["episodes"] > len(env.get_wrapper_attr("trials"))
+    other = state["episodes"] > len(env.get_wrapper_attr("trials")) or len(state["envs"]) != len(environments(agent))
     left = state["episodes"] < agent.evaluations
     if other or state.get("over") and left or bool(state.get("dyna")) != bool(agent.dyna):
         return 0
@@ -90,16 +96,19 @@ def restore(agent: OffPolicyAgent, path: Path) -> int:
         setattr(model, name, value)
     assert model.replay_buffer is not None
     unpack(model.replay_buffer, state["replay"])
-    if agent.noise:
-        agent.noise.episode = state["noise_episode"] - left  # learn() begins with a reset
+    for noise, episode in zip(agent.noises, state["noise_episodes"], strict=True):
+        noise.episode = episode - left * noise.stride  # learn() begins with a reset
     env.get_wrapper_attr("skip")(state["episodes"])
     if agent.dyna:
         agent.dyna.load(state["dyna"])
     if agent.selection:
         agent.selection.candidates = state["candidates"]
     if left and model.env:
+        if not agent.dyna:  # which has its own
+            model.env.set_options([{"limits": limits} for limits in state["limits"]])
         model._last_obs = model.env.reset()  # type: ignore[assignment]
-    env.np_random.bit_generator.state = state["env"]
+    for each, rng in zip(environments(agent), state["envs"], strict=True):
+        each.np_random.bit_generator.state = rng
     model.action_space.np_random.bit_generator.state = state["actions"]
     random.setstate(state["python"])
     np.random.set_state(state["numpy"])

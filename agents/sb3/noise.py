@@ -21,10 +21,23 @@ class DecayingNoise(ActionNoise):
 
     def __init__(self, size: int, start: float, end: float, warmup: int, episodes: int):
         super().__init__()
-        self.size, self.start, self.warmup = size, start, warmup
+        self.size, self.start, self.end, self.warmup, self.episodes = size, start, end, warmup, episodes
         self.length = max(1, episodes - warmup)
         self.decay = (end / start) ** (1 / self.length)
         self.episode = 0
+        self.stride = 1
+
+    def share(self, place: int, places: int, warmup: int) -> DecayingNoise:
+        """The noise of one of several environments that are driven beside each other.
+
+        Args:
+            place: The environment's number, from 0.
+            places: How many there are.
+            warmup: Silent episodes.
+        """
+        noise = DecayingNoise(self.size, self.start, self.end, warmup, self.episodes)
+        noise.stride, noise.episode = places, self.episode + 1 + place - places
+        return noise
 
     def __call__(self) -> np.ndarray:
         """Noise `(size,)` for one step."""
@@ -35,4 +48,4 @@ class DecayingNoise(ActionNoise):
 
     def reset(self) -> None:
         """Called by Stable-Baselines3 when learning begins, the first student being done, and at the end of each episode."""
-        self.episode += 1
+        self.episode += self.stride

@@ -12,6 +12,7 @@ import numpy as np
 import stable_baselines3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import VectorizedActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from compress_env.agents.dyna import Dyna
@@ -100,6 +101,11 @@ class OffPolicyAgent(StableBaselinesAgent):
         self.dyna: Dyna | None = None
         self.selection: PolicySelection | None = None
 
+    @property
+    def drives_several(self) -> bool:
+        """Whether it can drive several environments; with a model, the next student depends on the one before."""
+        return super().drives_several and not self.model_episodes
+
     def build(self, env: gym.Env) -> None:
         """Make `model`, with `env` behind a surrogate model, if there is to be one, and wrappers."""
         if self.model_episodes:
@@ -108,7 +114,9 @@ class OffPolicyAgent(StableBaselinesAgent):
         self.model: OffPolicyAlgorithm
         scorer = self.objective if self.offline else self.dyna
         self.selection = PolicySelection(scorer) if scorer else None  # type: ignore[arg-type]
-        self.noise: DecayingNoise | None = self.model.action_noise
+        noise = self.model.action_noise
+        noises = noise.noises if isinstance(noise, VectorizedActionNoise) else [noise]
+        self.noises = [each for each in noises if isinstance(each, DecayingNoise)]
         if isinstance(self.model, stable_baselines3.TD3):  # DDPG is one too
             self.model.policy_delay = self.actor_delay
             start_at_zero(self.model)

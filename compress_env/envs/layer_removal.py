@@ -139,18 +139,29 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         _ = objective.evaluator  # its teacher is run now, not in the middle of the first episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begin an episode; `options={"budget": {...}}` sets its budget."""
+        """Begin an episode; `options={"budget": {...}}` sets its budget, `{"limits": {...}}` its limits, in the resources' units."""
         super().reset(seed=seed)
         options = options or {}
         for name in options:
-            if name != "budget":
-                raise UserError(unknown("reset option", name, ["budget"]))
-        self.walk = self.objective.begin(self.objective.draw_limits(self.np_random, options.get("budget")))
+            if name not in ("budget", "limits"):
+                raise UserError(unknown("reset option", name, ["budget", "limits"]))
+        limits = options.get("limits") or self.objective.draw_limits(self.np_random, options.get("budget"))
+        self.walk = self.objective.begin(limits)
         self._paid = 0.0
         return self.objective.observe(self.walk), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Decide the current step by an action `(2,)`; after the last one the student is judged."""
+        found = self.decide(action)
+        if found is not None:
+            return found
+        judged = self.objective.judge(self._walking)
+        if self.on_judged:
+            self.on_judged(judged)
+        return self.end(judged)
+
+    def decide(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]] | None:
+        """The step without the student being judged: None if it was the last, and `end` is to follow."""
         walk = self.walk
         if walk is None or walk.done:
             raise gym.error.ResetNeeded("call reset() before step(), and again when an episode has terminated")
@@ -158,12 +169,11 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         if not (math.isfinite(keep) and math.isfinite(sparsity)):
             raise ValueError(f"the action has to be two finite numbers, got {action!r}")
         walk.step(min(max(keep, -1.0), 1.0), min(max(sparsity, -1.0), 1.0))
-        if not walk.done:
-            return self.objective.observe(walk), self._shaped(walk), False, False, {}
-        judged = self.objective.judge(walk)
-        if self.on_judged:
-            self.on_judged(judged)
-        return self.objective.observe(walk), judged.reward - self._paid, True, False, information(judged)
+        return None if walk.done else (self.objective.observe(walk), self._shaped(walk), False, False, {})
+
+    def end(self, judged: Judged) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """What the last step gives, once its student is judged."""
+        return self.objective.observe(self._walking), judged.reward - self._paid, True, False, information(judged)
 
     def _shaped(self, walk: AnyWalk) -> float:
         """The change of the predicted reward; 0 without shaping."""

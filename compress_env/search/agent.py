@@ -76,7 +76,8 @@ class DrivingAgent(Protocol):
     """Drives an environment by itself, as Stable-Baselines3's algorithms and loops of a user's own do.
 
     A factory `(objective, evaluations, seed, **settings)` makes one. It may also have `save_policy(path)`, which writes the policy for
-    others to use; it is called when the search is over.
+    others to use; it is called when the search is over. One with a true `drives_several` may be given an environment whose `together`
+    is not None (`RecordingEnv`): then it is to drive as many environments beside each other as that has places.
     """
 
     def drive(self, env: gym.Env, checkpoint: Path | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from tqdm.auto import tqdm
 
 from compress_env.contexts import one_thread, own_random_state
@@ -27,6 +28,7 @@ from compress_env.search.recorder import Recorder, trial_of_policy
 from compress_env.search.settings import check_settings
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.tensorboard import FOLDER, TRIALS, TensorBoard, check_tensorboard
+from compress_env.search.together import Together
 from compress_env.search.trial import Trial, best_trial
 
 NAMES = (
@@ -39,6 +41,9 @@ AGENTS["reinforce"] = "compress_env.agents.n2n:n2n"
 """Where the agents are, those that learn first; strings, so that a search with one does not load the others."""
 POLICY = "policy.onnx"
 """A learned policy's name in a run folder."""
+
+PLAIN = (OrderEnforcing, PassiveEnvChecker)
+"""Wrappers that `gym.make` puts around every environment; they change nothing."""
 
 AnyAgent = Agent | DrivingAgent
 Factory = Callable[..., AnyAgent]
@@ -69,11 +74,13 @@ class RecordingEnv(gym.Wrapper):
     Args:
         env: A `LayerRemovalEnv`, with whatever wrappers its user put around it.
         recorder: Takes what is judged.
+        together: Judges several students at once, for agents that `drives_several`; they make further environments on the same
+            objective, and have it judge and record the students of all. None if this environment is to be driven alone.
     """
 
-    def __init__(self, env: gym.Env, recorder: Recorder):
+    def __init__(self, env: gym.Env, recorder: Recorder, together: Together | None = None):
         super().__init__(env)
-        self.recorder = recorder
+        self.recorder, self.together = recorder, together
         base: LayerRemovalEnv = env.unwrapped  # type: ignore[assignment]
         base.on_judged = recorder.record
 
@@ -127,7 +134,8 @@ def search(
         out: A run folder.
         progress: Whether to show how far it is.
         settings: Arguments of the agent's own.
-        workers: How many students are judged at once, each in a process of its own, by agents that are asked.
+        workers: How many students are judged at once, each in a process of its own. Algorithms of Stable-Baselines3 drive as many
+            environments; other agents that drive one have one worker.
         cluster: A Ray cluster for the workers: "auto", or its address.
         callbacks: Told of each trial (`compress_env.search.callbacks.Callback`), or `module:factory` of some.
         tensorboard: Whether to write scalars for TensorBoard, to the folder `tensorboard` in `out`.
@@ -224,16 +232,34 @@ def _play(
         return
     if not isinstance(player, DrivingAgent):
         raise UserError(f"{type(player).__name__} is no agent: it needs ask(n), tell(trials) and policy(), or drive(env, checkpoint)")
-    if workers > 1 or cluster:
+    several = workers > 1 or cluster is not None
+    if several:
+        _check_several(player, env)
+    with closing(executor_for(recorder.objective, workers, cluster)) as executor:
+        together = Together(recorder, executor) if several else None
+        recording = RecordingEnv(env or LayerRemovalEnv.of(recorder.objective), recorder, together)
+        try:
+            player.drive(recording, folder.path / "agent.checkpoint" if folder else None)
+        finally:
+            recording.unwrapped.on_judged = None  # type: ignore[attr-defined]
+    if folder:
+        folder.nothing_ahead()
+
+
+def _check_several(player: DrivingAgent, env: gym.Env | None) -> None:
+    """Raises UserError if an agent, or the environment that was given, cannot be beside others."""
+    if not getattr(player, "drives_several", False):
         raise UserError(
-            f"{type(player).__name__} drives one environment, a student after the other; search with --workers 1, or with an agent "
-            "that is asked for students, such as model, random or cma-es"
+            f"{type(player).__name__} with these settings drives one environment, a student after the other; search with --workers 1, "
+            "with an agent that is asked for students, such as model, random or cma-es, or with one of Stable-Baselines3's, as sac"
         )
-    recording = RecordingEnv(env or LayerRemovalEnv.of(recorder.objective), recorder)
-    try:
-        player.drive(recording, folder.path / "agent.checkpoint" if folder else None)
-    finally:
-        recording.unwrapped.on_judged = None  # type: ignore[attr-defined]
+    while isinstance(env, PLAIN):
+        env = env.env
+    if env is not None and (type(env).step, type(env).reset) != (LayerRemovalEnv.step, LayerRemovalEnv.reset):
+        raise UserError(
+            f"several workers need an environment each, and only this process has the given one with its {type(env).__name__}; set "
+            "workers=1, or search on its objective"
+        )
 
 
 def find_agent(agent: str | Factory, settings: Mapping[str, Any] | None = None) -> Factory:
