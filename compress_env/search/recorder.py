@@ -150,8 +150,8 @@ class Recorder:
         self._show()
 
     def busy(self, places: int, workers: int) -> None:
-        """Show how many of the workers are judging a student; for one worker, nothing."""
-        self._busy = f"{places} of {workers} workers busy" if workers > 1 else ""
+        """Show how many of several workers are judging a student, if any is."""
+        self._busy = f"{places} of {workers} workers busy" if places and workers > 1 else ""
         self._show()
 
     def _show(self) -> None:
