@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -187,6 +187,20 @@ class ModelSearch(Agent):
         for trial in sorted(trials, key=lambda t: t.index):
             self._judging.pop(trial.index, None)
             self._model.learn(trial, self._asked[trial.index])
+
+    def state(self) -> dict[str, Any]:
+        """Random states, what was asked for, and the fitted kernel."""
+        return {
+            "budgets": self._budgets.bit_generator.state, "rng": self._model.rng.bit_generator.state,
+            "asked": [actions.tolist() for actions in self._asked], "surrogate": self._model.surrogate.state(),
+        }  # fmt: skip
+
+    def resume(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """Go on from a state."""
+        self._budgets.bit_generator.state, self._model.rng.bit_generator.state = state["budgets"], state["rng"]
+        self._asked = [np.array(actions, float) for actions in state["asked"]]
+        self.tell(trials)
+        self._model.surrogate.resume(state["surrogate"])
 
 
 model = ModelSearch

@@ -22,11 +22,16 @@ class OptunaSearch(Agent):
 
     def __init__(self, objective: Objective, sampler: optuna.samplers.BaseSampler):
         self._space = {f"{i:03}": optuna.distributions.FloatDistribution(-1, 1) for i in range(objective.steps)}
+        self._sampler = sampler
+        self._study = self._empty()
+        self._study.enqueue_trial(dict.fromkeys(self._space, 0.0))
+
+    def _empty(self) -> optuna.Study:
         loudness = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # a new study is announced on the terminal
-        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        study = optuna.create_study(direction="maximize", sampler=self._sampler)
         optuna.logging.set_verbosity(loudness)
-        self._study.enqueue_trial(dict.fromkeys(self._space, 0.0))
+        return study
 
     def ask(self, n: int) -> Sequence[Proposal]:
         """Always `n` students."""

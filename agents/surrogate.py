@@ -21,6 +21,9 @@ GROWTH = 1.15
 LENGTHS = (0.1, 3.0)
 """Over which a decision changes the reward. Longer ones would say, after a few students, that a decision does not matter at all."""
 
+FITTED = ("k1__k1__constant_value", "k1__k2__length_scale", "k2__noise_level")
+"""What is fitted of the kernel, by scikit-learn's names."""
+
 
 def features(graph: LayerGraph, removed: frozenset[str], widths: np.ndarray) -> np.ndarray:
     """A plan as a point `(blocks + groups,)` in [0, 1]: which blocks are kept, and the share of its channels that each group keeps.
@@ -64,6 +67,19 @@ class Surrogate:
         self.rewards.append(reward)
         self._process = None
 
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs beside the observations, as JSON holds it: the fitted kernel, and when it was fitted."""
+        kernel = self._kernel and {
+            name: np.asarray(value).tolist() for name, value in self._kernel.get_params().items() if name in FITTED
+        }
+        return {"fitted": self._fitted, "kernel": kernel}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Predict as the model of this state, which observed the same."""
+        self._fitted, self._process, self._kernel = int(state["fitted"]), None, None
+        if state["kernel"]:
+            self._kernel = _kernel(len(state["kernel"][FITTED[1]])).set_params(**state["kernel"])
+
     def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of the rewards `(n,)` of plans given as by `point`, `(n, d)`."""
         process = self._process or self._fit()
@@ -98,14 +114,18 @@ class Surrogate:
         again = len(y) >= GROWTH * self._fitted
         if again:
             self._fitted = len(y)
-            shape = Matern(np.ones(x.shape[1] - 1), LENGTHS, nu=2.5)
-            self._kernel = ConstantKernel(1.0, (0.1, 100.0)) * shape + WhiteKernel(1e-2, (1e-5, 0.5))
+            self._kernel = _kernel(x.shape[1] - 1)
         self._process = GaussianProcessRegressor(self._kernel, optimizer="fmin_l_bfgs_b" if again else None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound
             self._process.fit(x[:, 1:], (y - self._shift) / self._scale)
         self._kernel = self._process.kernel_
         return self._process
+
+
+def _kernel(entries: int) -> Any:
+    """The kernel before it is fitted, for plans with so many entries."""
+    return ConstantKernel(1.0, (0.1, 100.0)) * Matern(np.ones(entries), LENGTHS, nu=2.5) + WhiteKernel(1e-2, (1e-5, 0.5))
 
 
 def lower_bound(model: Surrogate, plans: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,20 +94,17 @@ def compare(
 
 def run(arguments: list[str], until: Callable[[], bool] = lambda: False) -> bool:
     """Run a command to its end, or kill it as soon as `until` holds; whether it was killed. Raises if it fails by itself."""
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        if until():
-            process.kill()
-            process.communicate()
-            return True
-        try:
-            process.wait(POLL)
-        except subprocess.TimeoutExpired:
-            pass
-    if process.returncode:
-        said = process.communicate()[1]
-        raise click.ClickException(f"{' '.join(arguments)} ended with exit code {process.returncode}: {said[-500:]}")
-    process.communicate()
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            if until():
+                process.kill()
+                process.wait()
+                return True
+            time.sleep(POLL)
+        if process.returncode:
+            said.seek(0)
+            raise click.ClickException(f"{' '.join(arguments)} ended with exit code {process.returncode}: {said.read()[-500:]}")
     return False
 
 

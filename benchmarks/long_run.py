@@ -2,14 +2,17 @@
 
 Each search is the command `compress-env search` in a process of its own, which is watched from outside: its memory, how many trials it
 has recorded and the size of its run folder, once a second. When it is over, the same command with --resume has nothing left to
-evaluate; its seconds are measured whole, and without what a new search takes that evaluates one student. Linux only.
+evaluate; its processor time is measured whole, and without that of a new search that evaluates one student. A search whose folder is
+there is only resumed. Linux only.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +44,7 @@ class Look:
         seconds: Since it was begun.
         memory_mb: Resident memory of the process.
         store_mb: Of all files in the run folder.
-        resume: Seconds of `--resume` when all is done, less those of a new search with one evaluation.
+        resume: Seconds of processor time of `--resume` when all is done, less those of a new search with one evaluation.
         resume_whole: The same with all that the process does.
     """
 
@@ -61,10 +64,11 @@ def command(agent: str, evaluations: int, out: Path, settings: Sequence[str] = (
 
 
 def timed(arguments: list[str]) -> float:
-    """Seconds that a command takes."""
-    began = time.perf_counter()
+    """Seconds of processor time that a command takes, whatever else the machine does meanwhile."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def store_mb(folder: Path) -> float:
@@ -73,7 +77,7 @@ def store_mb(folder: Path) -> float:
 
 
 def watch(agent: str, evaluations: int, out: Path, looks: JsonLines[Look], settings: Sequence[str]) -> None:
-    """Run a search, note how it is once a second, and resume it when it is over."""
+    """Run a search, and note how it is once a second."""
     folder, began = out / agent, time.perf_counter()
     trials = folder / "trials.jsonl"
     process = subprocess.Popen(command(agent, evaluations, folder, settings), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -90,8 +94,14 @@ def watch(agent: str, evaluations: int, out: Path, looks: JsonLines[Look], setti
             bar.update(count - bar.n)
     if process.wait():
         raise click.ClickException(f"the search with {agent} ended with exit code {process.returncode}; run it by itself to see why")
+
+
+def resume(agent: str, evaluations: int, out: Path, looks: JsonLines[Look], settings: Sequence[str]) -> None:
+    """Resume a search that is over, and note how long that took."""
+    folder = out / agent
     whole = timed([*command(agent, evaluations, folder, settings), "--resume"])
-    start = timed(command(agent, 1, out / f"{agent}-start", settings))
+    with tempfile.TemporaryDirectory() as other:
+        start = timed(command("random", 1, Path(other), ()))
     last = Look(agent, evaluations, 0.0, 0.0, round(store_mb(folder), 3), round(whole - start, 2), round(whole, 2))
     looks.append(last)
 
@@ -123,7 +133,7 @@ def table(rows: list[Look], out: Path) -> str:
         "| resume, s | with start-up |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for end in (row for row in rows if row.resume is not None):
+    for end in {row.agent: row for row in rows if row.resume is not None}.values():
         looks = [row for row in rows if row.agent == end.agent and row.resume is None]
         seconds = [trial.seconds for trial in RunFolder(out / end.agent).trials()]
         fifth = max(1, len(seconds) // 5)
@@ -144,9 +154,9 @@ def main(agents: tuple[str, ...], settings: tuple[str, ...], evaluations: int, o
     """The command; its help is that of the module."""
     looks = JsonLines(out / "looks.jsonl", Look)
     for agent in agents:
-        if (out / agent).exists():
-            raise click.ClickException(f"{out / agent} is there; delete it, or give another --out")
-        watch(agent, evaluations, out, looks, settings)
+        if not (out / agent).exists():
+            watch(agent, evaluations, out, looks, settings)
+        resume(agent, evaluations, out, looks, settings)
     rows = looks.read()
     click.echo(table(rows, out))
     click.echo(draw(rows, out))

@@ -83,9 +83,9 @@ def write_text(path: str | Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, data: Any) -> None:
-    """Write a JSON file, whole or not at all. Raises UserError as `atomic`."""
-    write_text(path, json.dumps(data, indent=2) + "\n")
+def write_json(path: str | Path, data: Any, indent: int | None = 2) -> None:
+    """Write a JSON file, whole or not at all; on one line if `indent` is None. Raises UserError as `atomic`."""
+    write_text(path, json.dumps(data, indent=indent) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -128,6 +128,14 @@ class JsonLines(Generic[Row]):
     def read(self) -> list[Row]:
         """All whole rows; none if there is no file. Raises UserError naming the line that is damaged, or of another format."""
         return [self._parsed(n, line, self._row) for n, line in enumerate(self._lines(), 1) if n > self._header]
+
+    def stamp(self) -> tuple[int, ...]:
+        """Numbers that are others when the file has changed; none if there is no file."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return ()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def begin(self, settings: Mapping[str, Any]) -> list[Row]:
         """Write the header if the file is new.

@@ -50,7 +50,7 @@ def record(kind: type[T], data: Any, **given: Any) -> T:
 
 def value_of(hint: Any, value: Any, name: str) -> Any:
     """A value of JSON as its annotation has it. Raises Damaged, naming it, if it is none."""
-    kind, arguments = get_origin(hint), get_args(hint)
+    kind, arguments = _parts_of(hint)
     if hint is Any:
         return value
     if kind in (Union, UnionType):
@@ -80,6 +80,12 @@ def value_of(hint: Any, value: Any, name: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         return record(hint, value)
     raise TypeError(f"a record cannot have {name!r}, which is annotated {hint}")
+
+
+@cache
+def _parts_of(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The generic type of an annotation and its arguments, which are looked up for every value of every trial."""
+    return get_origin(hint), get_args(hint)
 
 
 def _parts(arguments: tuple[Any, ...], value: Any, name: str) -> list[Any]:

@@ -19,8 +19,13 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from compress_env.agents.sb3 import off_policy
 from compress_env.agents.sb3.replay import packed, unpack
 from compress_env.cli.main import main
+from compress_env.envs.planted import PlantedEvaluator
+from compress_env.errors import UserError
 from compress_env.files import read_json, write_json
+from compress_env.objective import Objective
 from compress_env.report.runs import state_of
+from compress_env.search import asked
+from compress_env.search.recorder import Recorder
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.trial import best_trial
@@ -78,6 +83,44 @@ def test_checkpoints_take_a_small_share_of_the_time(monkeypatch):
         now[0] += 0.1
         between._on_rollout_start()
     assert saved[0] < 1 and len(saved) == 5  # 20 seconds after one that took 0.1
+
+
+@pytest.mark.parametrize("name", ["model", "tpe"])
+def test_a_search_goes_on_from_the_agents_state_without_asking_again(name, tmp_path, monkeypatch):
+    first = planted()
+
+    def judged() -> Objective:
+        evaluator = PlantedEvaluator(first.problem, first.evaluator.planted, np.random.default_rng(0))
+        return Objective(first.spec, problem=first.problem, evaluator=evaluator, sensitivities=first.sensitivities)
+
+    monkeypatch.setattr(asked, "SAVE_AFTER", 0.0)
+    whole = search(judged(), name, 24, progress=False).trials
+    record, proposals = Recorder.record, []
+
+    def interrupt(self, given):
+        trial = record(self, given)
+        if self.played == 15:
+            raise KeyboardInterrupt
+        return trial
+
+    monkeypatch.setattr(Recorder, "record", interrupt)
+    assert search(judged(), name, 24, out=tmp_path, progress=False).interrupted
+    monkeypatch.setattr(Recorder, "record", record)
+    limits_of = Recorder.limits_of
+    monkeypatch.setattr(Recorder, "limits_of", lambda self, given: proposals.append(given) or limits_of(self, given))
+    resumed = search(judged(), name, 24, out=tmp_path, progress=False).trials
+    assert len(proposals) == 24 - 14  # the state is that before the last trial was told
+    assert len(resumed) == 24 and all(a.same(b) for a, b in zip(resumed, whole))
+    proposals.clear()
+    search(judged(), name, 24, out=tmp_path, progress=False)
+    assert not proposals
+    state = read_json(tmp_path / "agent.json")
+    write_json(tmp_path / "agent.json", state | {"agent": {}})
+    with pytest.raises(UserError, match=r"agent.json is damaged \(KeyError: .*delete it"):
+        search(judged(), name, 24, out=tmp_path, progress=False)
+    write_json(tmp_path / "agent.json", state | {"last": "of another search"})
+    assert all(a.same(b) for a, b in zip(search(judged(), name, 24, out=tmp_path, progress=False).trials, whole))
+    assert len(proposals) == 24
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -118,4 +118,20 @@ class Extendable(Protocol):
         Args:
             evaluations: How many the search is to judge. What was proposed with the number that the agent was made for has to be
                 proposed again: schedules stay as they are, and what they end with holds on.
+        """
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An agent that is asked, and for which that takes long: a search that is resumed had better not ask for each trial again."""
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs beside the trials, as JSON holds it; called when all that was asked for has been told."""
+
+    def resume(self, state: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """Go on as the agent that gave the state, bit for bit. Called before the first student is asked for.
+
+        Args:
+            state: Of `state`.
+            trials: All that it had been told, in the order in which they were asked for.
         """

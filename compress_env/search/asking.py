@@ -6,6 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 from compress_env.search.agent import Agent, Proposal
+from compress_env.search.asked import AskedState
 from compress_env.search.executors import Executor
 from compress_env.search.recorder import Recorder
 from compress_env.search.waiting import Queue
@@ -25,7 +26,7 @@ class Asked(NamedTuple):
     recorded: bool
 
 
-def ask_and_tell(player: Agent, recorder: Recorder, executor: Executor) -> None:
+def ask_and_tell(player: Agent, recorder: Recorder, executor: Executor, state: AskedState) -> None:
     """Ask for students until there are enough, have them judged, and tell of them in the order in which they were asked for.
 
     With n places, the student number k is asked for when those up to k - n have been told, whichever are judged first: so the trials
@@ -33,6 +34,7 @@ def ask_and_tell(player: Agent, recorder: Recorder, executor: Executor) -> None:
     """
     asked: deque[Asked] = deque()
     queue = Queue(recorder, executor)
+    state.restore()
     while True:
         while len(asked) < executor.places and len(asked) < recorder.left:
             proposals = player.ask(1)
@@ -46,8 +48,11 @@ def ask_and_tell(player: Agent, recorder: Recorder, executor: Executor) -> None:
                 asked.append(Asked(proposal, limits, recorded))
         queue.show()
         if not asked:
+            state.save(now=True)
             return
         proposal, limits, recorded = asked[0]
         trial = recorder.again(proposal, limits) if recorded else recorder.record(queue.first())
         asked.popleft()
         player.tell([trial])
+        if not asked:
+            state.save()

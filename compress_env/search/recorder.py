@@ -39,6 +39,7 @@ class Recorder:
     Attributes:
         trials: All that were recorded, those of an earlier run included.
         played: How many this search has come to.
+        rng: Draws the limits of proposals that have none.
         measures: Whether plans depend on what is measured, so that equal proposals may lead to different ones.
     """
 
@@ -56,7 +57,7 @@ class Recorder:
         self._best: Trial | None = None
         self.measures = any(name in objective.problem.cost_model.measured for name in objective.limited)
         self._ahead = folder.ahead(objective.problem) if folder else {}
-        self._rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         self._start = time.perf_counter()
         for trial in self.trials:
             if not trial.evaluation.transient:
@@ -77,7 +78,7 @@ class Recorder:
 
     def limits_of(self, proposal: Proposal) -> dict[str, float]:
         """The limits of a proposed student, drawn if it has none; called once for each, in the order of the proposals."""
-        return self.objective.draw_limits(self._rng) if proposal.limits is None else dict(proposal.limits)
+        return self.objective.draw_limits(self.rng) if proposal.limits is None else dict(proposal.limits)
 
     def task(self, proposal: Proposal, limits: Mapping[str, float]) -> Task:
         """What is to be judged of a proposed student."""
@@ -146,18 +147,20 @@ class Recorder:
         self._best = best_trial([*([self._best] if self._best else []), self.trials[self.played]])
         self.played += 1
         self._expect()
+        self._show(refresh=False)
         self._bar.update()
-        self._show()
 
     def busy(self, places: int, workers: int) -> None:
         """Show how many of several workers are judging a student, if any is."""
-        self._busy = f"{places} of {workers} workers busy" if places and workers > 1 else ""
-        self._show()
+        busy = f"{places} of {workers} workers busy" if places and workers > 1 else ""
+        if busy != self._busy:
+            self._busy = busy
+            self._show()
 
-    def _show(self) -> None:
+    def _show(self, refresh: bool = True) -> None:
         best = f"best {self.objective.problem.task.metric} {self._best.evaluation.metric:.4f}" if self._best else ""
         if self._busy or best:
-            self._bar.set_postfix_str(", ".join(filter(None, (best, self._busy))))
+            self._bar.set_postfix_str(", ".join(filter(None, (best, self._busy))), refresh)
 
     def _expect(self) -> None:
         """Have the next recorded trial found as it was, also where its student failed because of the machine."""

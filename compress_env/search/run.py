@@ -21,6 +21,7 @@ from compress_env.objective import Objective
 from compress_env.presets import PRESETS
 from compress_env.registry import load_attribute, unknown
 from compress_env.search.agent import Agent, DrivingAgent, Extendable, WritesScalars
+from compress_env.search.asked import AskedState
 from compress_env.search.asking import ask_and_tell
 from compress_env.search.callbacks import Callbacks
 from compress_env.search.executors import executor_for
@@ -174,7 +175,7 @@ def search(
                     _play(player, recorder, env, folder, workers, cluster)
                     if (policy := player.policy()) is not None:
                         final = trial_of_policy(policy, judge, seed)
-                if folder and hasattr(player, "save_policy"):
+                if folder and hasattr(player, "save_policy") and not folder.is_after_trials(POLICY):
                     _save_policy(player, folder.path / POLICY)
             except KeyboardInterrupt:
                 interrupted = True
@@ -226,7 +227,7 @@ def _play(
 ) -> None:
     if isinstance(player, Agent):
         with closing(executor_for(recorder.objective, workers, cluster)) as executor:
-            ask_and_tell(player, recorder, executor)
+            ask_and_tell(player, recorder, executor, AskedState(player, recorder, folder, executor.places))
         if folder:
             folder.nothing_ahead()
         return

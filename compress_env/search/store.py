@@ -81,6 +81,7 @@ class RunFolder:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._trials = JsonLines(self.path / "trials.jsonl", Trial)
+        self._read: tuple[tuple[int, ...], list[Trial]] | None = None
         self._ahead = JsonLines(self.path / "ahead.jsonl", Ahead)
 
     def admit(self, environment: EnvironmentSpec, search: SearchSpec, resume: bool) -> None:
@@ -169,8 +170,18 @@ class RunFolder:
             return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
 
     def trials(self) -> list[Trial]:
-        """All whole trials; a last line that was cut off by a crash is left out."""
-        return self._trials.read()
+        """All whole trials; a last line that was cut off by a crash is left out. The file is read again only if it has changed."""
+        stamp = self._trials.stamp()
+        if self._read is None or self._read[0] != stamp:
+            self._read = (stamp, self._trials.read())
+        return list(self._read[1])
+
+    def is_after_trials(self, name: str) -> bool:
+        """Whether a file is there that was written after the last trial."""
+        try:
+            return (self.path / name).stat().st_mtime_ns >= self._trials.path.stat().st_mtime_ns
+        except OSError:
+            return False
 
     def result(self) -> Result | None:
         """The outcome, None if the best student has not been distilled. Raises UserError for a file that cannot be read."""
@@ -203,9 +214,9 @@ class RunFolder:
         self._trials.repair()
         self._ahead.repair()
 
-    def write(self, name: str, data: Any) -> None:
+    def write(self, name: str, data: Any, indent: int | None = 2) -> None:
         """Write a JSON file whole or not at all."""
-        write_json(self.path / name, data)
+        write_json(self.path / name, data, indent)
 
     def read(self, name: str) -> Any:
         """A JSON file of the run. Raises UserError that says what is missing."""
