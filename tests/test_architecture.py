@@ -85,6 +85,7 @@ OF_LIBRARIES = {
     **dict.fromkeys(("_DropoutNd", "_InstanceNorm", "_BatchNorm"), "base classes of layers that PyTorch has no other name for"),
     "_cdata": "the only name of a storage that meta tensors have, too",
     **dict.fromkeys(("_forward_pre_hooks", "_tensor_name"), "where hooks that compute weights are found, and which ones"),
+    **dict.fromkeys(("_rng", "_random_sampler"), "random states of Optuna's samplers, which a resumed search goes on from"),
     "_version": "the only way to see that a tensor was written to",
     "_is_avx512_bf16_supported": "PyTorch has no public question for it",
     "_scaled_dot_product_flash_attention_for_cpu": "an operator that PyTorch's own table of formulas lacks",

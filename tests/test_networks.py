@@ -25,7 +25,7 @@ from compress_env.surgery.rules import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.walk.walk import Walk
 
-PLANS, FEW = 20, 7
+PLANS, FEW = 20, 3
 """Random plans of each network for the table of docs/networks.md (--every-export), and otherwise."""
 EXACT = ("params", "macs", "memory")
 

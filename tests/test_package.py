@@ -68,7 +68,7 @@ def test_everything_that_is_imported_is_declared_and_the_other_way_round(setting
     assert {"torch", "pillow", "scikit-learn"} <= imported(*PRODUCT)
     assert imported(*PRODUCT) - product == extra
     bench = declared(settings["project"]["optional-dependencies"]["bench"])
-    assert imported("benchmarks", "examples") - product <= bench | WATCHED_WITH
+    assert imported("benchmarks", "examples") - product <= bench | WATCHED_WITH | declared(extras["ray"])
     assert imported("tests") - tests == set()
     assert product - imported(*PRODUCT) - NOT_IMPORTED.keys() == set()
     assert tests - product - imported("tests") - NOT_IMPORTED.keys() == set()

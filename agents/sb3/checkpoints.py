@@ -66,7 +66,7 @@ def save(agent: OffPolicyAgent, path: Path, over: bool = False) -> None:
 
 def environments(agent: OffPolicyAgent) -> list[Any]:
     """The environments that it drives."""
-    return list(agent.several.envs) if agent.several else [agent.env.unwrapped]
+    return list(agent.several.envs) if agent.several else [agent.env.get_wrapper_attr("environment")]
 
 
 def restore(agent: OffPolicyAgent, path: Path) -> int:

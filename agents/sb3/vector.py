@@ -39,7 +39,7 @@ class SideBySide(VecEnv):
 
     def __init__(self, env: RelativeReward, together: Together, evaluations: int):
         self.relative, self.together, self.evaluations = env, together, evaluations
-        self.envs: list[LayerRemovalEnv] = [env.unwrapped]  # type: ignore[list-item]
+        self.envs: list[LayerRemovalEnv] = [env.get_wrapper_attr("environment")]
         self.envs += [LayerRemovalEnv.of(self.envs[0].objective) for _ in range(together.places - 1)]
         super().__init__(together.places, env.observation_space, env.action_space)
         self._actions = np.zeros((self.num_envs, 2), np.float32)

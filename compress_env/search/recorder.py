@@ -99,6 +99,8 @@ class Recorder:
         """The recorded trial of a proposed student; what was proposed is compared with the first and the last ones."""
         if CHECKED <= self.played < len(self.trials) - CHECKED:
             trial = self.trials[self.played]
+            if trial.evaluation.transient:
+                self.objective.evaluator.forget(trial.plan)
             self._count()
             return trial
         task = self.task(proposal, limits)

@@ -82,8 +82,12 @@ class RecordingEnv(gym.Wrapper):
     def __init__(self, env: gym.Env, recorder: Recorder, together: Together | None = None):
         super().__init__(env)
         self.recorder, self.together = recorder, together
-        base: LayerRemovalEnv = env.unwrapped  # type: ignore[assignment]
-        base.on_judged = recorder.record
+        self.environment.on_judged = recorder.record
+
+    @property
+    def environment(self) -> LayerRemovalEnv:
+        """The environment within all wrappers."""
+        return self.unwrapped  # type: ignore[return-value]
 
     @property
     def played(self) -> int:
@@ -242,7 +246,7 @@ def _play(
         try:
             player.drive(recording, folder.path / "agent.checkpoint" if folder else None)
         finally:
-            recording.unwrapped.on_judged = None  # type: ignore[attr-defined]
+            recording.environment.on_judged = None
     if folder:
         folder.nothing_ahead()
 
