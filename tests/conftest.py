@@ -52,9 +52,12 @@ def digits_env():
 def pytest_terminal_summary(terminalreporter):
     """The table of networks, put together from what their tests recorded, in whichever process they ran."""
     passed = terminalreporter.stats.get("passed", [])
-    rows = [value for report in passed for key, value in report.user_properties if key == "network"]
-    if rows:
-        terminalreporter.section("networks")
+    properties = [pair for report in passed for pair in report.user_properties]
+    for title in ("network", "grown"):
+        rows = [value for key, value in properties if key == title]
+        if not rows:
+            continue
+        terminalreporter.section(title)
         cells = [list(rows[0]), *(list(row.values()) for row in sorted(rows, key=lambda r: r["network"]))]
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         for line in cells:

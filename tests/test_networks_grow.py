@@ -48,7 +48,7 @@ def test_a_larger_network_computes_the_same(name, record_property, pytestconfig)
         assert larger(inputs).isfinite().all()
     assert largest <= 1e-5 and (done["wider"] or done["layer"] or done["block"])
     changed = in_turn(network, inputs, CHANGES if every else 3, rng)
-    record_property("network", {
+    record_property("grown", {
         "network": name,
         **{kind: f"{done[kind]} of {tried[kind]}" for kind in ("wider", "layer", "block")},
         "largest difference": f"{largest:.1e}",
