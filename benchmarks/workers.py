@@ -114,25 +114,27 @@ def main(evaluations: int, workers: tuple[int, ...], steps: int, nodes: bool, ou
     """
     spec = EnvironmentSpec.of_keywords(budget={"macs": 0.4}, actions="absolute", evaluator={"distill_steps": steps})
     results = JsonLines(out, Row)
+
+    def show(cells: Sequence[str]) -> None:
+        click.echo(f"| {' | '.join(cells)} |")
+
+    def done(row: Row) -> None:
+        results.append(row)
+        said, same = "; ".join(row.warned) or "-", "yes" if row.same else "no"
+        show([row.where, str(row.workers), row.event or "-", f"{row.start:.0f} s", f"{row.rate:.0f}", same, said])
+
+    head = ("where", "workers", "in the middle", "first after", "students a minute", "same trials", "said")
+    show(head)
+    show(["---"] * len(head))
     row, alone = timed(spec, evaluations, (), "this process", 1)
-    rows = [row]
+    done(row)
     for n in (n for n in workers if n > 1):
-        rows.append(timed(spec, evaluations, alone, "processes", n)[0])
-        rows.append(timed(spec, evaluations, alone, "processes", n, event="a worker is killed", happens=kill_a_process)[0])
+        done(timed(spec, evaluations, alone, "processes", n)[0])
+        done(timed(spec, evaluations, alone, "processes", n, event="a worker is killed", happens=kill_a_process)[0])
     if nodes:
         with two_nodes() as (address, kill):
-            rows.append(timed(spec, evaluations, alone, "Ray", 2, address)[0])
-            rows.append(timed(spec, evaluations, alone, "Ray", 2, address, "a node is killed", kill)[0])
-    head = ("where", "workers", "in the middle", "first after", "students a minute", "same trials", "said")
-    for cells in (head, ["---"] * len(head), *map(_cells, rows)):
-        click.echo(f"| {' | '.join(cells)} |")
-    for row in rows:
-        results.append(row)
-
-
-def _cells(row: Row) -> list[str]:
-    said, same = "; ".join(row.warned) or "-", "yes" if row.same else "no"
-    return [row.where, str(row.workers), row.event or "-", f"{row.start:.0f} s", f"{row.rate:.0f}", same, said]
+            done(timed(spec, evaluations, alone, "Ray", 2, address)[0])
+            done(timed(spec, evaluations, alone, "Ray", 2, address, "a node is killed", kill)[0])
 
 
 if __name__ == "__main__":
