@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import torch
+
+_ENVIRONMENT = threading.Lock()
 
 
 @contextmanager
@@ -26,6 +30,21 @@ def threads(number: int) -> Iterator[None]:
 def one_thread() -> AbstractContextManager[None]:
     """One torch thread: for small networks, two are many times slower."""
     return threads(1)
+
+
+@contextmanager
+def one_thread_in_children() -> Iterator[None]:
+    """Processes that are started have one thread for each library that reads `OMP_NUM_THREADS`; threads take turns with it."""
+    with _ENVIRONMENT:
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["OMP_NUM_THREADS"]
+            else:
+                os.environ["OMP_NUM_THREADS"] = before
 
 
 @contextmanager

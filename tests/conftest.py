@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from networks import NETWORKS
 
 import compress_env  # noqa: F401 - registers the environments
+from compress_env.envs.planted import PlantedEvaluator
+from compress_env.objective import Objective
 from compress_env.surgery.trace import trace
+from compress_env.testing.agent import planted
 
 
 def pytest_addoption(parser):
@@ -28,6 +32,18 @@ def _own_latency_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPRESS_ENV_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def make_planted():
+    """Fresh objectives, judged by a formula, of one problem."""
+    first = planted()
+
+    def factory() -> Objective:
+        evaluator = PlantedEvaluator(first.problem, first.evaluator.planted, np.random.default_rng(0))
+        return Objective(first.spec, problem=first.problem, evaluator=evaluator, sensitivities=first.sensitivities)
+
+    return factory
 
 
 @pytest.fixture(scope="session", params=sorted(NETWORKS))

@@ -6,21 +6,17 @@ import json
 from concurrent.futures import Future
 
 import gymnasium as gym
-import numpy as np
 import pytest
 
 from compress_env.agents.sb3 import off_policy
 from compress_env.api import run_search
 from compress_env.bench import run as bench
-from compress_env.envs.planted import PlantedEvaluator
 from compress_env.errors import UserError
-from compress_env.objective import Objective
 from compress_env.search import search
 from compress_env.search.agent import DrivingAgent
 from compress_env.search.run import AGENTS
 from compress_env.search.store import RunFolder
 from compress_env.spec import EnvironmentSpec, SearchSpec
-from compress_env.testing.agent import planted
 
 ALIKE = ("random", "uniform", "stages", "greedy", "evolution", "cma-es", "model", "allocation")
 """Agents whose course does not depend on how many evaluations there are to be."""
@@ -32,18 +28,6 @@ def _quick(monkeypatch):
     """Checkpoints after every episode, and no policies as files, which take seconds."""
     monkeypatch.setattr(off_policy, "SAVE_AFTER", 0.0)
     monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)
-
-
-@pytest.fixture(scope="module")
-def make():
-    """Fresh objectives, judged by a formula, of one problem."""
-    first = planted()
-
-    def factory() -> Objective:
-        evaluator = PlantedEvaluator(first.problem, first.evaluator.planted, np.random.default_rng(0))
-        return Objective(first.spec, problem=first.problem, evaluator=evaluator, sensitivities=first.sensitivities)
-
-    return factory
 
 
 class Inline:
@@ -65,29 +49,29 @@ class Inline:
 
 
 @pytest.fixture
-def inline(make, monkeypatch):
+def inline(make_planted, monkeypatch):
     monkeypatch.setattr(bench, "ProcessPoolExecutor", Inline)
-    monkeypatch.setattr(bench, "objective", lambda *_: make())
+    monkeypatch.setattr(bench, "objective", lambda *_: make_planted())
 
 
 @pytest.mark.parametrize("name", [*ALIKE, *SCHEDULED])
-def test_a_search_goes_on_with_more_evaluations_and_keeps_its_trials(name, make, tmp_path):
-    first = search(make(), name, 5, 1, tmp_path, False).trials
-    further = search(make(), name, 8, 1, tmp_path, False).trials
+def test_a_search_goes_on_with_more_evaluations_and_keeps_its_trials(name, make_planted, tmp_path):
+    first = search(make_planted(), name, 5, 1, tmp_path, False).trials
+    further = search(make_planted(), name, 8, 1, tmp_path, False).trials
     assert all(a.same(b) for a, b in zip(first, further))
     if name in ALIKE:
-        whole = search(make(), name, 8, 1, None, False).trials
+        whole = search(make_planted(), name, 8, 1, None, False).trials
         assert len(whole) == len(further) and all(a.same(b) for a, b in zip(whole, further))
     else:
         assert len(further) == 8
-    again = search(make(), name, 6, 1, tmp_path, False).trials  # fewer than there are: nothing is lost
+    again = search(make_planted(), name, 6, 1, tmp_path, False).trials  # fewer than there are: nothing is lost
     assert len(again) == len(further) and len(RunFolder(tmp_path).trials()) == len(further)
 
 
-def test_a_search_that_is_interrupted_while_it_goes_on_comes_to_the_same(make, tmp_path):
+def test_a_search_that_is_interrupted_while_it_goes_on_comes_to_the_same(make_planted, tmp_path):
     for folder, stops in ((tmp_path / "whole", (5, 9)), (tmp_path / "parts", (5, 7, 9))):
         for evaluations in stops:
-            found = search(make(), "ddpg", evaluations, 1, folder, False)
+            found = search(make_planted(), "ddpg", evaluations, 1, folder, False)
     whole = RunFolder(tmp_path / "whole").trials()
     assert len(whole) == len(found.trials) == 9 and all(a.same(b) for a, b in zip(whole, found.trials))
 
@@ -109,17 +93,17 @@ class Rigid(DrivingAgent):
         return None
 
 
-def test_an_agent_that_cannot_go_on_says_so(make, tmp_path):
-    assert len(search(make(), Rigid, 3, 0, tmp_path, False).trials) == 3
+def test_an_agent_that_cannot_go_on_says_so(make_planted, tmp_path):
+    assert len(search(make_planted(), Rigid, 3, 0, tmp_path, False).trials) == 3
     with pytest.raises(UserError, match=r"the agent 'Rigid' ends after as many evaluations as .* go_on\(evaluations\)"):
-        search(make(), Rigid, 5, 0, tmp_path, False)
+        search(make_planted(), Rigid, 5, 0, tmp_path, False)
 
 
-def test_every_agent_that_drives_an_environment_can_go_on(make):
+def test_every_agent_that_drives_an_environment_can_go_on(make_planted):
     from compress_env.registry import load_attribute
     from compress_env.search.agent import Agent, Extendable
 
-    objective = make()
+    objective = make_planted()
     for name in set(AGENTS) - {"policy"}:
         made = load_attribute(AGENTS[name], "agent")(objective, 20, 0)
         assert isinstance(made, Agent) or isinstance(made, Extendable), name

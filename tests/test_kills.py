@@ -9,42 +9,26 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from benchmarks.kills import compare, complete_lines, differing
 from compress_env.agents.sb3 import off_policy
-from compress_env.envs.planted import PlantedEvaluator
 from compress_env.errors import CannotWrite
-from compress_env.objective import Objective
 from compress_env.report.runs import state_of
 from compress_env.search import asked
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder
-from compress_env.testing.agent import planted
 
 COUNT = 16
 
 
-@pytest.fixture(scope="module")
-def make():
-    """Fresh objectives, judged by a formula, of one problem."""
-    first = planted()
-
-    def factory() -> Objective:
-        evaluator = PlantedEvaluator(first.problem, first.evaluator.planted, np.random.default_rng(0))
-        return Objective(first.spec, problem=first.problem, evaluator=evaluator, sensitivities=first.sensitivities)
-
-    return factory
-
-
-def killed(make, name: str, settings: dict, out: Path, after: int) -> tuple[list[bytes], bool]:
+def killed(make_planted, name: str, settings: dict, out: Path, after: int) -> tuple[list[bytes], bool]:
     """Search in a process of its own, which is killed when so many trials are on the disk; what is there then."""
     trials = out / "trials.jsonl"
     process = os.fork()
     if not process:
         try:
-            search(make(), name, COUNT, 0, out, False, settings)
+            search(make_planted(), name, COUNT, 0, out, False, settings)
             time.sleep(60)  # until the kill
         finally:
             os._exit(1)
@@ -58,21 +42,21 @@ def killed(make, name: str, settings: dict, out: Path, after: int) -> tuple[list
 
 
 @pytest.mark.parametrize("name, settings", [("random", {}), ("tpe", {}), ("ddpg", {"gradient_steps": 2})])
-def test_a_search_that_is_killed_twice_comes_to_the_trials_of_one_in_peace(name, settings, make, tmp_path, monkeypatch):
+def test_a_search_that_is_killed_twice_comes_to_the_trials_of_one_in_peace(name, settings, make_planted, tmp_path, monkeypatch):
     monkeypatch.setattr(off_policy, "SAVE_AFTER", 0.0)
     monkeypatch.setattr(asked, "SAVE_AFTER", 0.0)
     monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)  # which takes seconds
-    peace = search(make(), name, COUNT, 0, None, False, settings).trials
-    states = [killed(make, name, settings, tmp_path, after) for after in (3, 8)]
+    peace = search(make_planted(), name, COUNT, 0, None, False, settings).trials
+    states = [killed(make_planted, name, settings, tmp_path, after) for after in (3, 8)]
     assert state_of(tmp_path).state == "interrupted"
-    search(make(), name, COUNT, 0, tmp_path, False, settings)
+    search(make_planted(), name, COUNT, 0, tmp_path, False, settings)
     last, _ = complete_lines(tmp_path / "trials.jsonl")
     outcome = compare(name, RunFolder(tmp_path).trials(), peace, states, last)
     assert outcome.holds and len(outcome.trials_at) == 2 and outcome.trials_at[1] >= 8
 
 
-def test_the_comparison_after_kills_finds_what_is_lost_done_twice_or_other(make):
-    trials = search(make(), "random", 4, progress=False).trials
+def test_the_comparison_after_kills_finds_what_is_lost_done_twice_or_other(make_planted):
+    trials = search(make_planted(), "random", 4, progress=False).trials
     lines = [b"a", b"b", b"c", b"d"]
     assert compare("random", trials, trials, [(lines[:2], True), (lines[:3], False)], lines).holds
     assert compare("random", trials, trials, [(lines[:3], False)], lines[:2]).lost == 1
@@ -81,25 +65,25 @@ def test_the_comparison_after_kills_finds_what_is_lost_done_twice_or_other(make)
     assert not compare("random", trials[:3], trials, [], lines).same
 
 
-def test_a_search_on_a_disk_that_is_full_stops_plainly_and_goes_on_when_there_is_room(make, tmp_path):
-    peace = search(make(), "random", COUNT, 0, None, False).trials
-    search(make(), "random", 5, 0, tmp_path, False)
+def test_a_search_on_a_disk_that_is_full_stops_plainly_and_goes_on_when_there_is_room(make_planted, tmp_path):
+    peace = search(make_planted(), "random", COUNT, 0, None, False).trials
+    search(make_planted(), "random", 5, 0, tmp_path, False)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "trials.jsonl").stat().st_size + 1500, limits[1]))
     try:
         with pytest.raises(CannotWrite, match=r"cannot write .*trials.jsonl: File too large"):
-            search(make(), "random", COUNT, 0, tmp_path, False)
+            search(make_planted(), "random", COUNT, 0, tmp_path, False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     found, torn = complete_lines(tmp_path / "trials.jsonl")
     assert torn and 5 < len(found) < COUNT
-    resumed = search(make(), "random", COUNT, 0, tmp_path, False).trials
+    resumed = search(make_planted(), "random", COUNT, 0, tmp_path, False).trials
     assert len(resumed) == COUNT and all(a.same(b) for a, b in zip(resumed, peace))
     assert not differing(found, complete_lines(tmp_path / "trials.jsonl")[0])
 
 
-def test_a_run_in_a_read_only_folder_can_be_read_and_not_gone_on_with(make, tmp_path, monkeypatch):
-    search(make(), "random", 3, 0, tmp_path, False)
+def test_a_run_in_a_read_only_folder_can_be_read_and_not_gone_on_with(make_planted, tmp_path, monkeypatch):
+    search(make_planted(), "random", 3, 0, tmp_path, False)
     opened = os.open
 
     def read_only(path, flags, *rest, **more):
@@ -110,6 +94,6 @@ def test_a_run_in_a_read_only_folder_can_be_read_and_not_gone_on_with(make, tmp_
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     monkeypatch.setattr(os, "open", read_only)
     with pytest.raises(CannotWrite, match=r"cannot write .*: Read-only file system; choose another place"):
-        search(make(), "random", 5, 0, tmp_path, False)
+        search(make_planted(), "random", 5, 0, tmp_path, False)
     assert len(RunFolder(tmp_path).trials()) == 3 and state_of(tmp_path).state == "complete"
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from compress_env.allocation.sensitivities import probes
 from compress_env.bench.scenarios import SCENARIOS
+from compress_env.contexts import one_thread_in_children
 from compress_env.errors import UserError
 from compress_env.files import JsonLines, make_folder
 from compress_env.name_value import parse_setting
@@ -234,35 +235,28 @@ def _run(
             raise UserError(
                 f"{path}: seed {s} of {a} in {x} has {most} evaluations already; give at least as many as {most}, or another --out"
             )
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the workers, which compete for the same cores otherwise
     context = get_context("spawn")
     stop = context.Event()
-    try:
-        with (
-            ProcessPoolExecutor(
-                min(jobs, max(1, len(todo))), mp_context=context, initializer=end_with, initargs=(os.getpid(), stop)
-            ) as pool,
-            tqdm(total=len(todo), unit="search", desc="bench") as bar,
-        ):
-            futures = {
-                pool.submit(one, x, a, s, evaluations, data, path.parent / "runs" / x / a / str(s)): (x, a, s)
-                for x, a, s in todo
-            }
-            try:
-                for future in as_completed(futures):
-                    result = future.result()
-                    file.append(result)
-                    done.append(result)
-                    bar.update()
-                    bar.set_postfix_str("{} {} {}".format(*futures[future]))
-            except BaseException:
-                stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    with (
+        one_thread_in_children(),  # they compete for the same cores otherwise
+        ProcessPoolExecutor(
+            min(jobs, max(1, len(todo))), mp_context=context, initializer=end_with, initargs=(os.getpid(), stop)
+        ) as pool,
+        tqdm(total=len(todo), unit="search", desc="bench") as bar,
+    ):
+        futures = {
+            pool.submit(one, x, a, s, evaluations, data, path.parent / "runs" / x / a / str(s)): (x, a, s)
+            for x, a, s in todo
+        }
+        try:
+            for future in as_completed(futures):
+                result = future.result()
+                file.append(result)
+                done.append(result)
+                bar.update()
+                bar.set_postfix_str("{} {} {}".format(*futures[future]))
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return done

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing import get_context
 
+from compress_env.contexts import one_thread_in_children
 from compress_env.errors import UserError
 from compress_env.failures import FIRST
 from compress_env.objective import Objective
@@ -64,17 +64,3 @@ class Process:
             with suppress(ProcessLookupError):
                 os.kill(self._pid.result(), signal.SIGTERM)
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def one_thread_in_children() -> Iterator[None]:
-    """Processes that are started have one thread for each library that reads `OMP_NUM_THREADS`."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
