@@ -94,7 +94,7 @@ def test_processes_find_the_same_students_also_if_one_is_killed(spec, alone, tmp
 
 def test_ray_finds_the_same_students(spec, alone):
     ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         assert same(search(Objective(spec), RandomSearch, 4, 0, progress=False, workers=2, cluster="auto").trials, alone[:4])
     finally:
