@@ -19,7 +19,7 @@ from compress_env.errors import UserError
 from compress_env.objective import Objective
 from compress_env.search import executors
 from compress_env.search.executors import Outcome, executor_for
-from compress_env.search.executors.pool import ATTEMPTS, Pool, WorkerLost
+from compress_env.search.executors.pool import ATTEMPTS, NoRoom, Pool, WorkerLost
 from compress_env.search.executors.worker import Bench, Order
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder
@@ -137,6 +137,21 @@ def test_a_student_that_costs_every_worker_counts_as_failed(spec, alone, monkeyp
     assert [t.index for t in trials if t.evaluation.failed] == [3] and trials[3].evaluation.transient
     assert "3 workers were lost with it, the last: no memory" in trials[3].evaluation.failed
     assert same([t for t in trials if t.index != 3], [t for t in alone if t.index != 3])
+
+
+def test_a_place_without_room_is_given_up_and_the_trials_stay(spec, alone, monkeypatch):
+    worker, started = OwnThread(Objective(spec)), []
+
+    def start(place):
+        started.append(place)
+        if len(started) > 1:
+            raise NoRoom("the cluster has 1 cores, each with a worker")
+        return worker
+
+    monkeypatch.setattr("compress_env.search.run.executor_for", lambda objective, *_: Pool(objective, 3, start))
+    with pytest.warns(UserWarning, match=r"worker \d is given up .the cluster has 1 cores.*; the search goes on with 1"):
+        trials = search(Objective(spec), RandomSearch, 9, 0, progress=False).trials
+    assert same(trials, alone) and len(started) == 3
 
 
 def test_what_was_judged_before_its_turn_outlives_an_interruption(spec, alone, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from compress_env.errors import UserError
 from compress_env.failures import FIRST
 from compress_env.objective import Objective
 from compress_env.search.executors import Outcome, Task
-from compress_env.search.executors.pool import LATE, Pool, WorkerLost
+from compress_env.search.executors.pool import LATE, NoRoom, Pool, WorkerLost
 from compress_env.search.executors.worker import Bench, Order
 
 ANSWER = 5.0
@@ -48,7 +48,14 @@ class OnRay(Pool):
                 ) from None
         gpu = GPU if objective.problem.device.type == "cuda" else 0
         actor = ray.remote(num_cpus=1, num_gpus=gpu, max_restarts=0)(Bench)
-        super().__init__(objective, workers, lambda place: Actor(ray, actor, Order.of(objective, place), objective.spec.timeout))
+
+        def start(place: int) -> Actor:
+            room = int(ray.cluster_resources().get("CPU", 0))
+            if len(self._workers) >= room:
+                raise NoRoom(f"the cluster has {room} cores, each with a worker")
+            return Actor(ray, actor, Order.of(objective, place), objective.spec.timeout)
+
+        super().__init__(objective, workers, start)
 
     def close(self) -> None:
         """End all actors, and leave the cluster."""

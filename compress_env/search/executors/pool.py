@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -22,6 +23,10 @@ class WorkerLost(RuntimeError):
     """A worker died, hangs, or cannot be reached; the message says what is known of it."""
 
 
+class NoRoom(RuntimeError):
+    """There is no core for a worker, and none to be expected; the message says where."""
+
+
 class Worker(Protocol):
     """A place where students are judged."""
 
@@ -35,10 +40,12 @@ class Worker(Protocol):
 class Pool:
     """Judges on workers; one that is lost costs nothing but the time of its student.
 
+    A place without room for a worker is given up, and the others judge its students, so that the trials stay the same.
+
     Args:
         objective: What students are judged by; for those that cannot be.
         places: How many workers.
-        start: Makes the worker of a place, numbered from 0, again if it was lost.
+        start: Makes the worker of a place, numbered from 0, again if it was lost. Raises NoRoom.
     """
 
     def __init__(self, objective: Objective, places: int, start: Callable[[int], Worker]):
@@ -48,6 +55,7 @@ class Pool:
         for place in range(places):
             self._free.put(place)
         self._workers: dict[int, Worker] = {}
+        self._left, self._starting = places, threading.Lock()
         self._threads = ThreadPoolExecutor(places, thread_name_prefix="compress_env-worker")
 
     def submit(self, task: Task) -> Future[Outcome]:
@@ -70,8 +78,7 @@ class Pool:
         try:
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    if place not in self._workers:
-                        self._workers[place] = self._start(place)
+                    place = self._with_worker(place)
                     return self._workers[place].judge(task)
                 except WorkerLost as error:
                     if self._closed:
@@ -84,6 +91,20 @@ class Pool:
         finally:
             self._free.put(place)
         return self._failed(task, f"{ATTEMPTS} workers were lost with it, the last: {reason}")
+
+    def _with_worker(self, place: int) -> int:
+        """This place, or the next free one if there is no room for its worker; it has one then. Raises WorkerLost for the last."""
+        while place not in self._workers:
+            try:
+                with self._starting:
+                    self._workers[place] = self._start(place)
+            except NoRoom as error:
+                if self._left == 1:
+                    raise WorkerLost(str(error)) from error
+                self._left -= 1
+                warn(f"worker {place} is given up ({error}); the search goes on with {self._left}", stacklevel=2)
+                place = self._free.get()
+        return place
 
     def _failed(self, task: Task, reason: str) -> Outcome:
         plan, evaluator = self._objective.problem.graph.canonical(task.removed, task.widths), self._objective.evaluator
