@@ -18,7 +18,7 @@ from compress_env.agents.random import RandomSearch
 from compress_env.errors import UserError
 from compress_env.objective import Objective
 from compress_env.search import executors
-from compress_env.search.executors import Outcome, executor_for
+from compress_env.search.executors import Outcome, executor_for, on_ray
 from compress_env.search.executors.pool import ATTEMPTS, NoRoom, Pool, WorkerLost
 from compress_env.search.executors.worker import Bench, Order
 from compress_env.search.run import search
@@ -92,11 +92,15 @@ def test_processes_find_the_same_students_also_if_one_is_killed(spec, alone, tmp
     assert not children() and not (tmp_path / "ahead.jsonl").exists()
 
 
-def test_ray_finds_the_same_students(spec, alone):
+def test_ray_finds_the_same_students_and_waits_for_no_node_that_is_gone(spec, alone, monkeypatch):
     ray = pytest.importorskip("ray")
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         assert same(search(Objective(spec), RandomSearch, 4, 0, progress=False, workers=2, cluster="auto").trials, alone[:4])
+        monkeypatch.setattr(on_ray, "LOOK", 0.1)
+        without_a_node = ray.remote(num_cpus=3)(Bench)
+        with pytest.raises(WorkerLost, match="node that it was to be on is gone"):
+            on_ray.Actor(ray, without_a_node, b"", None, lambda: True).judge(None)
     finally:
         ray.shutdown()
 

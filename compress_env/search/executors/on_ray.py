@@ -6,6 +6,7 @@ What goes between machines is Ray's own; nothing here listens on a port.
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,8 @@ from compress_env.search.executors.worker import Bench, Order
 
 ANSWER = 5.0
 """Seconds in which a cluster has to answer."""
+LOOK = 2.0
+"""Seconds between looks at whether an actor has begun."""
 GPU = 0.25
 """Share of a GPU that each worker has, if the search uses one: small networks do not fill more."""
 
@@ -43,17 +46,19 @@ class OnRay(Pool):
                 ray.init(address=cluster, log_to_driver=False, logging_level="error")
             except Exception as error:  # noqa: BLE001 - Ray's own, of many kinds
                 raise UserError(
-                    f"there is no Ray cluster at {cluster!r} ({_line(error)}); start one with `ray start --head`, or leave out "
-                    "--cluster"
+                    f"there is no Ray cluster at {cluster!r} that answers ({_line(error)}); start one with `ray start --head`, set "
+                    "RAY_AUTH_MODE=token for one that asks for a token, or leave out --cluster"
                 ) from None
         gpu = GPU if objective.problem.device.type == "cuda" else 0
         actor = ray.remote(num_cpus=1, num_gpus=gpu, max_restarts=0)(Bench)
 
         def start(place: int) -> Actor:
-            room = int(ray.cluster_resources().get("CPU", 0))
-            if len(self._workers) >= room:
-                raise NoRoom(f"the cluster has {room} cores, each with a worker")
-            return Actor(ray, actor, Order.of(objective, place), objective.spec.timeout)
+            if len(self._workers) >= room():
+                raise NoRoom(f"the cluster has {room()} cores, each with a worker")
+            return Actor(ray, actor, Order.of(objective, place), objective.spec.timeout, lambda: len(self._workers) > room())
+
+        def room() -> int:
+            return int(ray.cluster_resources().get("CPU", 0))
 
         super().__init__(objective, workers, start)
 
@@ -72,16 +77,21 @@ class Actor:
         kind: The actor's class.
         order: What it is told.
         timeout: Seconds that an evaluation may take, 0 or None for the usual limit.
+        crowded: Whether there are fewer cores than actors, so that one that has not begun may wait for ever.
     """
 
-    def __init__(self, ray: Any, kind: Any, order: bytes, timeout: float | None):
-        self._ray, self._limit = ray, LATE * (timeout or FIRST)
+    def __init__(self, ray: Any, kind: Any, order: bytes, timeout: float | None, crowded: Callable[[], bool]):
+        self._ray, self._limit, self._crowded = ray, LATE * (timeout or FIRST), crowded
         self._actor = kind.remote(order)
+        self._begun = self._actor.__ray_ready__.remote()
 
     def judge(self, task: Task) -> Outcome:
         """The student, judged there."""
         errors = self._ray.exceptions
         try:
+            while not self._ray.wait([self._begun], timeout=LOOK)[0]:
+                if self._crowded():
+                    raise WorkerLost("the node that it was to be on is gone")
             found: Outcome = self._ray.get(self._actor.judge.remote(task), timeout=self._limit)
             return found
         except errors.RayTaskError as error:
