@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import optuna
-
-from compress_env.agents.optuna_search import OptunaSearch
+from compress_env.agents.optuna_search import OptunaSearch, optuna
 from compress_env.objective import Objective
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import optuna
 
+from compress_env.extras import need
 from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Proposal
 from compress_env.search.trial import Trial
+
+need("an agent of Optuna's", "optuna", "cmaes")
+import optuna  # noqa: E402 - a missing one has been named
 
 
 class OptunaSearch(Agent):

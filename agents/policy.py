@@ -5,8 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from compress_env.agents.saved import load_policy
+from compress_env.extras import ONNX, need
 from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Policy, Proposal
+
+need("the agent policy", *ONNX)
 
 
 class SavedPolicy(Agent):

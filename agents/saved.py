@@ -12,6 +12,7 @@ from torch import nn
 
 from compress_env.contexts import quiet
 from compress_env.errors import UserError
+from compress_env.extras import ONNX, need
 from compress_env.files import atomic
 from compress_env.search.agent import Policy
 from compress_env.search.run import POLICY
@@ -26,6 +27,7 @@ def save_policy(policy: nn.Module, names: Sequence[str], actions: str, path: Pat
         actions: What its actions mean, "relative" or "absolute".
         path: The file.
     """
+    need("a policy's file", *ONNX)
     import onnx
 
     checks = torch.distributions.Distribution._validate_args
@@ -60,6 +62,7 @@ def load_policy(path: str | Path, names: Sequence[str] | None = None, actions: s
         UserError: If it cannot be read, is no policy, or was learned from other observations; when it is used, if an action of its
             is no number.
     """
+    need("a policy's file", *ONNX)
     import onnx
     import onnxruntime
 

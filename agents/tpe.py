@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import optuna
 
-from compress_env.agents.optuna_search import OptunaSearch
+from compress_env.agents.optuna_search import OptunaSearch, optuna
 from compress_env.objective import Objective
 from compress_env.search.trial import Trial
 

@@ -13,6 +13,7 @@ import numpy as np
 from compress_env import guarantee
 from compress_env.bisection import BUDGET
 from compress_env.errors import UserError
+from compress_env.extras import ONNX, need
 from compress_env.files import make_folder
 from compress_env.finishing import Compressed, check_finetuning, finish, left_for_later
 from compress_env.objective import Objective
@@ -26,7 +27,6 @@ from compress_env.search.reopened import objective_in, objective_of
 from compress_env.search.result import FinalPolicy
 from compress_env.search.run import find_agent, search
 from compress_env.search.store import RunFolder
-from compress_env.search.tensorboard import check_tensorboard
 from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 from compress_env.tasks import load_task
 
@@ -216,8 +216,10 @@ def _check(search_spec: SearchSpec) -> None:
     """Look whether there is such an agent, and what is to look on. Raises UserError if not."""
     find_agent(search_spec.agent, search_spec.agent_options)
     find_callbacks(search_spec.callbacks)
+    if search_spec.cluster is not None:
+        need("a cluster of workers", "ray")
     if search_spec.tensorboard:
-        check_tensorboard("--tensorboard")
+        need("--tensorboard", "tensorboard")
 
 
 def _begun(
@@ -269,6 +271,7 @@ def learn_policy(
     from compress_env.agents import offline
 
     find_agent(agent, agent_options)
+    need("a policy's file", *ONNX)
     alike: dict[str, list[RunFolder]] = {}
     for folder in map(RunFolder, runs):
         environment, _ = folder.spec(trust)

@@ -36,7 +36,8 @@ class DistillationResult:
         student: The student's, as good as its best epoch.
         finetune: How the distillation went: `Finetuned` with its history as `{"epoch", "validation"}`.
         recipe: Fields of `Recipe`, the loss, and its temperature and label weight where it has them.
-        exports: By file, the largest difference of outputs as a share of the largest output; None for a format that failed.
+        exports: By file, the largest difference of outputs as a share of the largest output; None for a format that failed,
+            or whose packages are not installed.
         metadata: What the student takes and gives.
         by_class: The main metric of test examples by class, a row each; empty where all classes have as many.
     """

@@ -22,6 +22,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.contexts import quiet
 from compress_env.errors import UserError
+from compress_env.extras import ONNX, MissingPackage, Skipped, need
 from compress_env.files import atomic, system_error, write_text
 from compress_env.progress import announced
 from compress_env.surgery.build import build_student
@@ -74,6 +75,7 @@ def export_onnx(student: nn.Module, example: Tensor, path: Path, metadata: Mappi
     input alone. `metadata` is kept in the file, by name, as texts or JSON. Raises ExportFailed if it is over 1e-4 or the format
     cannot express the network; what was at `path` then stays.
     """
+    need("an ONNX file", *ONNX)
     import onnxruntime
 
     with atomic(path) as part, _explained(path):
@@ -134,15 +136,19 @@ def export_all(
 ) -> dict[str, float | None]:
     """Every format into `folder`: how much outputs differ, by file name.
 
-    A format that fails gives a warning, None and no file: a student that was searched for hours is not lost because of it.
+    A format that fails, or whose packages are not installed, gives a warning, None and no file: a student that was searched for hours
+    is not lost because of it.
     """
     differences: dict[str, float | None] = {}
     for name, write in FORMATS.items():
         try:
             with announced(f"writing and checking {name}", progress):
                 differences[name] = write(student, example, folder / name, metadata)
-        except ExportFailed as error:
-            warnings.warn(str(error), stacklevel=2)
+        except (ExportFailed, MissingPackage) as error:
+            if isinstance(error, MissingPackage):
+                warnings.warn(Skipped(f"{name} is not written: {error}, then: compress-env export --out {folder}"), stacklevel=2)
+            else:
+                warnings.warn(str(error), stacklevel=2)
             differences[name] = None
             (folder / name).unlink(missing_ok=True)  # an earlier student's
     return differences

@@ -34,10 +34,10 @@ def load_module(place: str, what: str) -> ModuleType:
         return _file(place, what)
     try:
         return _module(place)
-    except (ModuleNotFoundError, ValueError, TypeError) as error:
-        raise UserError(f"{what}: {error}; is it installed, or in the current folder?") from None
     except UserError:
         raise
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        raise UserError(f"{what}: {error}; is it installed, or in the current folder?") from None
     except Exception as error:  # noqa: BLE001 - whatever the module raises
         raise UserError(f"{what}: importing {place} failed: {type(error).__name__}: {error}") from error
 

@@ -20,7 +20,7 @@ README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TOP = "agents|benchmarks|compress_env|docs|examples|tests"
 FLAG = r"--[a-z][a-z0-9-]*"
-COMMAND = r"(?:compress-env|python -m benchmarks\.\w+)\b[^\n`]*"
+COMMAND = r"(?:compress-env(?!\[)|python -m benchmarks\.\w+)\b[^\n`]*"
 GROUPS = ("bench", "policy")
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -335,7 +335,7 @@ def test_a_task_that_needs_labels_says_so(folder):
 
 def test_hugging_face_without_its_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'compress-env\[hf\]'"):
+    with pytest.raises(UserError, match=r'pip install "compress-env\[hf\]"'):
         load_data("hf:cifar10")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from compress_env.extras import EXTRAS
+
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("compress_env", "agents")
 OWN = {"compress_env", "agents", "benchmarks", *(p.stem for p in ROOT.glob("*/*.py") if p.parent.name in ("tests", "examples"))}
@@ -18,6 +20,7 @@ WATCHED_WITH = {"wandb", "mlflow"}  # of two examples, whose users have them
 NOT_IMPORTED = {
     "cmaes": "Optuna's CMA-ES sampler imports it",
     "onnxscript": "PyTorch's ONNX exporter imports it",
+    "pandas": "tests are skipped without it",
     "import-linter": "a command, run by tests/test_architecture.py",
     "mypy": "a command, run by `make types`",
     "pytest-xdist": "pytest -n",
@@ -60,19 +63,35 @@ def declared(requirements: list[str]) -> set[str]:
     return {re.match(r"[\w.-]+", text)[0].lower().replace("_", "-") for text in requirements}
 
 
+def of_extras(settings, *names: str) -> set[str]:
+    """Normalised names of what extras install, beside the core."""
+    known, found = settings["project"]["optional-dependencies"], set()
+    for text in (text for name in names for text in known[name]):
+        others = re.fullmatch(r"compress-env\[(.*)\]", text)
+        found |= of_extras(settings, *others[1].split(",")) if others else declared([text])
+    return found
+
+
 def test_everything_that_is_imported_is_declared_and_the_other_way_round(settings):
-    product = declared(settings["project"]["dependencies"])
-    extras = settings["project"]["optional-dependencies"]
-    extra = declared([*extras["hf"], *extras["ray"], *extras["tensorboard"]])
-    tests = product | declared(settings["project"]["optional-dependencies"]["test"])
+    core, extra, tests = declared(settings["project"]["dependencies"]), of_extras(settings, "all"), of_extras(settings, "test")
     assert {"torch", "pillow", "scikit-learn"} <= imported(*PRODUCT)
-    assert imported(*PRODUCT) - product == extra
-    bench = declared(settings["project"]["optional-dependencies"]["bench"])
-    assert imported("benchmarks", "examples") - product <= bench | WATCHED_WITH | declared(extras["ray"])
-    assert imported("tests") - tests == set()
-    assert product - imported(*PRODUCT) - NOT_IMPORTED.keys() == set()
-    assert tests - product - imported("tests") - NOT_IMPORTED.keys() == set()
+    assert imported(*PRODUCT) - core == extra - NOT_IMPORTED.keys()
+    assert imported("benchmarks", "examples") - core <= of_extras(settings, "bench", "ray") | WATCHED_WITH
+    assert imported("tests") - core - tests == set()
+    assert core - imported(*PRODUCT) == set()
+    assert tests - imported(*PRODUCT, "tests") - NOT_IMPORTED.keys() == set()
     assert NOT_IMPORTED.keys() <= tests - imported(*PRODUCT, "tests")
+
+
+def test_packages_of_extras_are_imported_where_they_are_needed_only(settings):
+    extra = of_extras(settings, "all")
+    assert {EXTRAS[name] for name in EXTRAS} <= settings["project"]["optional-dependencies"].keys()
+    assert extra == {name for name in EXTRAS}
+    for path in sources(*PRODUCT):
+        top = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        modules = {name.name for node in top if isinstance(node, ast.Import) for name in node.names}
+        modules |= {node.module.partition(".")[0] for node in top if isinstance(node, ast.ImportFrom) and node.module}
+        assert path.stem in ("optuna_search", "policy_graph") or not modules & EXTRAS.keys(), path
 
 
 def test_every_folder_of_the_product_is_installed(settings):

@@ -230,7 +230,7 @@ def test_scalars_of_stable_baselines_are_beside_them_and_come_once(objective, tm
 
 
 def test_without_tensorboard_the_cure_is_named_before_any_work(tmp_path, objective, monkeypatch):
-    monkeypatch.setattr("compress_env.search.tensorboard.find_spec", lambda name: None)
+    monkeypatch.setattr("compress_env.extras.find_spec", lambda name: None)
     line = refused("search", "--tensorboard", "--out", tmp_path / "a")
     assert '--tensorboard needs the package tensorboard; install it with: pip install "compress-env[tensorboard]"' in line
     option = ("--agent", "stable_baselines3:SAC", "--agent-option", "tensorboard_log=tb")

@@ -28,6 +28,7 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     """
     from compress_env.api import objective_of
     from compress_env.export import FORMATS, load_student
+    from compress_env.extras import ONNX, need
     from compress_env.progress import announced
     from compress_env.search.store import RunFolder
 
@@ -35,6 +36,8 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     folder.read("plan.json")
     given = {"student.onnx": onnx, "student.pt2": pt2}
     paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
+    if "student.onnx" in paths:
+        need("student.onnx", *ONNX)
     problem = objective_of(folder, trust=trust_of([folder], trust)).problem
     student = load_student(problem.module, problem.graph, folder.path)
     result = folder.result()

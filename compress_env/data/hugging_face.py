@@ -14,6 +14,7 @@ from compress_env.data import pictures, stored
 from compress_env.data.dataset import Data, Normalization, Split, make_data
 from compress_env.data.stored import Stored
 from compress_env.errors import UserError
+from compress_env.extras import need
 
 TESTS = ("test", "validation", "val", "valid")
 
@@ -55,10 +56,9 @@ def load(
 
 
 def _splits(name: str, progress: bool) -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("hf:... needs the package datasets: pip install 'compress-env[hf]'") from None
+    need("hf:...", "datasets")
+    import datasets
+
     if not progress:
         datasets.disable_progress_bars()
     try:

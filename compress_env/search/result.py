@@ -103,7 +103,8 @@ class Result:
         best_trial: Index of the trial that the student is of.
         final_policy: The learned policy's student; None without a policy.
         finetune: How the distillation went: `Finetuned` with its history as `{"epoch", "validation"}`.
-        exports: By file, the largest difference of outputs as a share of the largest output; None for a format that failed.
+        exports: By file, the largest difference of outputs as a share of the largest output; None for a format that failed, or
+            whose packages are not installed.
         layers: A row a layer, as by `network_rows`.
         versions: Of the packages that it depends on.
         command: The command line that asked for it, if there was one.

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from compress_env.contexts import one_thread, own_random_state
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import CannotWrite, UnknownName, UserError
+from compress_env.extras import ONNX, MissingPackage, Skipped, need
 from compress_env.files import make_folder
 from compress_env.objective import Objective
 from compress_env.presets import PRESETS
@@ -28,7 +29,7 @@ from compress_env.search.executors import executor_for
 from compress_env.search.recorder import Recorder, trial_of_policy
 from compress_env.search.settings import check_settings
 from compress_env.search.store import RunFolder, alone_in
-from compress_env.search.tensorboard import FOLDER, TRIALS, TensorBoard, check_tensorboard
+from compress_env.search.tensorboard import FOLDER, TRIALS, TensorBoard
 from compress_env.search.together import Together
 from compress_env.search.trial import Trial, best_trial
 
@@ -172,6 +173,7 @@ def search(
                 with _blaming(label, settings):
                     begun = folder.begun(evaluations) if folder else evaluations
                     player = factory(judge, begun, seed, **(settings or {}))
+                    saves = folder is not None and _can_save(player)
                     if events and isinstance(player, WritesScalars):
                         player.write_scalars(events)
                     if evaluations != begun:
@@ -179,7 +181,7 @@ def search(
                     _play(player, recorder, env, folder, workers, cluster)
                     if (policy := player.policy()) is not None:
                         final = trial_of_policy(policy, judge, seed)
-                if folder and hasattr(player, "save_policy") and not folder.is_after_trials(POLICY):
+                if folder and saves and not folder.is_after_trials(POLICY):
                     _save_policy(player, folder.path / POLICY)
             except KeyboardInterrupt:
                 interrupted = True
@@ -188,7 +190,7 @@ def search(
 
 def _events(folder: RunFolder | None) -> Path:
     """Where events for TensorBoard are to be."""
-    check_tensorboard("tensorboard=True")
+    need("tensorboard=True", "tensorboard")
     if folder is None:
         raise UserError("scalars for TensorBoard are written into a run folder; give out=FOLDER, too")
     return folder.path / FOLDER
@@ -214,6 +216,19 @@ def _go_on(player: AnyAgent, label: str, evaluations: int) -> None:
             f"the agent {label!r} ends after as many evaluations as it was begun with; search again in another folder, or give it a "
             "method go_on(evaluations)"
         )
+
+
+def _can_save(player: AnyAgent) -> bool:
+    """Whether an agent's policy can be written; a warning if it has one and cannot, before the search."""
+    if not hasattr(player, "save_policy"):
+        return False
+    try:
+        need(f"{POLICY}, the learned policy,", *ONNX)
+    except MissingPackage as error:
+        after = "the policy is not written without it; the same search with --resume does so later"
+        warnings.warn(Skipped(f"{error}; {after}"), stacklevel=3)
+        return False
+    return True
 
 
 def _save_policy(player: Any, path: Path) -> None:

@@ -9,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from compress_env.errors import UserError
-from compress_env.search.tensorboard import check_tensorboard
+from compress_env.extras import need
 
 NUMBERS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
 
@@ -34,7 +34,7 @@ def check_settings(agent: object, factory: Callable[..., Any], settings: Mapping
         if name in settings and not _fits(settings[name], kind):
             raise UserError(f"the agent {agent!r}: {name} has to be {_text(kind)}, got {settings[name]!r}")
     if settings.get("tensorboard_log"):
-        check_tensorboard("tensorboard_log")
+        need("tensorboard_log", "tensorboard")
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress_env.errors import UserError
 from compress_env.search.callbacks import Callback, shares
 from compress_env.search.trial import Trial, best_trial
 
@@ -20,12 +18,6 @@ TRIALS = "trials"
 """The run of the search; agents have others beside it."""
 LAST = "search/reward"
 """Is written last, so that a step that has it is complete."""
-
-
-def check_tensorboard(asked: str) -> None:
-    """Look whether TensorBoard is installed. Raises UserError, which names what asked for it, if not."""
-    if find_spec("tensorboard") is None:
-        raise UserError(f'{asked} needs the package tensorboard; install it with: pip install "compress-env[tensorboard]"')
 
 
 class TensorBoard(Callback):

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.contexts import quiet, threads
 from compress_env.errors import UserError
+from compress_env.extras import ONNX, need
 from compress_env.registry import unknown
 from compress_env.spec import RUNTIMES
 
@@ -48,6 +49,8 @@ class RuntimeConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"latency: {name} has to be a whole number of at least 1, got {value!r}")
+        if self.runtime == "onnxruntime":
+            need("latency in ONNX Runtime", *ONNX)
         if self.runtime == "onnxruntime" and not self.on_cpu:
             import onnxruntime
 

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from compress_env.errors import UserError
+from compress_env.extras import need
 from compress_env.failures import FIRST
 from compress_env.objective import Objective
 from compress_env.search.executors import Outcome, Task
@@ -126,8 +127,7 @@ def _line(error: Exception) -> str:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UserError('workers on a cluster need Ray; install it with: pip install "compress-env[ray]"') from None
+    need("a cluster of workers", "ray")
+    import ray
+
     return ray
