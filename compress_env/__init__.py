@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from compress_env.presets import preset
     from compress_env.problem import Problem
     from compress_env.report.inspect import inspect
-    from compress_env.search.run import search
     from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec
     from compress_env.surgery.build import build_student
     from compress_env.surgery.plan import Plan
@@ -34,7 +33,7 @@ _ENTRY_POINTS = {
 ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = [
     "ENV_IDS", "EnvironmentSpec", "Evaluator", "EvaluatorSettings", "Objective", "Plan", "Problem", "ProblemSpec", "SearchSpec",
-    "__version__", "build_student", "compress", "distil", "inspect", "preset", "search", "trace",
+    "__version__", "build_student", "compress", "distil", "inspect", "preset", "trace",
 ]  # fmt: skip
 
 for _id, _entry_point in _ENTRY_POINTS.items():
@@ -55,13 +54,18 @@ _PUBLIC = {
     "distil": "compress_env.distilling",
     "inspect": "compress_env.report.inspect",
     "preset": "compress_env.presets",
-    "search": "compress_env.search.run",
     "trace": "compress_env.surgery.trace",
 }
 """Where public names are; they are imported when they are first used."""
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})
+
+
+if not TYPE_CHECKING:  # type checkers have the imports above, and know of no other names
+
+    def __getattr__(name: str) -> Any:
+        if name in _PUBLIC:
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
