@@ -83,7 +83,7 @@ def test_flags_named_alone_belong_to_some_command(page):
     alone = set(re.findall(f"`({FLAG})", page.read_text(encoding="utf-8")))
     commands = ["search", "finetune", "distill", "policy learn", "policy apply", "bench run", "bench report", "bench policy", "export"]
     called = [("compress_env.cli", *name.split()) for name in (*commands, "inspect")]
-    called += [("benchmarks.fidelity",), ("benchmarks.losses",)]
+    called += [("benchmarks.fidelity",), ("benchmarks.losses",), ("benchmarks.workers",)]
     for command in called:
         alone -= alone and set(re.findall(FLAG, help_of(command)))
     assert not alone
