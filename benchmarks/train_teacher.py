@@ -6,13 +6,11 @@ The search's validation split is held out from the training. A run that is inter
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 import torch
 from safetensors.torch import save_file
-from torch import distributed
 
 from compress_env import devices
 from compress_env.cli import options
@@ -20,6 +18,7 @@ from compress_env.cli.commands import Command
 from compress_env.contexts import one_thread
 from compress_env.data import load_data
 from compress_env.data.dataset import Split
+from compress_env.distill import processes
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.train import fit, predict
 from compress_env.files import remove
@@ -35,10 +34,12 @@ from compress_env.teachers import TEACHERS
 @options.of(SearchSpec, "seed")
 @click.option("--out", type=options.Place(path_type=Path), required=True, help="Weights file to write (.safetensors).")
 def main(name: str, data: str | None, out: Path, seed: int, device: str) -> None:
-    teacher = TEACHERS.get(name)
-    if "RANK" in os.environ:  # set by torchrun
-        distributed.init_process_group("gloo")
-    first = int(os.environ.get("RANK", 0)) == 0
+    with processes.together():
+        _train(name, data, out, seed, device)
+
+
+def _train(name: str, data: str | None, out: Path, seed: int, device: str) -> None:
+    teacher, first = TEACHERS.get(name), processes.rank() == 0
     images = load_data(data or teacher.data, normalization=teacher.normalization, progress=first)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

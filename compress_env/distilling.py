@@ -42,7 +42,7 @@ from compress_env.teachers import TEACHERS, Teacher, load_teacher, load_weights
 
 PROBLEM = ("teacher", "weights", "data", "validation", "classes", "image_size", "augmentation", "mean", "std", "task", "device")
 """The settings of a problem that matter where nothing is searched for."""
-OWN = ("lr", "batch_size", "temperature", "label_weight")
+OWN = ("lr", "batch_size", "accumulate", "temperature", "label_weight")
 SETTINGS, RESULT, CHECKPOINT = "distillation.json", "result.json", "distillation.checkpoint"
 NOTES = ("versions", "command")
 """Parts of the settings that do not change what comes of them."""
@@ -98,8 +98,8 @@ def distil(
         progress: Whether to show on standard error how far it is.
         trust: Whether to run code that a student's run folder names: True, or the places of what may be run.
         command: The command line that asked for it, for the record.
-        further: `lr`, `batch_size`, `temperature` and `label_weight` (`compress_env.spec.FinetuneSpec`), and of the problem
-            `weights`, `validation`, `classes`, `image_size`, `augmentation`, `mean`, `std`, `task` and `device`
+        further: `lr`, `batch_size`, `accumulate`, `temperature` and `label_weight` (`compress_env.spec.FinetuneSpec`), and of the
+            problem `weights`, `validation`, `classes`, `image_size`, `augmentation`, `mean`, `std`, `task` and `device`
             (`compress_env.spec.ProblemSpec`).
 
     Raises:
@@ -121,7 +121,7 @@ def distil(
     master = load_teacher(problem.teacher, problem.weights, progress)
     pupil = _student(student, student_weights, seed, progress, trust)
     settings = {
-        **{name: value for name, value in problem.to_json().items() if name in PROBLEM}, **spec.to_json(),
+        **{name: value for name, value in problem.to_json().items() if name in PROBLEM}, **_described(spec),
         "loss": loss_name(task, spec.loss), "student": pupil.name, "student_weights": student_weights and str(student_weights),
         "seed": seed, "teacher_id": fingerprint(master.module), "student_id": fingerprint(pupil.module),
         "versions": versions(), "command": command,
@@ -136,6 +136,11 @@ def distil(
         found = training(folder, seed, settings["loss"])
         remove(folder / CHECKPOINT)
     return found
+
+
+def _described(spec: FinetuneSpec) -> dict[str, Any]:
+    """The settings; `accumulate` is left out where it is 1, as in folders from before it."""
+    return {name: value for name, value in spec.to_json().items() if (name, value) != ("accumulate", 1)}
 
 
 def _student(spec: Any, weights: str | Path | None, seed: int, progress: bool, trust: Trust) -> Teacher:
@@ -266,7 +271,7 @@ class _Training:
             teacher=NetworkNumbers(validation[0], test[0], before, self.macs[0], state_bytes(teacher)),
             student=NetworkNumbers(done.best_validation, done.metric_test, after, self.macs[1], size),
             finetune=done.to_json(),
-            recipe=asdict(recipe) | {"loss": loss} | loss_settings(task, spec.loss, spec.temperature, spec.label_weight),
+            recipe=recipe.to_json() | {"loss": loss} | loss_settings(task, spec.loss, spec.temperature, spec.label_weight),
             exports=export_all(student, data.calibration(8), folder, metadata=about, progress=self.progress),
             metadata=about,
             by_class=tuple(by_class(task, data, test[1], tested)),
@@ -288,7 +293,7 @@ class _Training:
         """The recipe, in float32 where one of the networks does not run in bfloat16."""
         data, spec = self.data, self.spec
         function = loss_function(self.task, spec.loss)
-        recipe = finetuning_recipe(len(data.train), spec.epochs, self.device, spec.lr, spec.batch_size, function)
+        recipe = finetuning_recipe(len(data.train), spec.epochs, self.device, spec.lr, spec.batch_size, function, spec.accumulate)
         example = data.calibration(2)
         if recipe.precision == "bfloat16" and not all(takes_bfloat16(each, example) for each in (self.teacher, self.student)):
             return replace(recipe, precision="float32")

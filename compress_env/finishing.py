@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
+from compress_env.distill import processes
 from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name, loss_settings
 from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import predict
@@ -117,7 +118,7 @@ def finish(
         objective: The run's; made again from its settings if None.
         progress: Whether to show on standard error how far it is.
         trust: As for `objective_of`.
-        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `loss`, `temperature`, `label_weight`.
+        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `accumulate`, `loss`, `temperature`, `label_weight`.
 
     Raises:
         UserError: If no student meets the budget yet, or none can be distilled.
@@ -142,7 +143,25 @@ def finish(
         if found is None:
             found = ending.written(finalists, *ending.distilled(finalists))
         ending.close()
+        processes.told()
     return found
+
+
+def finish_along(folder: RunFolder, epochs: int = 30, *, trust: Trust = False, **further: Any) -> None:
+    """What the other processes do while the first one does `finish`: they learn along, and write nothing.
+
+    Args:
+        folder: The run folder.
+        epochs: As for `finish`.
+        trust: As for `objective_of`.
+        further: As for `finish`.
+
+    Raises:
+        UserError: As `finish` does.
+    """
+    spec = FinetuneSpec.of(epochs=epochs, **further)
+    folder.recorded()
+    Ending(folder, objective_of(folder, progress=False, trust=trust), spec, progress=False).along()
 
 
 class Ending:
@@ -168,9 +187,9 @@ class Ending:
             spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
         function, examples = loss_function(*loss), len(problem.data.train)
-        recipe = finetuning_recipe(examples, spec.epochs, problem.device, spec.lr, spec.batch_size, function)
+        recipe = finetuning_recipe(examples, spec.epochs, problem.device, spec.lr, spec.batch_size, function, spec.accumulate)
         self._recipe: Recipe = problem.runnable(recipe)
-        self.made_by: dict[str, Any] = asdict(self._recipe) | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
+        self.made_by: dict[str, Any] = self._recipe.to_json() | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
         self._folder, self._objective, self._spec, self._progress = folder, objective, spec, progress
         self._run, self._judge = folder.recorded(), _evaluator(objective)
         self.seed: int = self._run["search"]["seed"]
@@ -196,13 +215,8 @@ class Ending:
             best, plan = finalist.trial, finalist.trial.plan
             checkpoint = self._checkpoint(plan)
             try:
-                student = self._judge.prepared(plan)
-                done = finetune(
-                    student, problem.whole, data or problem.data, self._recipe, task=problem.task, loss=self._spec.loss,
-                    temperature=self._spec.temperature, label_weight=self._spec.label_weight, seed=self.seed,
-                    at_once=self._judge.at_once, checkpoint=checkpoint, progress=self._progress,
-                )  # fmt: skip
-                return finalist, student, done
+                processes.told(plan.to_json())
+                return finalist, *self._distilled(plan, data or problem.data)
             except (UserError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - what a network raises is up to its author
@@ -215,6 +229,20 @@ class Ending:
                 finalists.failed(finalist, f"fine-tuning: {reason}")
                 warnings.warn(f"trial {best.index} cannot be fine-tuned ({reason}); the next best takes its place", stacklevel=3)
         raise EveryStudentFailed(f"{self._folder.path}: none of the best students can be fine-tuned ({reason})")
+
+    def along(self) -> None:
+        """Train the students that the first process tells of, together with it, until it tells of no more."""
+        while plan := processes.told():
+            self._distilled(Plan.from_json(plan), self._objective.problem.data)
+
+    def _distilled(self, plan: Plan, data: Data) -> tuple[fx.GraphModule, Finetuned]:
+        problem, spec = self._objective.problem, self._spec
+        student = self._judge.prepared(plan)
+        return student, finetune(
+            student, problem.whole, data, self._recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
+            label_weight=spec.label_weight, seed=self.seed, at_once=self._judge.at_once, checkpoint=self._checkpoint(plan),
+            progress=self._progress,
+        )  # fmt: skip
 
     def _further(self) -> str:
         """The command that goes on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def settings_of(problem: Problem, passes: int, lr: float | None, seed: int) -> d
     return {
         "teacher": problem.teacher.name, "training_images": len(data.train), "validation_images": len(data.validation),
         "labels": int(data.validation.labels[:64].sum()), "loss": problem.task.loss, "temperature": 4.0, "seed": seed,
-        "passes": passes, "recipe": asdict(recipe), "ranking": problem.ranking.name, "weights": fingerprint(problem.teacher.module),
+        "passes": passes, "recipe": recipe.to_json(), "ranking": problem.ranking.name, "weights": fingerprint(problem.teacher.module),
     }  # fmt: skip
 
 

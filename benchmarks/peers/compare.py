@@ -159,7 +159,7 @@ def compare(
     settings = {
         "teacher": problem.teacher.name, "data": data.name, "training_images": len(data.train), "limit": limit,
         "share": limit / problem.cost_model.teacher["macs"], "epochs": epochs, "loss": problem.task.loss, "steps": STEPS,
-        "recipe": asdict(recipe), "teacher_validation": metric(problem, problem.whole, data.validation),
+        "recipe": recipe.to_json(), "teacher_validation": metric(problem, problem.whole, data.validation),
         "teacher_test": metric(problem, problem.whole, data.test),
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,19 @@ def finetune(out: str, trust: bool, **settings: Any) -> None:
     \b
     compress-env finetune --out runs/a --epochs 40
     compress-env finetune --out runs/a --epochs 40 --lr 0.05 --batch-size 128 --loss mine.py:loss
+    torchrun --nproc-per-node 4 -m compress_env finetune --out runs/a --epochs 40
+
+    The last one shares each batch among four processes, with a GPU each where there are GPUs; so does `accelerate launch`. All of them
+    have to see the run folder, the data and the teacher under the same names.
     """
-    from compress_env.api import finish
+    from compress_env.distill import processes
+    from compress_env.finishing import finish, finish_along
     from compress_env.search.store import RunFolder
 
-    folder = RunFolder(out)
-    show(finish(folder, trust=trust_of([folder], trust), **settings))
+    with processes.together():
+        folder = RunFolder(out)
+        trusted = trust_of([folder], trust)
+        if processes.rank():
+            finish_along(folder, trust=trusted, **settings)
+        else:
+            show(finish(folder, trust=trusted, **settings))

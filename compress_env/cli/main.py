@@ -5,6 +5,8 @@ Each command is a file; heavy modules are imported where they are used, so that 
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from compress_env.cli.bench import bench
@@ -23,7 +25,8 @@ from compress_env.cli.validate import validate
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="compress-env")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Compress a trained network: an agent searches for the student that keeps most of the accuracy within a budget.
 
     \b
@@ -33,6 +36,8 @@ def main() -> None:
     compress-env inspect --teacher resnet20-cifar10             what can be removed or shrunk, and what that saves
     compress-env list                                           what teachers, agents, rewards and so on there are
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and context.invoked_subcommand != "finetune":
+        raise click.UsageError("torchrun and accelerate can start several processes of `compress-env finetune` only")
 
 
 for _command in (search, inspect, finetune, distill, report, export, validate, runs, policy, bench, list_):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ class Checkpoint:
         """
         self.path = path
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        self._made_with = {"format": FORMAT, "recipe": asdict(recipe), "shapes": shapes, **made_with}
+        self._made_with = {"format": FORMAT, "recipe": recipe.to_json(), "shapes": shapes, **made_with}
         self._found = self._load()
         self.kept: dict[str, Any] = self._found["kept"] if self._found else {}
 

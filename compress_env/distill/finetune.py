@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
+from compress_env.distill import processes
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
@@ -43,6 +44,7 @@ class Finetuned:
         metric_test: The best epoch's metric on test images, measured once.
         diverged: The reason why the training ended early, or "".
         augmentation: How training images were changed at random, in words.
+        processes: How many shared the batches, at the end.
     """
 
     epochs: int
@@ -53,6 +55,7 @@ class Finetuned:
     metric_test: float
     diverged: str = ""
     augmentation: str = ""
+    processes: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; `history` has the epoch beside each number."""
@@ -85,7 +88,8 @@ def finetune(
 ) -> Finetuned:
     """Distil `teacher` into `student`, in place; it ends with the weights of the epoch that was best on validation images.
 
-    The test images are looked at once, after that choice. A training that diverges after an epoch or more ends there, with a warning.
+    Of several processes (`distill.processes`), each does all of this, with its share of the batches. The test images are looked at
+    once, after that choice. A training that diverges after an epoch or more ends there, with a warning.
 
     Args:
         student: A network on the device of the training.
@@ -155,6 +159,7 @@ def finetune(
         metric_test=test,
         augmentation=data.augmented if recipe.augment else "none",
         diverged=diverged,
+        processes=processes.world(),
     )
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, distributed, nn, random
+from torch import Tensor, nn, random
 from tqdm.auto import tqdm
 
 from compress_env.data.dataset import Data, Split, in_order, training_batches
 from compress_env.devices import repeatable
+from compress_env.distill import processes
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
 from compress_env.distill.recipes import Recipe
@@ -43,7 +44,7 @@ def fit(
 ) -> None:
     """Train `model` in place on `data.train`; it is left in evaluation mode.
 
-    Under `torchrun`, each process takes its share of every batch and gradients are averaged.
+    Of several processes (`distill.processes`), each takes its share of every batch, and gradients are averaged.
 
     Args:
         model: A network, on the device of the training.
@@ -60,7 +61,7 @@ def fit(
         Diverged: If the loss stops being finite.
     """
     device = next(model.parameters()).device
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    first, shares = processes.rank() == 0, processes.world() * recipe.accumulate
     per_epoch = max(1, len(data.train) // recipe.batch_size)
     total = recipe.steps or recipe.epochs * per_epoch
     decayed = [p for p in model.parameters() if p.dim() > 1]
@@ -77,10 +78,11 @@ def fit(
     seed = generator.initial_seed()
     state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     step, epoch = checkpoint.restore(state, generator) if checkpoint else (0, 0)
-    bar = tqdm(total=total, initial=step, desc=progress, unit="step", leave=False, disable=progress is None or rank > 0)
-    mine, bfloat16 = slice(rank, None, world), recipe.precision == "bfloat16"
+    bar = tqdm(total=total, initial=step, desc=progress, unit="step", leave=False, disable=progress is None or not first)
+    mine = [slice(share, None, shares) for share in range(processes.rank(), shares, processes.world())]
+    bfloat16 = recipe.precision == "bfloat16"
     model.train()
-    example = data.prepare(data.train.inputs[: recipe.batch_size][mine].to(device))
+    example = data.prepare(data.train.inputs[: recipe.batch_size][mine[0]].to(device))
     example = example.to(memory_format=memory_format(model, example))
     gpus = [device.index or 0] if device.type == "cuda" else []
     replayed = replayed_training(model, example, bfloat16) if recorded else nullcontext()
@@ -90,17 +92,19 @@ def fit(
                 source.manual_seed(seed + epoch)
             model.train()
             for indices, raw in training_batches(data, recipe.batch_size, generator, device, recipe.augment):
-                inputs = in_layout(model, data.prepare(raw[mine]))
-                labels = data.train.labels[indices[mine]].to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    outputs = model(inputs)
-                loss = objective(outputs.float(), labels, inputs, indices[mine])
-                if not torch.isfinite(loss):
-                    raise Diverged(f"the loss is {loss.item()} at step {step + 1} of {total}")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                if world > 1:
-                    _average_gradients(model, world)
+                total_loss = torch.zeros((), device=device)
+                for rows in mine:
+                    inputs = in_layout(model, data.prepare(raw[rows]))
+                    labels = data.train.labels[indices[rows]].to(device)
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                        outputs = model(inputs)
+                    loss = objective(outputs.float(), labels, inputs, indices[rows]) / recipe.accumulate
+                    loss.backward()
+                    total_loss += loss.detach()
+                total_loss = processes.average(model, total_loss)
+                if not torch.isfinite(total_loss):
+                    raise Diverged(f"the loss is {total_loss.item()} at step {step + 1} of {total}")
                 optimizer.step()
                 schedule.step()
                 step += 1
@@ -109,9 +113,9 @@ def fit(
                     break
             epoch += 1
             model.eval()
-            if on_epoch and rank == 0:
+            if on_epoch:
                 bar.set_postfix_str(on_epoch(epoch))
-            if checkpoint and rank == 0:
+            if checkpoint and first:
                 checkpoint.save(state, generator, step, epoch)
     model.eval()
 
@@ -147,11 +151,3 @@ def _predict(model: nn.Module, data: Data, split: Split, batch_size: int, bfloat
         with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
             parts.append(model(inputs.to(memory_format=memory_format(model, inputs))).float())
     return torch.cat(parts).cpu()
-
-
-def _average_gradients(model: nn.Module, world: int) -> None:
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(flat)
-    for g, mean in zip(gradients, flat.div_(world).split([g.numel() for g in gradients])):
-        g.copy_(mean.view_as(g))

@@ -122,7 +122,9 @@ def _distillation(objective: Objective, plans: list[Plan], spec: FinetuneSpec) -
     """Seconds of a full distillation, and bytes that it needs beyond what was tried."""
     problem = objective.problem
     data, task = problem.data, problem.task
-    recipe = problem.runnable(finetuning_recipe(len(data.train), spec.epochs, problem.device, spec.lr, spec.batch_size))
+    recipe = problem.runnable(
+        finetuning_recipe(len(data.train), spec.epochs, problem.device, spec.lr, spec.batch_size, accumulate=spec.accumulate)
+    )
     loss = distillation(problem.whole, loss_function(task, spec.loss), 4.0, recipe.precision)
 
     def steps(plan: Plan, tried: Recipe) -> float:
