@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint types wheel install clean
+.PHONY: demo test lint types wheel docs install clean
 
 demo: install
 	$(BIN)/compress-env search --budget macs=0.125 --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
@@ -21,7 +21,15 @@ types: install
 wheel: install
 	.ci/wheel
 
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/doctrees docs build/site
+	$(BIN)/python .ci/site build/site
+
 install: .venv/installed
+
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

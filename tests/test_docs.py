@@ -15,15 +15,21 @@ from pathlib import Path
 
 import pytest
 
+import compress_env
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+HOME = DOCS / "index.md"
+SITE = sorted(DOCS.rglob("*.md"))
+"""Pages of the site; those below `project` and `environments` show files from elsewhere."""
+PAGES = [README, ROOT / "CONTRIBUTING.md", *SITE]
 TOP = "agents|benchmarks|compress_env|docs|examples|tests"
 FLAG = r"--[a-z][a-z0-9-]*"
 COMMAND = r"(?:compress-env(?!\[)|python -m benchmarks\.\w+)\b[^\n`]*"
 GROUPS = ("bench", "policy")
 
-by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
 @cache
@@ -53,8 +59,14 @@ def call(line: str) -> tuple[tuple[str, ...], list[str]]:
 
 
 def text_of(page: Path) -> str:
-    """Its text, without the targets of links."""
-    return re.sub(r"\]\([^)]*\)", "]", page.read_text(encoding="utf-8"))
+    """Its text, without the targets of links and the head of a notebook."""
+    text = re.sub(r"\A---\n.*?\n---\n+", "", page.read_text(encoding="utf-8"), flags=re.S)
+    return re.sub(r"\]\([^)]*\)", "]", text)
+
+
+def python_of(page: Path) -> list[str]:
+    """Its blocks of Python, but for cells of notebooks, which are run when the site is built."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
 
 
 def test_commands_are_split_into_names_and_flags():
@@ -111,24 +123,35 @@ def test_links_lead_to_files_and_headings(page):
 
 @by_page
 def test_a_page_begins_by_saying_what_it_tells(page):
-    title, first, *_ = page.read_text(encoding="utf-8").split("\n\n")
+    title, first, *_ = text_of(page).strip().split("\n\n")
     assert title.startswith("# ") and first.endswith(".")
-    if page != README:
+    if page not in (README, HOME):
         assert first.startswith("This page ")
 
 
-def test_the_readme_fits_a_few_screens_and_leads_to_every_page():
+def test_the_readme_fits_a_few_screens_and_leads_to_the_site():
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
-    reached = {*re.findall(r"\]\((docs/\w[\w-]*\.md)", text)}
-    assert reached == {f"docs/{page.name}" for page in PAGES if page.parent == ROOT / "docs"}
+    assert "(docs/index.md)" in text
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if "```python\n" in p.read_text(encoding="utf-8")], ids=lambda p: p.name)
+def test_every_page_of_the_site_is_reached_from_home():
+    trees = re.findall(r"```{toctree}\n(.*?)```", HOME.read_text(encoding="utf-8"), re.S)
+    reached = [line for tree in trees for line in tree.split("\n\n")[1].split()]
+    assert sorted(reached) == sorted(page.relative_to(DOCS).with_suffix("").as_posix() for page in SITE if page != HOME)
+
+
+def test_the_reference_has_every_public_name():
+    documented = set(re.findall(r"auto\w+:: compress_env\.(?:search\.)?(\w+)", (DOCS / "api.md").read_text(encoding="utf-8")))
+    assert {name for name in compress_env.__all__ if not re.fullmatch("[A-Z_]+|__.*", name)} <= documented
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if python_of(p)], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_python_runs_as_it_stands(page, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
-    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
-        if "imagefolder:DIR" in code:  # needs images that are not here
+    for code in python_of(page):
+        # the first needs images that are not here, the second is a file to save, which commands of the page use: benchmarks.tutorials
+        if "imagefolder:DIR" in code or re.match(r"# \w+\.py\n", code):
             compile(code, page.name, "exec")
             continue
         done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NAMES = {"deploy", "mlflow_tracking", "my_agent", "my_layer", "my_loss", "my_resource", "my_reward", "my_task", "my_teacher",
          "quickstart", "weights_and_biases", "without_gymnasium"}  # fmt: skip
 WATCHED_WITH = ("wandb", "mlflow")
@@ -42,3 +44,10 @@ def test_an_example_prints_a_table_and_leaves_no_file(path, tmp_path):
     assert 3 <= len(lines) <= 12 and all(line.strip() for line in lines), done.stdout
     assert "nan" not in done.stdout.lower()
     assert list(tmp_path.iterdir()) == []
+    shown = re.search(rf"^### {path.stem}\n.*?^```\n(.*?)^```", (ROOT / "docs" / "examples.md").read_text(), re.M | re.S)
+    assert shown and words(shown[1]) == words(done.stdout), "run python -m benchmarks.gallery"
+
+
+def words(text: str) -> list[str]:
+    """Texts of a table without their numbers, which depend on the machine."""
+    return re.findall(r"[^\W\d]+", text)
