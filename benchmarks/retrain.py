@@ -87,7 +87,8 @@ def retrain(
                     checkpoint.unlink(missing_ok=True)
                     bar.write(f"{scenario}: the student of plan {text} is left out: {error}")
                     continue
-                row = Retrained(scenario, text, seed, epochs, **asdict(result))
+                own = {name: value for name, value in asdict(result).items() if name not in ("history", "seconds")}
+                row = Retrained(scenario, text, seed, epochs, **own)
                 file.append(row)
                 known.append(row)
                 bar.update()

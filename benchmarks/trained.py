@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,9 @@ class Trained:
         validation: On validation images, of the best epoch.
         test: On test images, of the same epoch.
         best_epoch: Which one.
+        history: On validation images, before training and after each epoch.
+        seconds: Of an epoch with its look at the validation images: those that the processor worked, or of the clock where a GPU
+            computes. 0 if the training was interrupted.
     """
 
     validation_start: float
@@ -33,6 +37,8 @@ class Trained:
     validation: float
     test: float
     best_epoch: int
+    history: tuple[float, ...]
+    seconds: float
 
 
 def metric(problem: Problem, model: nn.Module, split: Split) -> float:
@@ -64,11 +70,18 @@ def train(
         Diverged: If the loss stops being finite.
     """
     student = student.to(problem.device)
+    clock, fresh = time.process_time if problem.device.type == "cpu" else time.perf_counter, not checkpoint.exists()
+    began = clock()
     start = metric(problem, student, problem.data.test)
+    tested = clock() - began
+    began = clock()
     done = finetune(
         student, problem.whole, problem.data, recipe, problem.task, seed=seed, checkpoint=checkpoint, progress=progress
     )
     if done.diverged:
         raise Diverged(done.diverged)
+    seconds = (clock() - began - tested) / done.epochs if fresh else 0.0  # the test images are looked at in the end again
     remove(checkpoint)
-    return Trained(done.history[0], start, done.best_validation, done.metric_test, done.best_epoch)
+    return Trained(
+        done.history[0], start, done.best_validation, done.metric_test, done.best_epoch, done.history, round(seconds, 2)
+    )

@@ -1,149 +1,89 @@
-"""Students of ours and of torch-pruning at the same MACs, all of them fine-tuned alike."""
+"""Students of ours and of torch-pruning within one limit, all of them fine-tuned alike."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from tqdm.auto import tqdm
 
-from benchmarks.peers.pruners import PRUNERS, STEPS, shrunk
+from benchmarks.peers.limits import Bound
+from benchmarks.peers.pruners import IMAGES, STEPS
+from benchmarks.peers.students import Contestant, Makers, Student, reason, students
 from benchmarks.trained import metric, recipe_of, train
-from compress_env.contexts import one_thread
-from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import Diverged
-from compress_env.errors import UserError
-from compress_env.evaluator import Evaluator
-from compress_env.files import JsonLines
+from compress_env.files import JsonLines, make_folder
 from compress_env.problem import Problem
-from compress_env.registry import unknown
-from compress_env.resources.budget import parse_limit
-from compress_env.resources.macs import Macs
-from compress_env.resources.params import Params
-from compress_env.search.store import RunFolder
-from compress_env.search.trial import best_trial
-from compress_env.spec import EvaluatorSettings
-from compress_env.surgery.plan import Plan
-from compress_env.walk.walk import Walk
-
-PREFIX = "torch-pruning "
 
 
 @dataclass(frozen=True)
 class PeerResult:
-    """A student after fine-tuning with one seed, or why there is none.
+    """A student after a fine-tuning, or why there is none.
 
     Attributes:
-        student: Its name.
+        student: Its name, and so on as in `Student`.
+        epochs: Of the fine-tuning, 0 for the student as it is right after the surgery.
         seed: Of the fine-tuning.
         failed: Why there is none, or "".
-        how: The pruning ratio or the plan.
-        macs: Share of the teacher's.
-        params: Likewise.
-        validation_start: As in `Trained`, and so are the others.
+        lr: The peak rate.
+        validation: As in `Trained`, and so are the others.
     """
 
     student: str
+    side: str
+    epochs: int
     seed: int
     failed: str = ""
     how: str = ""
     macs: float = 0.0
     params: float = 0.0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    latency: dict[str, float] = field(default_factory=dict)
     validation_start: float = 0.0
     test_start: float = 0.0
+    lr: float = 0.0
     validation: float = 0.0
     test: float = 0.0
     best_epoch: int = 0
+    history: tuple[float, ...] = ()
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, student: Student, epochs: int, seed: int, **given: Any) -> PeerResult:
+        """What became of a student."""
+        own = {name: value for name, value in asdict(student).items() if name != "pruned"}
+        return cls(**(own | {"epochs": epochs, "seed": seed} | given))
 
 
-@dataclass(frozen=True, eq=False)
-class Contestant:
-    """A way to a student.
-
-    Attributes:
-        name: Its name.
-        make: Gives the student right after the surgery, and how it was made; it may raise if torch-pruning cannot prune the network.
-    """
-
-    name: str
-    make: Callable[[], tuple[nn.Module, str]]
-
-
-def of_library(problem: Problem, name: str, limit: float) -> Contestant:
-    """The student of a pruner within a number of MACs."""
-
-    def make() -> tuple[nn.Module, str]:
-        with one_thread():
-            model, ratio = shrunk(problem, PRUNERS[name], limit)
-        return model, f"ratio {ratio:.4f}"
-
-    return Contestant(PREFIX + name, make)
-
-
-def of_plan(problem: Problem, name: str, plan: Plan) -> Contestant:
-    """The student of a plan as it is before fine-tuning: with the teacher's weights, refitted as a search sees it."""
-    return Contestant(name, lambda: (Evaluator(problem, EvaluatorSettings()).prepared(plan), plan.to_json()))
-
-
-def uniform_plan(problem: Problem, limit: float) -> Plan:
-    """The plan of action 0 at every step, within a number of MACs."""
-    walk = Walk(problem, {"macs": limit})
-    while not walk.done:
-        walk.step(0.0, 0.0)
-    return problem.graph.canonical(walk.removed, walk.widths)
-
-
-def of_run(problem: Problem, path: Path, limit: float) -> Contestant:
-    """The best student of a run folder. Raises UserError if it is none of this teacher's, or above the limit."""
-    folder = RunFolder(path)
-    environment, search = folder.spec(trust=True)  # nothing of it is run
-    for name in ("teacher", "weights"):
-        theirs, mine = getattr(environment.problem, name), getattr(problem.spec, name)
-        if theirs != mine:
-            raise UserError(f"{path} is a run with {name} {theirs!r}, not {mine!r}; give it the same one")
-    best = best_trial(folder.trials())
-    if best is None:
-        raise UserError(f"{path} has no student that meets its budget yet; search further with --resume")
-    used = best.evaluation.usage["macs"]
-    if used > limit * (1 + 1e-9):
-        raise UserError(
-            f"the student of {path} has {used:,.0f} MACs, more than {limit:,.0f}; search with --budget macs={limit:.0f}"
-        )
-    return of_plan(problem, f"{search.agent} {search.seed} ({best.plan.key[:6]})", best.plan)
-
-
-def limit_of(budget: Mapping[str, Any], teacher: float) -> float:
-    """MACs from `{"macs": limit}`. Raises UserError for other resources."""
-    if set(budget) != {"macs"}:
-        raise UserError("students are compared at equal MACs; give one --budget macs=LIMIT, for example macs=0.5")
-    return parse_limit(budget["macs"], Macs()).absolute(teacher)
-
-
-def contestants(problem: Problem, limit: float, methods: Sequence[str], runs: Sequence[Path]) -> list[Contestant]:
-    """Pruners by name, the uniform student, and the best students of run folders. Raises UserError for one that cannot take part."""
-    for name in methods:
-        if name not in PRUNERS:
-            raise UserError(unknown("pruner", name, list(PRUNERS)))
-    found = [of_run(problem, path, limit) for path in runs]
-    ours = [of_plan(problem, "uniform", uniform_plan(problem, limit)), *{c.name: c for c in found}.values()]
-    return [*ours, *(of_library(problem, name, limit) for name in methods)]
+def settings_of(bound: Bound, lr: float | None) -> dict[str, Any]:
+    """What all rows of a file have in common."""
+    problem = bound.problem
+    data = problem.data
+    return {
+        "teacher": problem.teacher.name, "data": data.name, "training_images": len(data.train), "resource": bound.resource,
+        "share": round(bound.share, 6), "where": problem.runtime.label if bound.measured else "", "multiple": bound.multiple,
+        "loss": problem.task.loss, "steps": STEPS, "images": IMAGES, "lr": lr,
+        "teacher_validation": metric(problem, problem.whole, data.validation),
+        "teacher_test": metric(problem, problem.whole, data.test),
+    }  # fmt: skip
 
 
 def compare(
-    problem: Problem, contestants: Sequence[Contestant], limit: float, epochs: int, seeds: int, out: Path,
-    lr: float | None = None, progress: bool = True,
+    makers: Makers, contestants: Sequence[Contestant], epochs: Sequence[int], seeds: int, out: Path, lr: float | None = None,
+    progress: bool = True,
 ) -> tuple[dict[str, Any], list[PeerResult]]:  # fmt: skip
-    """Fine-tune every contestant with every seed; rows are appended to `out/peers.jsonl`, those that are there are not made again.
+    """Fine-tune every contestant with every seed for every number of epochs.
+
+    Rows are appended to `out/peers.jsonl`, the shortest trainings first; those that are there are not made again. Students are kept in
+    `out/students.jsonl`.
 
     Args:
-        problem: It has the teacher and the data.
+        makers: Makes students within the limit.
         contestants: Who takes part.
-        limit: MACs of all of them.
-        epochs: Of the fine-tuning.
+        epochs: Of the fine-tunings, each a training of its own; 0 for students as they are right after the surgery.
         seeds: How many fine-tunings of each.
         out: The folder.
         lr: The peak rate; that of full distillation if None.
@@ -155,54 +95,43 @@ def compare(
     Raises:
         UserError: If the file was made with other settings.
     """
-    recipe, data = recipe_of(problem, epochs, lr), problem.data
-    settings = {
-        "teacher": problem.teacher.name, "data": data.name, "training_images": len(data.train), "limit": limit,
-        "share": limit / problem.cost_model.teacher["macs"], "epochs": epochs, "loss": problem.task.loss, "steps": STEPS,
-        "recipe": recipe.to_json(), "teacher_validation": metric(problem, problem.whole, data.validation),
-        "teacher_test": metric(problem, problem.whole, data.test),
-    }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
+    settings = settings_of(makers.bound, lr)
     results = JsonLines(out / "peers.jsonl", PeerResult, header=True)
     rows = results.begin(settings)
-    done = {(r.student, r.seed) for r in rows}
+    done = {(r.student, r.epochs, r.seed) for r in rows}
     hopeless = {r.student for r in rows if r.failed}
-    with tqdm(total=len(contestants) * seeds, desc="peers", unit="student", disable=not progress) as bar:
-        for contestant in contestants:
-            todo = [s for s in range(seeds) if (contestant.name, s) not in done and contestant.name not in hopeless]
-            bar.set_postfix_str(contestant.name)
-            bar.update(seeds - len(todo))
-            for row in _results(problem, contestant, recipe, todo, out, progress):
+    found = students(makers, contestants, out, progress)
+    wanted = [(e, s, i) for s in range(seeds) for e in sorted(set(epochs)) for i in range(len(found)) if e or not s]
+    with tqdm(total=len(wanted), desc="trainings", unit="student", disable=not progress) as bar:
+        for length, seed, i in wanted:
+            student, make = found[i]
+            bar.set_postfix_str(student.student)
+            if student.student not in hopeless and (student.student, length, seed) not in done:
+                row = _result(makers.problem, student, make, length, seed, out, lr, progress)
+                if row.failed:
+                    hopeless.add(student.student)
                 results.append(row)
                 rows.append(row)
-                bar.update()
+            bar.update()
     return settings, rows
 
 
-def _results(
-    problem: Problem, contestant: Contestant, recipe: Recipe, seeds: Sequence[int], out: Path, progress: bool
-) -> Iterator[PeerResult]:
-    if not seeds:
-        return
+def _result(
+    problem: Problem, student: Student, make: Callable[[], nn.Module], epochs: int, seed: int, out: Path, lr: float | None,
+    progress: bool,
+) -> PeerResult:  # fmt: skip
+    if student.failed:
+        return PeerResult.of(student, epochs, seed)
+    if not epochs:
+        start = {"validation": student.validation_start, "test": student.test_start, "history": (student.validation_start,)}
+        return PeerResult.of(student, 0, seed, **start)
+    checkpoint = out / f"{student.student.replace(' ', '-')}-{epochs}-{seed}.checkpoint"
+    recipe = recipe_of(problem, epochs, lr)
     try:
-        whole, how = contestant.make()
-    except Exception as error:  # noqa: BLE001 - torch-pruning raises almost anything for networks it does not know
-        if not contestant.name.startswith(PREFIX):
-            raise
-        yield PeerResult(contestant.name, seeds[0], _reason(error))
-        return
-    example, teacher = problem.data.calibration(1).to(next(whole.parameters()).device), problem.cost_model.teacher
-    macs, params = Macs().count(whole, example) / teacher["macs"], Params().count(whole, example) / teacher["params"]
-    for seed in seeds:
-        checkpoint = out / f"{contestant.name.replace(' ', '-')}-{seed}.checkpoint"
-        try:
-            result = train(problem, copy.deepcopy(whole), recipe, seed, checkpoint, progress)
-        except Diverged as error:
-            checkpoint.unlink(missing_ok=True)
-            yield PeerResult(contestant.name, seed, _reason(error), how, macs, params)
-            return
-        yield PeerResult(contestant.name, seed, "", how, macs, params, **asdict(result))
+        result = train(problem, make(), recipe, seed, checkpoint, progress)
+    except Diverged as error:
+        checkpoint.unlink(missing_ok=True)
+        return PeerResult.of(student, epochs, seed, failed=reason(error))
+    return PeerResult.of(student, epochs, seed, lr=recipe.lr, **asdict(result))
 
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]}"
