@@ -48,6 +48,7 @@ napoleon_use_ivar = True
 nb_execution_mode = "force"
 nb_execution_timeout = 60
 nb_execution_raise_on_error = True
+nb_output_stderr = "remove"  # hints of libraries, with paths of the machine
 
 
 def on_page(app, name, source):
