@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compress_env.problem import Problem
     from compress_env.report.inspect import inspect
     from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec
+    from compress_env.students import load_student
     from compress_env.surgery.build import build_student
     from compress_env.surgery.plan import Plan
     from compress_env.surgery.trace import trace
@@ -33,7 +34,7 @@ _ENTRY_POINTS = {
 ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = [
     "ENV_IDS", "EnvironmentSpec", "Evaluator", "EvaluatorSettings", "Objective", "Plan", "Problem", "ProblemSpec", "SearchSpec",
-    "__version__", "build_student", "compress", "distil", "inspect", "preset", "trace",
+    "__version__", "build_student", "compress", "distil", "inspect", "load_student", "preset", "trace",
 ]  # fmt: skip
 
 for _id, _entry_point in _ENTRY_POINTS.items():
@@ -53,6 +54,7 @@ _PUBLIC = {
     "compress": "compress_env.api",
     "distil": "compress_env.distilling",
     "inspect": "compress_env.report.inspect",
+    "load_student": "compress_env.students",
     "preset": "compress_env.presets",
     "trace": "compress_env.surgery.trace",
 }

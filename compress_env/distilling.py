@@ -22,7 +22,7 @@ from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import Diverged, predict
 from compress_env.distilled import DistillationResult, NetworkNumbers
 from compress_env.errors import DoubtfulTeacher, UserError
-from compress_env.export import export_all, load_student, save_weights, state_bytes
+from compress_env.export import export_all, save_weights, state_bytes
 from compress_env.failures import reason_of
 from compress_env.files import difference, make_folder, read_json, remove, write_json
 from compress_env.own_code import Trust
@@ -31,10 +31,10 @@ from compress_env.registry import unknown
 from compress_env.resources.macs import Macs
 from compress_env.running import EXAMPLES, answers, data_of, takes_bfloat16
 from compress_env.search.metadata import by_class, described
-from compress_env.search.reopened import objective_of
-from compress_env.search.store import RunFolder, alone_in
+from compress_env.search.store import alone_in
 from compress_env.search.trial import versions
 from compress_env.spec import FinetuneSpec, ProblemSpec, SearchSpec
+from compress_env.students import SETTINGS, load_student
 from compress_env.surgery.layout import PLAIN, channels_last, needs_plain
 from compress_env.tasks import Task, agreement, load_task
 from compress_env.tasks.doubts import CHECK, doubts, trained_on
@@ -43,7 +43,7 @@ from compress_env.teachers import TEACHERS, Teacher, load_teacher, load_weights
 PROBLEM = ("teacher", "weights", "data", "validation", "classes", "image_size", "augmentation", "mean", "std", "task", "device")
 """The settings of a problem that matter where nothing is searched for."""
 OWN = ("lr", "batch_size", "accumulate", "temperature", "label_weight")
-SETTINGS, RESULT, CHECKPOINT = "distillation.json", "result.json", "distillation.checkpoint"
+RESULT, CHECKPOINT = "result.json", "distillation.checkpoint"
 NOTES = ("versions", "command")
 """Parts of the settings that do not change what comes of them."""
 
@@ -146,9 +146,7 @@ def _described(spec: FinetuneSpec) -> dict[str, Any]:
 def _student(spec: Any, weights: str | Path | None, seed: int, progress: bool, trust: Trust) -> Teacher:
     """The student as a copy that may be trained, with a name for it."""
     if is_folder(spec):
-        folder = RunFolder(spec)
-        problem = objective_of(folder, progress, trust=trust).problem
-        module: nn.Module = load_student(problem.module, problem.graph, folder.path)
+        module = load_student(spec, trust=trust, progress=progress)
         if weights is not None:
             load_weights(module, Path(weights).expanduser(), progress)
         return Teacher(str(spec), module)

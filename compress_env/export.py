@@ -56,7 +56,7 @@ def state_bytes(module: nn.Module) -> int:
     return len(_safetensors(module))
 
 
-def load_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> fx.GraphModule:
+def rebuild_student(teacher: nn.Module, graph: LayerGraph, folder: Path) -> fx.GraphModule:
     """The student of `save_student`, rebuilt from the teacher's code. Runs no pickled code. Raises UserError if a file is wrong."""
     path = folder / "plan.json"
     try:

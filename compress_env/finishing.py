@@ -18,7 +18,7 @@ from compress_env.distill.train import predict
 from compress_env.errors import DoubtfulTeacher, EveryStudentFailed, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator
-from compress_env.export import export_all, load_student, save_student, state_bytes
+from compress_env.export import export_all, rebuild_student, save_student, state_bytes
 from compress_env.failures import EvaluationFailed, of_the_machine, reason_of
 from compress_env.files import remove
 from compress_env.objective import Objective
@@ -31,7 +31,8 @@ from compress_env.search.recorder import check_problem
 from compress_env.search.reopened import kept, objective_of
 from compress_env.search.result import FinalPolicy, NetworkResult, ResourceName, Result
 from compress_env.search.store import RunFolder, alone_in
-from compress_env.search.trial import Trial, best_trial, reason_of_none, versions
+from compress_env.search.trial import best_trial, reason_of_none, versions
+from compress_env.search.trials import Trials
 from compress_env.spec import EnvironmentSpec, FinetuneSpec
 from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
@@ -51,7 +52,7 @@ class Compressed:
         student: In evaluation mode, as good as its best epoch.
         plan: The plan that it was built from.
         evaluation: Its numbers before it was distilled fully, on all validation images; the search saw half of them at most.
-        trials: Every evaluation of the search.
+        trials: Every evaluation of the search; `trials.to_dataframe()` is a table.
         folder: The run folder.
         distilled: How the full distillation went, and the content of `result.json`; None if it was left for later.
     """
@@ -59,7 +60,7 @@ class Compressed:
     student: nn.Module
     plan: Plan
     evaluation: Evaluation
-    trials: list[Trial]
+    trials: Trials
     folder: Path
     distilled: tuple[Finetuned, Result] | None = None
 
@@ -81,6 +82,11 @@ class Compressed:
     def report(self) -> Path:
         """The path of the HTML page."""
         return self.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        from compress_env.report.page import as_html
+
+        return as_html(self.distilled and self.distilled[1], self.trials, self.report())
 
 
 def check_finetuning(environment: EnvironmentSpec, spec: FinetuneSpec) -> None:
@@ -265,11 +271,11 @@ class Ending:
             if dict(result.recipe) != self.made_by or not all((folder.path / name).is_file() for name in written):
                 return None
             problem = self._objective.problem
-            student = load_student(problem.module, problem.graph, folder.path)
+            student = rebuild_student(problem.module, problem.graph, folder.path)
         except UserError as error:
             warnings.warn(f"{error}; the student is made again", stacklevel=3)
             return None
-        return Compressed(student, best.plan, finalists.known(best), list(trials), folder.path, (done, result))
+        return Compressed(student, best.plan, finalists.known(best), Trials(trials), folder.path, (done, result))
 
     def written(
         self, finalists: Finalists, finalist: Finalist, student: fx.GraphModule, done: Finetuned, promise: Promise | None = None
@@ -327,7 +333,7 @@ class Ending:
             promise=promise,
         )
         folder.write("result.json", result.to_json())
-        return Compressed(student, plan, finalist.evaluation, list(finalists.trials), folder.path, (done, result))
+        return Compressed(student, plan, finalist.evaluation, Trials(finalists.trials), folder.path, (done, result))
 
     def close(self) -> None:
         """Write the report, and delete what a distillation goes on from."""

@@ -22,7 +22,7 @@ from compress_env.contexts import one_thread, own_random_state
 from compress_env.data.dataset import Data
 from compress_env.distill.finetune import Finetuned
 from compress_env.errors import EveryStudentFailed, UserError
-from compress_env.export import load_student, save_student
+from compress_env.export import rebuild_student, save_student
 from compress_env.files import make_folder
 from compress_env.finishing import Compressed, Ending
 from compress_env.objective import Objective
@@ -262,7 +262,7 @@ class _Guarantee:
         """A finalist with its student as it was kept, None if that cannot be read."""
         finalist, problem = alone.ranked()[0], self.objective.problem
         try:
-            student = load_student(problem.module, problem.graph, self._place(finalist.trial)).to(problem.device)
+            student = rebuild_student(problem.module, problem.graph, self._place(finalist.trial)).to(problem.device)
         except UserError as error:
             say(f"{error}; the student is distilled again", self.progress)
             return None

@@ -14,9 +14,6 @@ import torch
 
 import compress_env
 from compress_env.data import load_data
-from compress_env.export import load_student
-from compress_env.surgery.trace import trace
-from compress_env.teachers import load_teacher
 
 
 def with_onnx(folder: Path, inputs: np.ndarray) -> np.ndarray:
@@ -32,8 +29,7 @@ def with_pt2(folder: Path, inputs: np.ndarray) -> np.ndarray:
 
 def with_code(folder: Path, inputs: np.ndarray) -> np.ndarray:
     """Logits of the module, rebuilt from the teacher's code: to train it further, or to export it in another format."""
-    teacher = load_teacher("resnet8-digits").module
-    student = load_student(teacher, trace(teacher, torch.from_numpy(inputs[:1])), folder)
+    student = compress_env.load_student(folder)
     with torch.inference_mode():
         return student(torch.from_numpy(inputs)).numpy()
 

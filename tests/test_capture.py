@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from compress_env.errors import UserError
-from compress_env.export import load_student, save_student
+from compress_env.export import rebuild_student, save_student
 from compress_env.report.inspect import inspect
 from compress_env.resources.cost_model import CostModel
 from compress_env.surgery import verify
@@ -400,7 +400,7 @@ def test_tied_weights_stay_tied_and_are_counted_once(tmp_path):
     assert student.h1.weight is student.h2.weight and student.h1.weight.shape == (width, width, 3, 3)
     assert student.h1.bias is not student.h2.bias and student.b1.running_mean is student.b2.running_mean
     save_student(student, Plan.of((), {"a": width}), tmp_path)
-    loaded = load_student(teacher, graph, tmp_path)
+    loaded = rebuild_student(teacher, graph, tmp_path)
     assert loaded.h1.weight is loaded.h2.weight and torch.equal(loaded.h1.weight, student.h1.weight)
     one = build_student(teacher, graph, Plan.of(["h1"]))
     assert sum(p.numel() for p in teacher.parameters()) - sum(p.numel() for p in one.parameters()) == 16 + 2 * 16

@@ -22,12 +22,12 @@ from compress_env.cli import options
 from compress_env.cli.main import main
 from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec, keywords
 
-COMMANDS = ("search", "inspect", "finetune", "distill", "report", "export", "validate", "policy", "bench", "runs", "list")
+COMMANDS = ("search", "inspect", "finetune", "distill", "report", "export", "validate", "policy", "bench", "runs", "trials", "list")
 FILES = {"run.json", "problem.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
 FILES |= {"finalists.jsonl", "student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"metric", "teacher", "student", "resources", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions"}
 KEYS |= {"command"}
-OWN = {"finetune_epochs", "loss", "max_accuracy_drop", "out", "resume", "dry_run"}
+OWN = {"finetune_epochs", "loss", "max_accuracy_drop", "out", "resume", "dry_run", "quiet", "as_json", "config", "trust"}
 """Options of a search that are no settings of the problem, the environment or the agent."""
 SEARCH = ["search", "--agent", "random", "--evaluations", "4", "--finetune-epochs", "2"]
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from compress_env import export, progress
 from compress_env.errors import UserError
-from compress_env.export import ExportFailed, export_all, export_onnx, export_pt2, load_student, save_student
+from compress_env.export import ExportFailed, export_all, export_onnx, export_pt2, rebuild_student, save_student
 from compress_env.surgery.build import build_student
 from compress_env.surgery.trace import trace
 
@@ -89,7 +89,7 @@ def test_plan_and_safetensors_rebuild_the_student_bit_for_bit(exported):
     folder, teacher, graph, student, _ = exported
     x = torch.from_numpy(np.load(folder / "inputs.npy"))
     with torch.no_grad():
-        assert torch.equal(load_student(teacher, graph, folder)(x), student(x))
+        assert torch.equal(rebuild_student(teacher, graph, folder)(x), student(x))
 
 
 @pytest.mark.parametrize("blocked, program", [
@@ -190,7 +190,7 @@ def test_a_plan_that_cannot_be_read_is_named(exported, tmp_path, text):
     if text is not None:
         (tmp_path / "plan.json").write_text(text)
     with pytest.raises(UserError, match=f"cannot read the plan {tmp_path / 'plan.json'}"):
-        load_student(teacher, graph, tmp_path)
+        rebuild_student(teacher, graph, tmp_path)
 
 
 def test_only_what_takes_long_is_announced(capsys, monkeypatch):

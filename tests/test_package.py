@@ -20,7 +20,6 @@ WATCHED_WITH = {"wandb", "mlflow"}  # of two examples, whose users have them
 NOT_IMPORTED = {
     "cmaes": "Optuna's CMA-ES sampler imports it",
     "onnxscript": "PyTorch's ONNX exporter imports it",
-    "pandas": "tests are skipped without it",
     "import-linter": "a command, run by tests/test_architecture.py",
     "mypy": "a command, run by `make types`",
     "pytest-xdist": "pytest -n",

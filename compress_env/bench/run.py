@@ -187,7 +187,7 @@ def objective(scenario: str, data: str | None, environment: Mapping[str, Any] | 
 
 def run(
     scenarios: Sequence[str], agents: Sequence[str], seeds: Sequence[int], evaluations: int, out: Path, *,
-    data: str | None = None, jobs: int | None = None,
+    data: str | None = None, jobs: int | None = None, progress: bool = True,
 ) -> list[Run]:  # fmt: skip
     """All combinations that `out/results.jsonl` does not have yet, in parallel, each appended when it is done.
 
@@ -201,6 +201,7 @@ def run(
         out: The folder.
         data: For scenarios on CIFAR-10, for example `imagefolder:DIR`; torchvision's own if None.
         jobs: Processes; the cores if None.
+        progress: Whether to show on standard error how far it is.
 
     Returns:
         All runs of the file.
@@ -215,13 +216,14 @@ def run(
     make_folder(out)
     with alone_in(out):
         return _run(
-            scenarios, agents, seeds, evaluations, out / "results.jsonl", data, jobs or len(os.sched_getaffinity(0))
+            scenarios, agents, seeds, evaluations, out / "results.jsonl", data, jobs or len(os.sched_getaffinity(0)), progress
         )
 
 
 def _run(
-    scenarios: Sequence[str], agents: Sequence[str], seeds: Sequence[int], evaluations: int, path: Path, data: str | None, jobs: int
-) -> list[Run]:
+    scenarios: Sequence[str], agents: Sequence[str], seeds: Sequence[int], evaluations: int, path: Path, data: str | None, jobs: int,
+    progress: bool,
+) -> list[Run]:  # fmt: skip
     file = results(path)
     file.repair()
     done = file.read()
@@ -242,7 +244,7 @@ def _run(
         ProcessPoolExecutor(
             min(jobs, max(1, len(todo))), mp_context=context, initializer=end_with, initargs=(os.getpid(), stop)
         ) as pool,
-        tqdm(total=len(todo), unit="search", desc="bench") as bar,
+        tqdm(total=len(todo), unit="search", desc="bench", disable=not progress) as bar,
     ):
         futures = {
             pool.submit(one, x, a, s, evaluations, data, path.parent / "runs" / x / a / str(s)): (x, a, s)

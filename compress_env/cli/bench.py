@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,11 @@ def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: 
 )
 @click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=_list_scenarios,
               help="Show the scenarios and stop.")  # fmt: skip
+@options.quiet
 def run(
-    scenarios: tuple[str, ...], agents: tuple[str, ...], evaluations: int, seeds: int, data: str | None, jobs: int | None, out: Path
-) -> None:
+    scenarios: tuple[str, ...], agents: tuple[str, ...], evaluations: int, seeds: int, data: str | None, jobs: int | None, out: Path,
+    quiet: bool,
+) -> None:  # fmt: skip
     """Search with every agent in every scenario, once a seed, at an equal number of evaluations; what is finished is skipped.
 
     \b
@@ -62,7 +66,7 @@ def run(
     """
     from compress_env.bench.run import run as play
 
-    play(scenarios, agents, range(seeds), evaluations, out, data=data, jobs=jobs)
+    play(scenarios, agents, range(seeds), evaluations, out, data=data, jobs=jobs, progress=not quiet)
     click.echo(f"next: compress-env bench report --out {shlex.quote(str(out))}")
 
 
@@ -71,7 +75,8 @@ def run(
 @click.option(
     "--results", type=options.Place(path_type=Path), help="A results file elsewhere, such as one in benchmarks/."
 )
-def report(out: Path, results: Path | None) -> None:
+@options.as_json("Every compared search, by scenario and agent,")
+def report(out: Path, results: Path | None, as_json: bool) -> None:
     """Write report.md, a picture a scenario and report.html.
 
     \b
@@ -80,7 +85,15 @@ def report(out: Path, results: Path | None) -> None:
     from compress_env.bench.report import write
 
     command = "compress-env " + shlex.join(sys.argv[1:])
-    click.echo(write(results or out / "results.jsonl", out, command))
+    file = results or out / "results.jsonl"
+    text = write(file, out, command)
+    if as_json:
+        from compress_env.bench.run import load
+
+        found = {scenario: {agent: [asdict(r) for r in runs] for agent, runs in own.items()} for scenario, own in load(file).items()}
+        click.echo(json.dumps(found))
+        return
+    click.echo(text)
     click.echo(f"page: {out / 'report.html'}")
 
 
@@ -105,9 +118,12 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
 @click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 @click.option("--show", type=options.Place(path_type=Path, file_okay=False), metavar="DIR", is_eager=True, expose_value=False,
               callback=_show_policies, help="Print tables of all results in DIR, draw DIR/zero-shot.png, and stop.")  # fmt: skip
+@options.quiet
+@options.as_json("A list, a student an entry,")
 def policy(
-    files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int, out: Path, **problem: Any
-) -> None:
+    files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int, out: Path, quiet: bool,
+    as_json: bool, **problem: Any,
+) -> None:  # fmt: skip
     """At several budgets, put the uniform student, the allocation, the plan that a saved policy decides on, the best of ten that it
     proposes, and the best of a search beside each other. Of several policies, such as those of other seeds, the table has the mean.
 
@@ -119,7 +135,7 @@ def policy(
     from compress_env.bench import zero_shot
 
     chosen = budgets or zero_shot.BUDGETS
-    rows = zero_shot.compare(files, ProblemSpec(**problem), chosen, agent, evaluations, range(seeds), out)
-    click.echo(zero_shot.table(rows))
+    rows = zero_shot.compare(files, ProblemSpec(**problem), chosen, agent, evaluations, range(seeds), out, progress=not quiet)
+    click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else zero_shot.table(rows))
     zero_shot.picture({problem["teacher"]: rows}, out / "zero-shot.png")
-    click.echo(f"\n{out / 'rows.jsonl'}, {out / 'zero-shot.png'}")
+    click.echo(f"\n{out / 'rows.jsonl'}, {out / 'zero-shot.png'}", err=as_json)

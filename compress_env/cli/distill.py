@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,7 +31,9 @@ FIELDS = ("teacher", "weights", "data", "validation", "classes", "image_size", "
 @options.of(FinetuneSpec)
 @options.of(SearchSpec, "seed")
 @click.option("--out", type=options.Place(), required=True, help="Folder for the student, its exports and result.json.")
-def distill(student: str, trust: bool, **settings: Any) -> None:
+@options.quiet
+@options.as_json("The content of result.json")
+def distill(student: str, trust: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Distil a teacher into a student, also one designed by hand, compare both, and write weights, exports and result.json.
 
     Losses: hinton (soft targets at a temperature, the default), mimic (squared distance of the logits), dkd, dist, standardised, or
@@ -48,7 +52,11 @@ def distill(student: str, trust: bool, **settings: Any) -> None:
     folders = [RunFolder(student)] if is_folder(student) else []
     named = [value for name in ("teacher", "data", "task") if isinstance(value := settings[name], str)]
     command = "compress-env " + shlex.join(sys.argv[1:])
-    show(distil(student=student, trust=trust_of(folders, trust, named), command=command, **settings))
+    done = distil(student=student, trust=trust_of(folders, trust, named), command=command, progress=not quiet, **settings)
+    if as_json:
+        click.echo(json.dumps(asdict(done.result), indent=2))
+    else:
+        show(done)
 
 
 def show(done: Distilled) -> None:

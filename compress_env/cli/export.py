@@ -17,7 +17,8 @@ from compress_env.cli.trust import trust_of, trusting
 @click.option(
     "--pt2", type=options.Place(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
 )
-def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
+@options.quiet
+def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool, quiet: bool) -> None:
     """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.
 
     Without --onnx and --pt2 both are written into the run folder, as student.onnx and student.pt2; the batch size is free.
@@ -27,7 +28,7 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     compress-env export --out runs/a --onnx small.onnx --pt2 small.pt2
     """
     from compress_env.api import objective_of
-    from compress_env.export import FORMATS, load_student
+    from compress_env.export import FORMATS, rebuild_student
     from compress_env.extras import ONNX, need
     from compress_env.progress import announced
     from compress_env.search.store import RunFolder
@@ -38,10 +39,10 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool) -> None:
     paths = {n: p for n, p in given.items() if p} or {n: folder.path / n for n in FORMATS}
     if "student.onnx" in paths:
         need("student.onnx", *ONNX)
-    problem = objective_of(folder, trust=trust_of([folder], trust)).problem
-    student = load_student(problem.module, problem.graph, folder.path)
+    problem = objective_of(folder, not quiet, trust=trust_of([folder], trust)).problem
+    student = rebuild_student(problem.module, problem.graph, folder.path)
     result = folder.result()
     for name, path in paths.items():
-        with announced(f"writing and checking {path}"):
+        with announced(f"writing and checking {path}", not quiet):
             difference = FORMATS[name](student, problem.data.calibration(8), path, result.metadata if result else None)
         click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")

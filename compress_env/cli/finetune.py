@@ -16,7 +16,9 @@ from compress_env.spec import FinetuneSpec
 @trusting
 @click.option("--out", type=options.Place(), required=True, help="Run folder of a search.")
 @options.of(FinetuneSpec)
-def finetune(out: str, trust: bool, **settings: Any) -> None:
+@options.quiet
+@options.as_json("The content of result.json")
+def finetune(out: str, trust: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Distil the best student of a run fully; an interrupted fine-tuning goes on from its last epoch.
 
     \b
@@ -37,4 +39,4 @@ def finetune(out: str, trust: bool, **settings: Any) -> None:
         if processes.rank():
             finish_along(folder, trust=trusted, **settings)
         else:
-            show(finish(folder, trust=trusted, **settings))
+            show(finish(folder, progress=not quiet, trust=trusted, **settings), as_json)

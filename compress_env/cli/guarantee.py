@@ -13,7 +13,7 @@ NOTHING = 1
 
 def guarantee(
     environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, max_accuracy_drop: float, *,
-    loss: str | None = None, resume: bool = False, dry_run: bool = False,
+    loss: str | None = None, resume: bool = False, dry_run: bool = False, quiet: bool = False, as_json: bool = False,
 ) -> None:  # fmt: skip
     """Search over a range of budgets, find the smallest student that loses so little, and print the outcome.
 
@@ -26,6 +26,8 @@ def guarantee(
         loss: Of the full distillation.
         resume: Whether to go on with the run in `out`.
         dry_run: Whether to say what it would take, and stop.
+        quiet: Whether to show nothing but the outcome.
+        as_json: Whether to print it as JSON.
 
     Raises:
         UserError: For anything that cannot be used.
@@ -37,18 +39,22 @@ def guarantee(
     recipe = FinetuneSpec(finetune_epochs, loss=loss)
     api.check_finetuning(environment, recipe)
     if dry_run:
-        click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=recipe).text())
+        click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=recipe, progress=not quiet).text())
         click.echo(
             f"the bisection after the search judges {FRESH} more and distils one for each halving of the range, six times at most "
             "from 10 to 100 %"
         )
         return
     try:
-        done = api.run_guaranteed(environment, search, out, max_accuracy_drop, recipe, resume=resume, command=command_line())
+        done = api.run_guaranteed(
+            environment, search, out, max_accuracy_drop, recipe, resume=resume, command=command_line(), progress=not quiet
+        )
     except NothingHolds as outcome:
         click.echo(str(outcome), err=True)
         raise click.exceptions.Exit(NOTHING) from None
-    show(done)
+    show(done, as_json)
+    if as_json:
+        return
     from compress_env.report.promise import sentences
 
     assert done.result.promise

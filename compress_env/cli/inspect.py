@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ FIELDS = (
     "--sensitivities", is_flag=True, help="Measure what each decision costs alone; needs the teacher's weights and data, and takes "
     "40 to 200 evaluations, once.",
 )  # fmt: skip
-def inspect(picture: str | None, sensitivities: bool, **settings: Any) -> None:
+@options.quiet
+@options.as_json("Parts, shares and smallest usages, with sensitivities if they are asked for,")
+def inspect(picture: str | None, sensitivities: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Show a teacher as a tree of blocks, which can be removed, and groups of channels, which can shrink: what each one saves,
     what is left alone and why, and the smallest usage of each resource that a budget can ask for.
 
@@ -42,25 +45,29 @@ def inspect(picture: str | None, sensitivities: bool, **settings: Any) -> None:
 
     if picture:
         check_place(picture)
-    found = inspect(**settings, progress=True)
-    click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
+    found = inspect(**settings, progress=not quiet)
+    if not as_json:
+        click.echo(text(found, min(120, shutil.get_terminal_size((100, 24)).columns)))
     if picture:
-        click.echo(f"\npicture: {save_picture(found, picture)}")
-    if sensitivities:
-        _sensitivities(picture, settings)
+        click.echo(f"\npicture: {save_picture(found, picture)}", err=as_json)
+    measured = _sensitivities(picture, settings, not quiet, as_json) if sensitivities else {}
+    if as_json:
+        click.echo(json.dumps(found.to_json() | measured, indent=2))
 
 
-def _sensitivities(picture: str | None, settings: dict[str, Any]) -> None:
-    """What each decision costs alone, as text and beside the picture."""
+def _sensitivities(picture: str | None, settings: dict[str, Any], progress: bool, as_json: bool) -> dict[str, Any]:
+    """What each decision costs alone, as text and beside the picture; returned for JSON."""
     from compress_env.objective import Objective
     from compress_env.report import sensitivities
 
     resources = settings.pop("resources", None) or ()
     budget: dict[str, Any] = dict.fromkeys(("macs", *resources), 1.0)
     spec = EnvironmentSpec(ProblemSpec.of(**settings), budget)
-    objective = Objective(spec, progress=True)
-    click.echo(f"\n{sensitivities.text(objective)}")
+    objective = Objective(spec, progress=progress)
+    if not as_json:
+        click.echo(f"\n{sensitivities.text(objective)}")
     if picture:
         path = Path(picture)
         saved = sensitivities.save_picture(objective, path.with_stem(f"{path.stem}-sensitivities"))
-        click.echo(f"\npicture: {saved}")
+        click.echo(f"\npicture: {saved}", err=as_json)
+    return {"sensitivities": objective.sensitivities.to_json()}

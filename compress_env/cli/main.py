@@ -20,6 +20,7 @@ from compress_env.cli.policy import policy
 from compress_env.cli.report import report
 from compress_env.cli.runs import runs
 from compress_env.cli.search import search
+from compress_env.cli.trials import trials
 from compress_env.cli.validate import validate
 
 
@@ -40,7 +41,7 @@ def main(context: click.Context) -> None:
         raise click.UsageError("torchrun and accelerate can start several processes of `compress-env finetune` only")
 
 
-for _command in (search, inspect, finetune, distill, report, export, validate, runs, policy, bench, list_):
+for _command in (search, inspect, finetune, distill, report, export, validate, runs, trials, policy, bench, list_):
     main.add_command(_command)
 
 

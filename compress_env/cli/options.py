@@ -45,6 +45,20 @@ def of(spec: type[Settings], *names: str, without: Collection[str] = (), **defau
     return decorate
 
 
+def quiet(command: Decorated) -> Decorated:
+    """A decorator that gives a command `--quiet`."""
+    return click.option("--quiet", is_flag=True, help="Only the result: no bars, and no notes on how far it is.")(command)
+
+
+def as_json(what: str) -> Callable[[Decorated], Decorated]:
+    """A decorator that gives a command `--json`, as the argument `as_json`.
+
+    Args:
+        what: What is printed then, for its help.
+    """
+    return click.option("--json", "as_json", is_flag=True, help=f"{what} as JSON instead of a table.")
+
+
 def specs(given: Mapping[str, Any]) -> tuple[EnvironmentSpec, SearchSpec]:
     """The settings of a search from the values of its options.
 

@@ -33,7 +33,8 @@ def policy() -> None:
     "--episodes", type=click.IntRange(2), default=10_000, show_default=True, help="Played against the models."
 )
 @click.option("--out", type=options.Place(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
-def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None:
+@options.quiet
+def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, **settings: Any) -> None:
     """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
     and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials. Cheap
     episodes suit ppo best.
@@ -50,7 +51,7 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None
     from compress_env.search.store import RunFolder
 
     trusted = trust_of(map(RunFolder, runs), trust, also=settings["budget"])
-    for name, gain in learn_policy(runs, out, trust=trusted, **settings):
+    for name, gain in learn_policy(runs, out, trust=trusted, progress=not quiet, **settings):
         click.echo(f"{name}: {gain:.0%} of what the students of the action 0 lack, by the model of its trials")
     click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 
@@ -67,7 +68,11 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, **settings: Any) -> None
 )
 @click.option("--loss", help=LOSS)
 @click.option("--out", type=options.Place(), required=True, help="Run folder to write.")
-def apply(file: str, finetune_epochs: int, proposals: int, loss: str | None, out: str, **settings: Any) -> None:
+@options.quiet
+@options.as_json("The content of result.json, or the best trial,")
+def apply(
+    file: str, finetune_epochs: int, proposals: int, loss: str | None, out: str, quiet: bool, as_json: bool, **settings: Any
+) -> None:
     """Let the policy in FILE decide about a teacher within a budget: neither has to be what it was learned with. Its own plan, trial
     0, and others near it are judged, and the best is kept.
 
@@ -79,4 +84,5 @@ def apply(file: str, finetune_epochs: int, proposals: int, loss: str | None, out
     compress-env search --budget macs=0.35 --agent dyna-ddpg --agent-option start=policy.onnx --out runs/b
     """
     environment, _ = options.specs(settings)
-    run(environment, SearchSpec("policy", {"file": file}, evaluations=proposals), out, finetune_epochs, loss=loss)
+    search = SearchSpec("policy", {"file": file}, evaluations=proposals)
+    run(environment, search, out, finetune_epochs, loss=loss, quiet=quiet, as_json=as_json)

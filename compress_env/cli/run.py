@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ LOSS = "Of the full distillation: one of the task's losses, or module:function; 
 
 def run(
     environment: EnvironmentSpec, search: SearchSpec, out: str, finetune_epochs: int, *, loss: str | None = None, resume: bool = False,
-    dry_run: bool = False,
+    dry_run: bool = False, quiet: bool = False, as_json: bool = False,
 ) -> None:  # fmt: skip
     """Search, distil the best student fully unless that is for later, and print the outcome.
 
@@ -31,6 +32,8 @@ def run(
         loss: Of the full distillation.
         resume: Whether to go on with the run in `out`.
         dry_run: Whether to say what it would take, and stop.
+        quiet: Whether to show nothing but the outcome.
+        as_json: Whether to print it as JSON.
 
     Raises:
         UserError: For anything that cannot be used.
@@ -42,19 +45,26 @@ def run(
     api.check_finetuning(environment, recipe)
     planned = recipe if finetune_epochs else None
     if dry_run:
-        click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=planned).text())
+        click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=planned, progress=not quiet).text())
         return
-    folder, objective = run_search(environment, search, out, resume=resume, command=command_line(), finetuning=planned)
+    progress = not quiet
+    folder, objective = run_search(
+        environment, search, out, resume=resume, command=command_line(), progress=progress, finetuning=planned
+    )
     if finetune_epochs:
-        show(finish(folder, finetune_epochs, objective=objective, loss=loss))
+        show(finish(folder, finetune_epochs, objective=objective, progress=progress, loss=loss), as_json)
         return
     from compress_env.report.page import write_report
     from compress_env.search.trial import best_trial, reason_of_none
 
     trials = folder.trials()
     best = best_trial(trials)
-    found = f"best reward {best.reward:.4f} in {len(trials)} evaluations" if best else reason_of_none(trials)
-    click.echo(f"{found}; report: {write_report(folder.path)}")
+    if as_json:
+        found = {"evaluations": len(trials), "best": best and best.to_json(), "report": str(write_report(folder.path))}
+        click.echo(json.dumps(found, indent=2))
+        return
+    told = f"best reward {best.reward:.4f} in {len(trials)} evaluations" if best else reason_of_none(trials)
+    click.echo(f"{told}; report: {write_report(folder.path)}")
     if best:
         click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
 
@@ -64,11 +74,14 @@ def command_line() -> str:
     return "compress-env " + shlex.join(a for a in sys.argv[1:] if a != "--resume")
 
 
-def show(done: Compressed) -> None:
-    """Print the teacher beside the student, and where the report is."""
+def show(done: Compressed, as_json: bool = False) -> None:
+    """Print the teacher beside the student, and where the report is; or what result.json has."""
     from compress_env.resources.base import amount
 
     result = done.result
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+        return
     teacher, student, metric = result.teacher, result.student, result.metric
     rows = [("", "teacher", "student", "")]
 

@@ -11,7 +11,7 @@ from compress_env.cli import options
 
 @click.command(short_help="What runs there are, how far each is, and its best student so far.")
 @click.argument("folders", nargs=-1, type=options.Place(), metavar="[FOLDER...]")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list instead of a table, a run an entry.")
+@options.as_json("A list, a run an entry,")
 def runs(folders: tuple[str, ...], as_json: bool) -> None:
     """List the runs in folders and below (runs/ if none is given): agent, teacher, budget, evaluations, best student and state.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Sequence
+from html import escape
 from numbers import Real
 from typing import Any, TypeGuard
 
@@ -66,3 +68,23 @@ def unit_beside(label: str, unit: str) -> str:
 def fit_name(name: str, length: int) -> str:
     """The name in at most `length` characters; the end is kept, since it tells layers of one network apart."""
     return name if len(name) <= length else "…" + name[len(name) - length + 1 :]
+
+
+def columns(table: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first of them the head, in columns that are two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*table)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table as HTML, for notebooks.
+
+    Args:
+        head: Its first line.
+        rows: The others.
+        caption: A sentence above it.
+    """
+    lines = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{above}<thead><tr>{first}</tr></thead><tbody>{''.join(f'<tr>{line}</tr>' for line in lines)}</tbody></table>"

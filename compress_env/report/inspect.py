@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from compress_env.contexts import one_thread
 from compress_env.errors import UserError
 from compress_env.progress import announced
 from compress_env.registry import unknown
-from compress_env.report.formats import fit_name
+from compress_env.report.formats import fit_name, html_table
 from compress_env.resources.base import amount
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency.runtimes import RuntimeConfig
@@ -86,6 +86,15 @@ class Inspection:
 
     def __str__(self) -> str:
         return text(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return asdict(self)
+
+    def _repr_html_(self) -> str:
+        (head, *rows), (limits, *smallest) = _parts(self), _limits(self)
+        indented = [["\u2003" * row.depth + row.name, *cells[1:]] for row, cells in zip(self.rows, rows)]
+        return html_table(head, indented, f"{_what(self)}. {NOTE}") + html_table(limits, smallest)
 
 
 def inspect(
@@ -189,27 +198,41 @@ def tree(graph: LayerGraph, blocks: Mapping, groups: Mapping, stays: Mapping[str
 
 def text(found: Inspection, width: int = 100) -> str:
     """Lines of at most `width` characters, unless numbers leave less than 12 of them to names; long names lose their beginning."""
-    resources = list(found.usage)
+    lines = [*textwrap.wrap(_what(found), width), "", *_columns(_parts(found), width), "", *textwrap.wrap(NOTE, width)]
+    for title, reasons in (("Can shrink, but not be removed", found.only_shrink), ("Stays as it is", found.stays)):
+        if reasons:
+            lines += ["", title, *_reasons(reasons, width)]
+    measured = [f"measured with: {found.runtime}"] if found.runtime else []
+    return "\n".join([*lines, "", *_columns(_limits(found), width), *measured])
+
+
+def _what(found: Inspection) -> str:
+    """How much can be removed and shrunk."""
     blocks = sum(row.kind not in ("group", "stays") for row in found.rows)
     groups = sum(row.kind == "group" for row in found.rows)
     what = f"{_count(blocks, 'block')} can be removed and {_count(groups, 'group')} of channels can shrink"
     shape = "x".join(map(str, found.input_shape))
-    head = f"{found.teacher}, inputs of {shape}: {what}" if blocks or groups else f"{found.teacher}: nothing to compress"
-    table = [("", "kind", "layers", "channels", *resources)]
+    return f"{found.teacher}, inputs of {shape}: {what}" if blocks or groups else f"{found.teacher}: nothing to compress"
+
+
+def _parts(found: Inspection) -> list[tuple[str, ...]]:
+    """The table of parts and what each saves."""
+    resources = list(found.usage)
+    table: list[tuple[str, ...]] = [("", "kind", "layers", "channels", *resources)]
     for row in found.rows:
         channels = f"{row.channels[0]} to {row.channels[1]}" if row.channels else ""
         saved = (f"{row.shares[r]:.1%}" if r in row.shares else "" for r in resources)
         table.append(("  " * row.depth + row.name, row.kind, str(row.layers), channels, *saved))
-    lines = [*textwrap.wrap(head, width), "", *_columns(table, width), "", *textwrap.wrap(NOTE, width)]
-    for title, reasons in (("Can shrink, but not be removed", found.only_shrink), ("Stays as it is", found.stays)):
-        if reasons:
-            lines += ["", title, *_reasons(reasons, width)]
-    table = [("budget", "unit", "teacher", "smallest", "")]
+    return table
+
+
+def _limits(found: Inspection) -> list[tuple[str, ...]]:
+    """The table of the smallest budgets."""
+    table: list[tuple[str, ...]] = [("budget", "unit", "teacher", "smallest", "")]
     for r, whole in found.usage.items():
         least = found.smallest[r]
         table.append((r, ResourceName.of(r).unit, amount(whole), amount(least), f"{least / whole:.1%}" if whole else ""))
-    measured = [f"measured with: {found.runtime}"] if found.runtime else []
-    return "\n".join([*lines, "", *_columns(table, width), *measured])
+    return table
 
 
 def _count(number: int, thing: str) -> str:

@@ -14,13 +14,25 @@ from markupsafe import Markup
 from compress_env.errors import UserError
 from compress_env.files import write_text
 from compress_env.report import plots
-from compress_env.report.formats import DASH, SPACE, decimal, in_sentence, metric, percent, quantity, text, unit_beside
+from compress_env.report.formats import (
+    DASH,
+    SPACE,
+    decimal,
+    html_table,
+    in_sentence,
+    metric,
+    percent,
+    quantity,
+    text,
+    unit_beside,
+)
 from compress_env.report.promise import HEAD, rows, sentences
 from compress_env.report.runs import state_of
 from compress_env.search.promise import attempts_in
 from compress_env.search.result import FinalPolicy, ResourceName, Result
 from compress_env.search.store import RunFolder, flat
 from compress_env.search.trial import Trial, best_trial, ranked
+from compress_env.search.trials import Trials
 from compress_env.spec import OBJECT
 
 BEST = 10
@@ -155,6 +167,14 @@ def comparison(result: Result) -> list[list[str]]:
     sizes = teacher.file_bytes, student.file_bytes
     rows.append(["File size", *(quantity(s, "bytes") for s in sizes), percent(_ratio(sizes[1], sizes[0]), 1), ""])
     return rows
+
+
+def as_html(result: Result | None, trials: Trials, report: Path) -> str:
+    """The outcome of a run for notebooks: teacher and student, or the best trials where no student was distilled."""
+    if result:
+        return html_table(["", "teacher", "student", "share or change", "budget met"], comparison(result), f"Report: {report}")
+    head, rows = Trials(trials.best_first()[:BEST]).chief()
+    return html_table(head, rows, f"The best of {len(trials)} trials, before distillation. Report: {report}")
 
 
 def found(best: Trial, policy: FinalPolicy | None, names: Mapping[str, ResourceName]) -> list[list[str]]:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from compress_env.errors import UserError
 from compress_env.files import process_runs
 from compress_env.records import Damaged, value_of
-from compress_env.report.formats import DASH, decimal
+from compress_env.report.formats import DASH, columns, decimal
 from compress_env.search.store import BEGUN, HOLDER, RESULT, RunFolder
 from compress_env.search.trial import best_trial
 
@@ -100,9 +100,7 @@ def state_of(place: Path) -> RunState:
 
 def text(runs: Iterable[RunState]) -> str:
     """A table for the terminal, a line a run."""
-    rows = [HEAD, *map(_row, runs)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return columns([HEAD, *map(_row, runs)])
 
 
 def _row(run: RunState) -> tuple[str, ...]:

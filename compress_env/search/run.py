@@ -32,6 +32,7 @@ from compress_env.search.store import RunFolder, alone_in
 from compress_env.search.tensorboard import FOLDER, TRIALS, TensorBoard
 from compress_env.search.together import Together
 from compress_env.search.trial import Trial, best_trial
+from compress_env.search.trials import Trials
 
 NAMES = (
     "ddpg", "td3", "sac", "tqc", "crossq", "ppo", "a2c", "ars", "amc", "policy",
@@ -63,7 +64,7 @@ class SearchResult:
         interrupted: Whether Ctrl-C stopped it before all evaluations were done.
     """
 
-    trials: list[Trial]
+    trials: Trials
     best: Trial | None
     final_policy: Trial | None
     seconds: float
@@ -185,7 +186,8 @@ def search(
                     _save_policy(player, folder.path / POLICY)
             except KeyboardInterrupt:
                 interrupted = True
-    return SearchResult(recorder.trials, best_trial(recorder.trials), final, sum(t.seconds for t in recorder.trials), interrupted)
+    trials = Trials(recorder.trials)
+    return SearchResult(trials, best_trial(trials), final, sum(t.seconds for t in trials), interrupted)
 
 
 def _events(folder: RunFolder | None) -> Path:

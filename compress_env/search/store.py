@@ -20,6 +20,7 @@ from compress_env.problem import Problem
 from compress_env.records import Damaged, record, value_of
 from compress_env.search.result import Result
 from compress_env.search.trial import Trial, versions
+from compress_env.search.trials import Trials
 from compress_env.spec import EnvironmentSpec, SearchSpec
 from compress_env.surgery.plan import Plan
 
@@ -169,12 +170,12 @@ class RunFolder:
         with self._naming("run.json"):
             return EnvironmentSpec.from_json(run["environment"]), SearchSpec.from_json(run["search"])
 
-    def trials(self) -> list[Trial]:
+    def trials(self) -> Trials:
         """All whole trials; a last line that was cut off by a crash is left out. The file is read again only if it has changed."""
         stamp = self._trials.stamp()
         if self._read is None or self._read[0] != stamp:
             self._read = (stamp, self._trials.read())
-        return list(self._read[1])
+        return Trials(self._read[1])
 
     def is_after_trials(self, name: str) -> bool:
         """Whether a file is there that was written after the last trial."""
