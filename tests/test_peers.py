@@ -191,7 +191,7 @@ def test_students_are_trained_alike_once_and_what_fails_says_why(problem, tmp_pa
 
 def test_the_table_chooses_on_validation_images_and_says_how_many_epochs_are_needed():
     def row(student, side, epochs, validation, test):
-        return PeerResult(student, side, epochs, 0, how='{"removed": ["a"], "widths": {}}', validation=validation, test=test)
+        return PeerResult(student, side, epochs=epochs, how='{"removed": ["a"], "widths": {}}', validation=validation, test=test)
 
     rows = [row("ours", OURS, 0, 0.80, 0.80), row("other", OURS, 0, 0.85, 0.70), row("ours", OURS, 3, 0.87, 0.86),
             row("good", PEER, 3, 0.84, 0.83), row("lucky", PEER, 3, 0.83, 0.90), row("ours", OURS, 1, 0.85, 0.84)]  # fmt: skip

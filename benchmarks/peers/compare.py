@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.peers.limits import Bound
 from benchmarks.peers.pruners import IMAGES, STEPS
-from benchmarks.peers.students import Contestant, Makers, Student, reason, students
+from benchmarks.peers.students import Contestant, Makers, Numbers, Student, reason, students
 from benchmarks.trained import metric, recipe_of, train
 from compress_env.distill.train import Diverged
 from compress_env.files import JsonLines, make_folder
@@ -20,30 +20,18 @@ from compress_env.problem import Problem
 
 
 @dataclass(frozen=True)
-class PeerResult:
+class PeerResult(Numbers):
     """A student after a fine-tuning, or why there is none.
 
     Attributes:
-        student: Its name, and so on as in `Student`.
         epochs: Of the fine-tuning, 0 for the student as it is right after the surgery.
         seed: Of the fine-tuning.
-        failed: Why there is none, or "".
         lr: The peak rate.
         validation: As in `Trained`, and so are the others.
     """
 
-    student: str
-    side: str
-    epochs: int
-    seed: int
-    failed: str = ""
-    how: str = ""
-    macs: float = 0.0
-    params: float = 0.0
-    milliseconds: dict[str, float] = field(default_factory=dict)
-    latency: dict[str, float] = field(default_factory=dict)
-    validation_start: float = 0.0
-    test_start: float = 0.0
+    epochs: int = 0
+    seed: int = 0
     lr: float = 0.0
     validation: float = 0.0
     test: float = 0.0

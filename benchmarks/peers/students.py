@@ -33,15 +33,14 @@ PREFIX, REFITTED = "torch-pruning ", "+refit"
 
 
 @dataclass(frozen=True)
-class Student:
-    """A student right after the surgery, or why there is none.
+class Numbers:
+    """Those of a student right after the surgery, or why there is none.
 
     Attributes:
         student: Its name.
         side: `OURS`, `PEER` or `WIDTHS`.
         failed: Why there is none, or "".
         how: The pruning ratio or the plan.
-        pruned: What torch-pruning took away, as it writes it.
         macs: Share of the teacher's.
         params: Likewise.
         milliseconds: Of a pass for one input on one CPU thread, by runtime.
@@ -54,13 +53,23 @@ class Student:
     side: str
     failed: str = ""
     how: str = ""
-    pruned: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
     macs: float = 0.0
     params: float = 0.0
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     latency: Mapping[str, float] = field(default_factory=dict)
     validation_start: float = 0.0
     test_start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Student(Numbers):
+    """A student right after the surgery.
+
+    Attributes:
+        pruned: What torch-pruning took away, as it writes it.
+    """
+
+    pruned: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +231,7 @@ def _student(problem: Problem, contestant: Contestant, times: Times) -> Student:
         return Student(contestant.name, contestant.side, reason(error))
     data = problem.data
     start = metric(problem, model, data.validation), metric(problem, model, data.test)
-    return Student(contestant.name, contestant.side, "", how, tuple(pruned), macs, params, milliseconds, latency, *start)
+    return Student(contestant.name, contestant.side, "", how, macs, params, milliseconds, latency, *start, tuple(pruned))
 
 
 def reason(error: Exception) -> str:

@@ -37,8 +37,11 @@ def main(context: click.Context) -> None:
     compress-env inspect --teacher resnet20-cifar10             what can be removed or shrunk, and what that saves
     compress-env list                                           what teachers, agents, rewards and so on there are
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ and context.invoked_subcommand != "finetune":
-        raise click.UsageError("torchrun and accelerate can start several processes of `compress-env finetune` only")
+    if "RANK" in os.environ and context.invoked_subcommand != "finetune":
+        from compress_env.distill import processes
+
+        if processes.started():
+            raise click.UsageError("torchrun and accelerate can start several processes of `compress-env finetune` only")
 
 
 for _command in (search, inspect, finetune, distill, report, export, validate, runs, trials, policy, bench, list_):
