@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
 
 from compress_env.allocation.sensitivities import probes
+from compress_env.bench import report as bench_report
 from compress_env.bench import run as bench
 from compress_env.bench.retrained import of_agent, records
 from compress_env.bench.run import load
@@ -96,6 +98,18 @@ def test_every_combination_is_run_once_with_as_many_evaluations(results):
     assert (out / "results.jsonl").read_bytes() == before  # finished: nothing is run again
 
 
+def test_an_interval_is_given_from_three_seeds_on_beside_their_number(results, monkeypatch):
+    monkeypatch.setattr("compress_env.bench.statistics.REPETITIONS", 20)
+    runs = bench.results(results[0] / "results.jsonl").read()
+    agents = {a: [r for r in runs if r.agent == a] for a in ("random", "uniform")}
+    three = {a: [*own, replace(own[0], seed=2)] for a, own in agents.items()}
+    for number, own in (("2", agents), ("3", three)):
+        every = bench_report.rows(own) + bench_report.overall({"planted": own})
+        assert len(every) == 4 and {row[1] for row in every} == {number}
+        intervals = sum("[" in cell for row in every for cell in row)
+        assert intervals == (0 if number == "2" else 6)  # of both agents and of the chance, in both tables
+
+
 def test_an_agent_may_have_settings(tmp_path):
     own = "evolution population=2"
     runs = bench.run(["planted"], ["evolution", own], [0], 12, tmp_path, jobs=1)
@@ -131,7 +145,7 @@ def test_the_report_has_a_row_an_agent_a_picture_and_one_page(results):
     done = CliRunner().invoke(main, ["bench", "report", "--out", str(out)])
     assert done.exit_code == 0, done.output
     text = (out / "report.md").read_text()
-    assert all(f"| {agent} | 0." in text for agent in ("random", "uniform", "tpe")) and "6 evaluations, 2 seeds" in text
+    assert all(f"| {agent} | 2 | 0." in text for agent in ("random", "uniform", "tpe")) and "6 evaluations, 2 seeds" in text
     assert (out / "planted.png").stat().st_size > 10_000
     duels = text[text.index("who beats whom") :].splitlines()
     order = [cell.strip() for cell in duels[2].split("|")[2:-1]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from compress_env.files import atomic, make_folder, write_text
 
 REFERENCE = "random"
 """What every agent has to beat."""
+ENOUGH = 3
+"""Seeds from which an interval is given; two say next to nothing of how much runs differ."""
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>compress-env bench</title><style>
@@ -37,8 +39,8 @@ th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto;
 {% if part.picture %}<img alt="{{ part.title }}" src="data:image/png;base64,{{ part.picture }}">{% endif %}
 {% endfor %}<p>Made by</p><pre>{{ command }}</pre></body></html>"""
 HEAD = (
-    "agent", "best found, IQM [95 %]", "final policy, IQM", "first and last tenth, mean", f"P(better than {REFERENCE}) [95 %]",
-    "hypervolume", "seconds",
+    "agent", "seeds", "best found, IQM [95 %]", "final policy, IQM", "first and last tenth, mean",
+    f"P(better than {REFERENCE}) [95 %]", "hypervolume", "seconds",
 )  # fmt: skip
 
 
@@ -54,21 +56,28 @@ def rows(
     table = []
     for agent, runs in sorted(agents.items(), key=lambda item: -iqm(scores(item[1]))):
         own, final = scores(runs), [r.final for r in runs if r.final is not None]
-        low, high = interval(iqm, own)
         chance = "-"
         if agent != REFERENCE and REFERENCE in agents:
-            other = scores(agents[REFERENCE])
-            a, b = interval(improvement, own, other)
-            chance = f"{improvement(own, other):.2f} [{a:.2f}, {b:.2f}]"
+            chance = _with_interval(2, improvement, own, scores(agents[REFERENCE]))
         table.append([
-            agent, f"{iqm(own):.4f} [{low:.4f}, {high:.4f}]", f"{iqm(np.array(final)):.4f}" if final else "-",
+            agent, str(len(runs)), _with_interval(4, iqm, own), f"{iqm(np.array(final)):.4f}" if final else "-",
             _tenths(runs), chance, f"{np.mean([hypervolume(r.front) for r in runs]):.3f}",
             f"{np.mean([r.seconds[-1] for r in runs]):.0f}",
         ])  # fmt: skip
         if found:
             tests = [done.test for done in of_agent(runs, found)]
-            table[-1].append(f"{percent(tests)} ({len(tests)})" if tests else "-")
+            told = percent(tests) if len(tests) >= ENOUGH else f"{np.mean(tests):.2%}" if tests else ""
+            table[-1].append(f"{told} ({len(tests)})" if tests else "-")
     return table
+
+
+def _with_interval(digits: int, statistic: Callable[..., float], *tables: np.ndarray) -> str:
+    """A statistic of scores `(scenarios, seeds)`, with its interval where the seeds of each are enough for one."""
+    value = f"{statistic(*tables):.{digits}f}"
+    if min(table.shape[1] for table in tables) < ENOUGH:
+        return value
+    low, high = interval(statistic, *tables)
+    return f"{value} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def _tenths(runs: Sequence[Run]) -> str:
@@ -102,15 +111,11 @@ def overall(table: Table) -> list[list[str]]:
         normal[agent] = np.array(lines)
     result = []
     for agent in sorted(agents, key=lambda a: -iqm(normal[a])):
-        low, high = interval(iqm, normal[agent])
         chance = "-"
         if agent != REFERENCE and REFERENCE in agents:
-            a, b = interval(improvement, normal[agent], normal[REFERENCE])
-            chance = f"{improvement(normal[agent], normal[REFERENCE]):.2f} [{a:.2f}, {b:.2f}]"
+            chance = _with_interval(2, improvement, normal[agent], normal[REFERENCE])
         shares = profile(normal[agent], np.array([0.5, 0.9]))
-        result.append(
-            [agent, f"{iqm(normal[agent]):.3f} [{low:.3f}, {high:.3f}]", chance, f"{shares[0]:.0%}", f"{shares[1]:.0%}"]
-        )
+        result.append([agent, str(seeds), _with_interval(3, iqm, normal[agent]), chance, f"{shares[0]:.0%}", f"{shares[1]:.0%}"])
     return result
 
 
@@ -126,7 +131,7 @@ def picture(agents: Mapping[str, Sequence[Run]], title: str) -> bytes:
         colour, style = colours(i % 20), "--" if runs[0].final is None else "-"
         evaluations = runs[0].measured + np.arange(1, len(middle) + 1)
         left.plot(evaluations, middle, style, color=colour, label=agent)
-        if len(runs) > 2:
+        if len(runs) >= ENOUGH:
             left.fill_between(
                 evaluations,
                 *np.quantile(curves, [0.25, 0.75], axis=0),
@@ -167,6 +172,7 @@ def write(results: Path, out: Path, command: str) -> str:
     if len(table) > 1:
         head = (
             "agent",
+            "seeds",
             "normalised, IQM [95 %]",
             f"P(better than {REFERENCE}) [95 %]",
             "runs above half way",
@@ -189,7 +195,8 @@ def write(results: Path, out: Path, command: str) -> str:
             parts.append({"title": f"{scenario}: who beats whom", "head": head, "rows": lines, "picture": None})
     note = (
         "Rewards are those of the quick evaluation on validation images that the search sees. IQM: mean of the middle half of the "
-        "seeds. Shaded: that half. Hypervolume: area that a run's students dominate in the plane of cost share and metric."
+        f"seeds. Shaded: that half. [95 %]: bootstrap over the seeds, from {ENOUGH} seeds on. Hypervolume: area that a run's students "
+        "dominate in the plane of cost share and metric."
     )
     if distilled:
         note += " Distillation: the best student of each search distilled with a fresh seed; mean over searches, Student's t."
