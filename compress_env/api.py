@@ -20,6 +20,7 @@ from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.presets import with_preset
 from compress_env.progress import announced, say
+from compress_env.report.parts import PARTS, Parts
 from compress_env.search.callbacks import find_callbacks, make_callbacks
 from compress_env.search.estimate import Estimate, estimate
 from compress_env.search.promise import AttemptsFile
@@ -144,6 +145,8 @@ def run_search(
     folder.write("problem.json", objective.problem.measured.to_json())
     if objective.predicts:
         folder.write("sensitivities.json", objective.sensitivities.to_json())
+    if not objective.grows:
+        folder.write(PARTS, Parts.of(objective.problem).to_json())
     if sample := objective.problem.sample():
         folder.write("sample.json", sample)
     found = search(

@@ -24,7 +24,7 @@ from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, S
 
 COMMANDS = ("search", "inspect", "finetune", "distill", "report", "export", "validate", "policy", "bench", "runs", "trials", "list")
 FILES = {"run.json", "problem.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
-FILES |= {"finalists.jsonl", "student.safetensors", "student.onnx", "student.pt2"}
+FILES |= {"parts.json", "finalists.jsonl", "student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"metric", "teacher", "student", "resources", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions"}
 KEYS |= {"command"}
 OWN = {"finetune_epochs", "loss", "max_accuracy_drop", "out", "resume", "dry_run", "quiet", "as_json", "config", "trust"}

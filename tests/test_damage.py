@@ -24,7 +24,9 @@ from compress_env.objective import Objective
 from compress_env.problem import Problem
 from compress_env.records import Damaged, record
 from compress_env.report.page import write_report
+from compress_env.report.parts import Parts
 from compress_env.search import search
+from compress_env.search.reopened import kept
 from compress_env.search.result import NetworkResult, ResourceName, Result
 from compress_env.search.store import RunFolder
 from compress_env.search.trial import Trial
@@ -66,6 +68,7 @@ READERS = {
     "run.json": lambda folder: folder.spec(),
     "problem.json": lambda folder: objective_of(folder, False),
     "sensitivities.json": lambda folder: objective_of(folder, False),
+    "parts.json": lambda folder: kept(folder, "parts.json", Parts.from_json),
     "trials.jsonl": lambda folder: folder.trials(),
     "result.json": lambda folder: folder.result(),
 }

@@ -16,7 +16,8 @@ from compress_env.allocation.sensitivities import Sensitivities, probes
 pytestmark = pytest.mark.filterwarnings("default")  # a warning is a line, and no error, at the command line
 LINES, FILES, PARTS = 400, 100, 10
 """Of each kind, and how many tests they are spread over."""
-NAMES = ("run.json", "problem.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json", "policy.onnx")
+NAMES = ("run.json", "problem.json", "parts.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json")
+NAMES += ("policy.onnx",)
 READERS = (
     ["report", "--out", "RUN"], ["validate", "--count", "1", "--out", "RUN"], ["finetune", "--epochs", "1", "--out", "RUN"],
     ["search", "--agent", "random", "--evaluations", "3", "--finetune-epochs", "0", "--resume", "--out", "RUN"],

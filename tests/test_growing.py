@@ -152,7 +152,7 @@ def test_a_grown_network_is_trained_on_labels_saved_and_loaded(tmp_path, capsys)
     settings = {"changes": "grow", "budget": {"macs": "200%"}, "evaluator": SMALL["evaluator"] | {"distill_steps": 30, "lr": 0.01}}
     found = compress(small(), "digits", agent="random", evaluations=3, out=tmp_path, finetune_epochs=12, progress=False, **settings)
     assert found.result.student.metric_test > found.result.teacher.metric_test + 0.1  # it was not trained at all
-    assert not (tmp_path / "sensitivities.json").exists()
+    assert not (tmp_path / "sensitivities.json").exists() and not (tmp_path / "parts.json").exists()
     objective = Objective(EnvironmentSpec.of_keywords(teacher=small(), data="digits", **settings))
     graph = objective.problem.graph
     largest = graph.canonical(graph.optional, graph.most)

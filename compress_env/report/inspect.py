@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class TreeRow:
         kind: "branch", "region" or "chain" (blocks, as in `surgery.graph.Block`), "group" or "stays".
         depth: How many blocks it lies in.
         layers: How many vanish with the block, or produce the group's channels.
-        channels: Of a group, all and the fewest.
+        channels: Of a group, all and those that `shares` are of: the fewest, or in a report half.
         shares: By resource, the share of the teacher's usage that goes with it; below 0 where a repair costs more than it saves.
     """
 
@@ -141,8 +142,16 @@ def inspect(
     )  # fmt: skip
 
 
-def shares(graph: LayerGraph, cost_model: CostModel) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """By block and by group, for each resource: 1 - usage without the block, or with the group at its floor / the teacher's."""
+def shares(
+    graph: LayerGraph, cost_model: CostModel, narrow: Callable[[Group], int] = attrgetter("floor")
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """By block and by group, for each resource: 1 - usage without the block, or with the group at a width / the teacher's.
+
+    Args:
+        graph: Of the teacher.
+        cost_model: Predicts usage.
+        narrow: The width of a group; its fewest channels if absent.
+    """
 
     def saved(removed: frozenset[str], widths: np.ndarray) -> dict[str, float]:
         usage = cost_model.predict_all(removed, widths)
@@ -151,7 +160,7 @@ def shares(graph: LayerGraph, cost_model: CostModel) -> tuple[dict[str, dict[str
     groups = {}
     for i, (name, group) in enumerate(graph.groups.items()):
         widths = graph.full.copy()
-        widths[i] = group.floor
+        widths[i] = narrow(group)
         groups[name] = saved(frozenset(), widths)
     return {name: saved(frozenset([name]), graph.full) for name in graph.blocks}, groups
 

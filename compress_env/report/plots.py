@@ -93,7 +93,9 @@ def reward_curve(trials: Sequence[Trial]) -> str:
         return _svg(figure, "reward", "Reward of each trial, best so far and running mean")
 
 
-def plane(trials: Sequence[Trial], resource: str, label: str, best: Trial) -> str:
+def plane(
+    trials: Sequence[Trial], resource: str, label: str, best: Trial, distilled: tuple[float, float] | None = None
+) -> str:
     """Each trial by its share of the teacher's usage of a resource and its validation metric in the quick evaluation.
 
     Args:
@@ -101,10 +103,11 @@ def plane(trials: Sequence[Trial], resource: str, label: str, best: Trial) -> st
         resource: The resource's name.
         label: Its label.
         best: The trial to mark, one of `trials`.
+        distilled: Its share of the usage and its metric after fine-tuning, if it has been fine-tuned.
     """
     name, teacher = next(iter(best.evaluation.metrics)), best.evaluation.teacher_metric
     shown = [t for t in trials if not t.evaluation.failed and t.evaluation.teacher_usage.get(resource)]
-    scale, unit = _scale([teacher, *(t.evaluation.metric for t in shown)])
+    scale, unit = _scale([teacher, *(t.evaluation.metric for t in shown), *(distilled or ())[1:]])
     points = [(_share(t, t.evaluation.usage[resource], resource), scale * t.evaluation.metric) for t in shown]
     front = [points[i] for i in pareto(points)]
     # Equal limits differ where the teacher was measured anew.
@@ -114,12 +117,16 @@ def plane(trials: Sequence[Trial], resource: str, label: str, best: Trial) -> st
         fits = [t.feasible for t in shown]
         _dots(axes, [x for x, _ in points], [y for _, y in points], fits, "trial", "over budget")
         if front:
-            axes.step(*zip(*front), where="post", color=BLUE, linewidth=1.4, label="Pareto front")
+            axes.step(*zip(*front), where="post", color=BLUE, linewidth=1.4, marker="o", markersize=6, markerfacecolor="none",
+                      label="Pareto front")  # fmt: skip
         for i, limit in enumerate(sorted({*limits[:1], *limits[-1:]})):  # a range of budgets has two
             axes.axvline(limit, color=ORANGE, linewidth=1.4, linestyle="--", label="" if i else "budget")
         if best in shown:
             axes.plot(*points[shown.index(best)], "*", color=RED, markersize=12, markeredgecolor="white", label="best found", zorder=5)
-        axes.plot(100, scale * teacher, "D", color=INK, markersize=6, label="teacher", zorder=5)
+        if distilled:
+            axes.plot(100 * distilled[0], scale * distilled[1], "P", color=RED, markersize=9, markeredgecolor="white",
+                      label="fine-tuned", zorder=6)  # fmt: skip
+        axes.axhline(scale * teacher, color=INK, linewidth=1.2, linestyle=":", label="teacher")
         _legend(figure)
         return _svg(figure, f"plane-{resource}", f"Validation {name} of each trial against its use of {resource}")
 
