@@ -10,10 +10,13 @@ import pytest
 from test_report import page, result, run_folder, trial, trials
 
 from compress_env.distill.finetune import Finetuned
-from compress_env.report.parts import PARTS, Parts, half
+from compress_env.report.next_steps import Next
+from compress_env.report.parts import PARTS, Parts
+from compress_env.search.promise import Attempt, Promise
 from compress_env.search.result import NetworkResult
 from compress_env.search.store import RunFolder
 from compress_env.surgery.plan import Plan
+from compress_env.tasks.paired import Drop
 
 SENSITIVITIES = {
     "blocks": {"stages.0.0": 0.4321, "stages.1.0": 1.5}, "evaluations": 9, "seconds": 1.0,
@@ -85,17 +88,17 @@ def test_savings_are_those_of_the_students_that_are_built(digits_env):
         if row.kind == "stays":
             continue
         group = problem.graph.groups.get(row.name)
-        plan = Plan.of((), {row.name: half(group)}) if row.kind == "group" else Plan.of([row.name])
+        plan = Plan.of((), {row.name: group.size // 2}) if row.kind == "group" else Plan.of([row.name])
         whole, used = problem.cost_model.teacher["macs"], problem.built(plan).usage["macs"]
-        assert row.shares["macs"] == pytest.approx(1 - used / whole) and row.channels == (group and (group.size, half(group)))
+        assert row.shares["macs"] == pytest.approx(1 - used / whole) and row.channels == (group and (group.size, group.size // 2))
     assert Parts.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 
 def steps(folder):
     """Titles and commands of what to do next."""
-    html = page(folder).replace("&#39;", "'").replace(str(folder), "RUN")
-    found = re.findall(r"<h3>(.*?)</h3>.*?<pre>(.*?)</pre>", html, re.S)
-    return dict(found)
+    run = RunFolder(folder)
+    found = Next(folder, run.recorded(), run.trials(), run.result(), False).steps()
+    return {step.title: step.command.replace(str(folder), "RUN") for step in found}
 
 
 def finished(student, epochs=10, best=3, exports=("student.onnx",), feasible=True):
@@ -146,7 +149,9 @@ def test_a_smaller_budget_is_that_of_the_cheapest_trial_that_is_as_good(tmp_path
     lines = [*trials(), trial(4, 0.6, 0.795, 0.31), trial(5, 0.6, 0.78, 0.2)]
     run_folder(tmp_path, results=finished(0.98), lines=lines)
     assert steps(tmp_path)["Try a smaller budget"] == f"{SEARCH} --budget macs=31% --out RUN-31"
-    assert "Trial 4 does as well in the search at 31 % of the MACs" in page(tmp_path)
+    html = page(tmp_path)
+    assert "Trial 4 does as well in the search at 31 % of the MACs" in html and html.count('<li class="step">') == 2
+    assert f"<pre>{SEARCH.replace('RUN', str(tmp_path))} --budget macs=31% --out {tmp_path}-31</pre>" in html
 
 
 def test_commands_of_code_of_ones_own_ask_for_trust_and_those_of_objects_are_python(tmp_path):
@@ -168,8 +173,10 @@ def test_nothing_is_cut_off_at_390_pixels(tmp_path):
         pytest.skip("needs Chromium")
     long = "features.denseblock4.denselayer16.conv2_of_a_very_long_name_without_any_place_to_break"
     lines = [replace(t, plan=Plan.of([long, "stages.0.0"], {"conv1": 9})) for t in trials()]
+    tried = Attempt(0.5, 0.1, 1.0, 2, 0.498, Drop(-10.25, 12.79, 0.95, 125, 0.923, 0.912, "score"), holds=True)
+    promise = Promise(0.5, "macs", 0.498, tried.drop, False, (tried, tried))
     folders = [
-        explained(tmp_path / "a", PARTS, "sensitivities.json", results=finished(0.90, best=9)),
+        explained(tmp_path / "a", PARTS, "sensitivities.json", results=replace(finished(0.90, best=9), promise=promise)),
         explained(tmp_path / "b", "sensitivities.json", lines=lines, name=f"{long}.py:Net"),
     ]
     frames = "".join(f'<iframe src="{p.name}/report.html" style="width: 390px; height: 900px"></iframe>' for p in folders)

@@ -139,7 +139,8 @@ class Next:
 
     def _budget(self, title: str, why: str, factor: float) -> Step:
         """A search with all limits times a factor."""
-        limits = {name: f"{min(100.0, 100 * factor * self._limit(name)):.3g}%" for name in self._trials[0].limits}
+        now = {name: self._limit(name) for name in self._trials[0].limits}
+        limits = {name: f"{100 * min(max(1.0, limit), factor * limit):.3g}%" for name, limit in now.items()}
         place = f"{self._folder}-" + "-".join(limit.rstrip("%") for limit in limits.values())
         typed = " ".join(f"--budget {shlex.quote(f'{name}={limit}')}" for name, limit in limits.items())
         if self._objects:

@@ -95,7 +95,8 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
     names |= {name: ResourceName.of(name) for name in best.evaluation.usage if name not in names}
     score, teacher = next(iter(best.evaluation.metrics)), best.evaluation.teacher_metric
     versions = run["versions"] | (dict(result.versions) if result else {})
-    policy = result.final_policy if result else None
+    policy, shown = result.final_policy if result else None, ranked(trials)[:BEST]
+    shown += [best] if best not in shown else []
     return {
         "teacher": setting(flat(run)["teacher"]),
         "headline": headline(setting(flat(run)["teacher"]), trials, best, result, names),
@@ -123,7 +124,8 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         "found": tables.found(best, policy, names) if policy else [],
         "best": str(best.index),
         "best_head": ["Trial", "Reward", _capital(score), *(names[n].label for n in budgeted), *BEST_HEAD_END],
-        "best_rows": [tables.trial_row(t, budgeted) for t in ranked(trials)[:BEST]],
+        "best_rows": [tables.trial_row(t, budgeted) for t in shown],
+        "best_note": _shaded(result, bool(attempts)),
         "settings": tables.settings(run, result),
         "versions": [(name, text(value)) for name, value in versions.items()],
         "command": text(run["command"] or (result and result.command)),
@@ -199,6 +201,18 @@ def _at(used: Mapping[str, float | None], names: Mapping[str, ResourceName]) -> 
 
 def _capital(name: str) -> str:
     return name[:1].upper() + name[1:]
+
+
+def _shaded(result: Result | None, guaranteed: bool) -> str:
+    """What the shaded row of the best trials is."""
+    if result is None:
+        return "Shaded: the one with the highest reward that fits."
+    if guaranteed:
+        return "Shaded: the one that was chosen, for the smallest budget that holds."
+    return (
+        "Shaded: the one that was chosen. Of the ten best it does best on all validation images, of which the search sees half at "
+        "most."
+    )
 
 
 def _figure(title: str, note: str, svg: str) -> dict[str, str]:

@@ -127,6 +127,8 @@ def plane(
             axes.plot(100 * distilled[0], scale * distilled[1], "P", color=RED, markersize=9, markeredgecolor="white",
                       label="fine-tuned", zorder=6)  # fmt: skip
         axes.axhline(scale * teacher, color=INK, linewidth=1.2, linestyle=":", label="teacher")
+        if unit:
+            axes.set_ylim(top=min(axes.get_ylim()[1], 101))
         _legend(figure)
         return _svg(figure, f"plane-{resource}", f"Validation {name} of each trial against its use of {resource}")
 
