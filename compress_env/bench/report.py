@@ -28,14 +28,23 @@ ENOUGH = 3
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>compress-env bench</title><style>
-body { margin: 0 auto; max-width: 1240px; padding: 1.5rem; color: #1f2933; font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 1240px; padding: 1.5rem; color: #1f2933; font: 1rem/1.5 system-ui, sans-serif; }
+h1 { margin: 0; } h2 { margin: 2rem 0 .5rem; font-size: 1.15rem; } h1, h2, pre, td:first-child { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } img { max-width: 100%; }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #dfe4e8; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } .scroll { overflow-x: auto; } pre { background: #f4f6f8; padding: .75rem; }
+th, td { padding: .3rem 0 .3rem 1.2rem; border-bottom: 1px solid #dfe4e8; text-align: right; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; } th { max-width: 9.5rem; } .scroll { overflow-x: auto; }
+pre { background: #f4f6f8; padding: .75rem; white-space: pre-wrap; } tr, img { break-inside: avoid; }
+@media (max-width: 600px) {
+  body { padding: .8rem; } thead { display: none; } table, tbody, tr { display: block; } tr { margin-bottom: 1rem; }
+  td { display: flex; justify-content: space-between; gap: 1rem; padding-left: 0; } td:first-child { font-weight: 600; }
+  td + td::before { content: attr(data-label); color: #5b6770; text-align: left; }
+}
+@media print { html { font-size: 8.5pt; } body { padding: 0; } .scroll { overflow: visible; } }
 </style></head><body><h1>Agents compared</h1><p>{{ note }}</p>
 {% for part in parts %}<h2>{{ part.title }}</h2><div class="scroll"><table><thead>
 <tr>{% for c in part.head %}<th>{{ c }}</th>{% endfor %}
-</tr></thead><tbody>{% for row in part.rows %}<tr>{% for c in row %}<td>{{ c }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+</tr></thead><tbody>{% for row in part.rows %}<tr>{% for c in row %}
+<td data-label="{{ part.head[loop.index0] }}">{{ c }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
 {% if part.picture %}<img alt="{{ part.title }}" src="data:image/png;base64,{{ part.picture }}">{% endif %}
 {% endfor %}<p>Made by</p><pre>{{ command }}</pre></body></html>"""
 HEAD = (
