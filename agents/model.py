@@ -23,6 +23,8 @@ PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
 """The best so many students are mutated: one decision of each and on average so many others, by normal deviates of up to this size."""
 FACTOR = 4.0
 """What relative actions multiply a loss by: more than in the environment, for without a model plans far away are tried blindly."""
+FORCED = 4.0
+"""An action that decides for or against a block whatever its loss."""
 GENERATIONS, SURVIVORS = 3, 10
 """So many mutants with the highest acquisition are mutated again, and so on, so many times in all."""
 
@@ -92,6 +94,22 @@ class RewardModel:
             walk.step(value, value)
         return Allocation(walk.removed, walk.widths)
 
+    def first(self, limits: Mapping[str, float]) -> list[np.ndarray]:
+        """Actions `(steps,)` to begin with: 0, and those for the allocations with other blocks removed, where actions can say that."""
+        zero = np.zeros(self.objective.steps)
+        if not (self.free and self.objective.actions == "relative"):
+            return [zero]
+        found = {self.named(self.plan(zero, limits)): zero}
+        for other in self.objective.reference(limits).alternatives:
+            signs = [0 if d.shrinks else -1 if d.target in other.removed else 1 for d in self.objective.problem.decisions]
+            actions = FORCED * np.array(signs, float)
+            found.setdefault(self.named(self.plan(actions, limits)), actions)
+        return list(found.values())
+
+    def named(self, plan: Allocation) -> Plan:
+        """What is built of a plan."""
+        return self.objective.problem.graph.canonical(plan.removed, plan.widths)
+
     def learn(self, trial: Trial, actions: np.ndarray) -> None:
         """Take in a judged student and the actions `(steps,)` that led to it."""
         plan, reward = trial.plan, trial.reward
@@ -109,8 +127,7 @@ class RewardModel:
         """What the model expects of plans within limits, and of the actions `(steps,)` that led to them."""
         mean, deviation = self.surrogate(np.array([point(self.objective, plan, limits) for plan in plans]))
         acquisition = mean + OPTIMISM[len(self.students) % len(OPTIMISM)] * deviation
-        graph = self.objective.problem.graph
-        named = [graph.canonical(plan.removed, plan.widths) for plan in plans]
+        named = [self.named(plan) for plan in plans]
         return [Candidate(*each) for each in zip(mean.tolist(), acquisition.tolist(), named, actions)]
 
     def mutants(self, limits: Mapping[str, float]) -> list[Candidate]:
@@ -149,7 +166,7 @@ class RewardModel:
 class ModelSearch(Agent):
     """A Gaussian process about the predicted reward, and mutations of the best students; no network.
 
-    The first student is that of the action 0.
+    The first students are those of the action 0 and of the allocations with more and with fewer blocks removed.
 
     Args:
         objective: What students are judged by.
@@ -162,13 +179,18 @@ class ModelSearch(Agent):
         self.objective = objective
         self._budgets, rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
         self._model = RewardModel(objective, mutations, rng, free=True)
+        self._limits = objective.draw_limits(self._budgets)
+        self._first: list[np.ndarray] = []
         self._asked: list[np.ndarray] = []
         self._judging: dict[int, np.ndarray] = {}
 
     def ask(self, n: int) -> Sequence[Proposal]:
-        """The student of the action 0; when it has been told, as many as are wanted."""
-        if not self._asked:
-            return [self._proposal(np.zeros(self.objective.steps), self.objective.draw_limits(self._budgets))]
+        """The first students; when one of them has been told, as many others as are wanted."""
+        if not self._first:
+            self._first = self._model.first(self._limits)
+        if len(self._asked) < len(self._first):
+            begun = len(self._asked)
+            return [self._proposal(actions, self._limits) for actions in self._first[begun : begun + n]]
         if not self._model.students:
             return []
         limits = self.objective.draw_limits(self._budgets)
@@ -180,7 +202,7 @@ class ModelSearch(Agent):
         plan = self._model.plan(actions, limits)
         self._judging[len(self._asked)] = point(self.objective, plan, limits)
         self._asked.append(actions)
-        return Proposal(plan=self.objective.problem.graph.canonical(plan.removed, plan.widths), limits=limits)
+        return Proposal(plan=self._model.named(plan), limits=limits)
 
     def tell(self, trials: Sequence[Trial]) -> None:
         """The model knows of their rewards from now on."""
