@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from compress_env.contexts import one_thread
+from compress_env.cycles import check, shares, shrunk, steps
 from compress_env.data.dataset import Data, Split
 from compress_env.distill import processes
 from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name, loss_settings
@@ -124,7 +125,8 @@ def finish(
         objective: The run's; made again from its settings if None.
         progress: Whether to show on standard error how far it is.
         trust: As for `objective_of`.
-        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `accumulate`, `loss`, `temperature`, `label_weight`.
+        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `accumulate`, `cycles`, `loss`, `temperature`,
+            `label_weight`.
 
     Raises:
         UserError: If no student meets the budget yet, or none can be distilled.
@@ -193,9 +195,14 @@ class Ending:
             spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
         function, examples = loss_function(*loss), len(problem.data.train)
-        recipe = finetuning_recipe(examples, spec.epochs, problem.device, spec.lr, spec.batch_size, function, spec.accumulate)
-        self._recipe: Recipe = problem.runnable(recipe)
-        self.made_by: dict[str, Any] = self._recipe.to_json() | {"loss": loss_name(problem.task, spec.loss)} | loss_settings(*loss)
+        if objective.grows and spec.cycles > 1:
+            raise UserError("a student that grows has one cycle of distillation; leave --cycles at 1")
+        self._recipes: list[Recipe] = [
+            problem.runnable(finetuning_recipe(examples, n, problem.device, spec.lr, spec.batch_size, function, spec.accumulate))
+            for n in shares(spec.epochs, spec.cycles)
+        ]
+        self.made_by: dict[str, Any] = self._recipes[-1].to_json() | {"loss": loss_name(problem.task, spec.loss)}
+        self.made_by |= loss_settings(*loss) | ({"epochs": spec.epochs, "cycles": spec.cycles} if spec.cycles > 1 else {})
         self._folder, self._objective, self._spec, self._progress = folder, objective, spec, progress
         self._run, self._judge = folder.recorded(), _evaluator(objective)
         self.seed: int = self._run["search"]["seed"]
@@ -242,21 +249,32 @@ class Ending:
             self._distilled(Plan.from_json(plan), self._objective.problem.data)
 
     def _distilled(self, plan: Plan, data: Data) -> tuple[fx.GraphModule, Finetuned]:
-        problem, spec = self._objective.problem, self._spec
-        student = self._judge.prepared(plan)
-        return student, finetune(
-            student, problem.whole, data, self._recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
-            label_weight=spec.label_weight, seed=self.seed, at_once=self._judge.at_once, checkpoint=self._checkpoint(plan),
-            progress=self._progress,
-        )  # fmt: skip
+        problem, spec, before = self._objective.problem, self._spec, list[tuple[float, ...]]()
+        if spec.cycles > 1:
+            check(problem, plan, spec.cycles)
+        student: fx.GraphModule | None = None
+        for number, (step, recipe) in enumerate(zip(steps(problem, plan, spec.cycles), self._recipes), 1):
+            if student is None:
+                student = self._judge.prepared(step)
+            else:
+                student = shrunk(problem, student, step, self._judge.settings.calibration_images)
+            done = finetune(
+                student, problem.whole, data, recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
+                label_weight=spec.label_weight, seed=self.seed, at_once=self._judge.at_once,
+                checkpoint=self._checkpoint(plan, number), progress=self._progress,
+            )  # fmt: skip
+            before.append(done.history)
+        assert student is not None
+        return student, replace(done, before=tuple(before[:-1]))
 
     def _further(self) -> str:
         """The command that goes on."""
         command, out = self._run["command"], f"compress-env finetune --out {self._folder.path}"
         return f"{command} --resume" if command and attempts_in(self._folder.path) else out
 
-    def _checkpoint(self, plan: Plan) -> Path:
-        return self._folder.path / CHECKPOINT.format(f"{plan.key}-{self._spec.epochs}")
+    def _checkpoint(self, plan: Plan, cycle: int = 1) -> Path:
+        of = f"-{cycle}-of-{self._spec.cycles}" if self._spec.cycles > 1 else ""
+        return self._folder.path / CHECKPOINT.format(f"{plan.key}-{self._spec.epochs}{of}")
 
     def finished(self, finalists: Finalists) -> Compressed | None:
         """The outcome that is in the folder, if it is that of these trials and this recipe, and its files are there."""

@@ -28,7 +28,7 @@ FIELDS = ("teacher", "weights", "data", "validation", "classes", "image_size", "
 )  # fmt: skip
 @click.option("--student-weights", type=options.Place(), metavar="PATH", help="Weights that the student begins with.")
 @options.of(ProblemSpec, *FIELDS)
-@options.of(FinetuneSpec)
+@options.of(FinetuneSpec, "epochs", "lr", "batch_size", "accumulate", "loss", "temperature", "label_weight")
 @options.of(SearchSpec, "seed")
 @click.option("--out", type=options.Place(), required=True, help="Folder for the student, its exports and result.json.")
 @options.quiet

@@ -45,6 +45,7 @@ class Finetuned:
         diverged: The reason why the training ended early, or "".
         augmentation: How training images were changed at random, in words.
         processes: How many shared the batches, at the end.
+        before: Histories of the cycles before this one, if the student shrank to its plan in several.
     """
 
     epochs: int
@@ -56,6 +57,7 @@ class Finetuned:
     diverged: str = ""
     augmentation: str = ""
     processes: int = 1
+    before: tuple[tuple[float, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; `history` has the epoch beside each number."""
