@@ -95,6 +95,14 @@ def draw(problem: Problem, budget: float, count: int, seed: int) -> list[Plan]:
     )
 
 
+def better_half(problem: Problem, plans: Sequence[Plan], progress: bool = True) -> list[Plan]:
+    """The half of the plans with the higher score, as a search sees them, in the order in which they came."""
+    evaluator = Evaluator(problem, EvaluatorSettings())
+    scores = [evaluator(plan).proxy_score for plan in tqdm(plans, desc="scoring", unit="plan", disable=not progress)]
+    best = sorted(range(len(plans)), key=lambda i: -scores[i])[: len(plans) // 2]
+    return [plans[i] for i in sorted(best)]
+
+
 class Views:
     """Augmented copies of the training images with the teacher's outputs, made once: every student is trained on the same.
 
@@ -136,7 +144,7 @@ def distil(
     )  # fmt: skip
 
 
-def settings_of(problem: Problem, passes: int, lr: float | None, seed: int) -> dict[str, Any]:
+def settings_of(problem: Problem, passes: int, lr: float | None, seed: int, upper_half: bool = False) -> dict[str, Any]:
     """What has to be equal for truths to be comparable; the first line of their file."""
     data = problem.data
     recipe = finetuning_recipe(len(data.train), passes, problem.device)
@@ -145,12 +153,13 @@ def settings_of(problem: Problem, passes: int, lr: float | None, seed: int) -> d
         "teacher": problem.teacher.name, "training_images": len(data.train), "validation_images": len(data.validation),
         "labels": int(data.validation.labels[:64].sum()), "loss": problem.task.loss, "temperature": 4.0, "seed": seed,
         "passes": passes, "recipe": recipe.to_json(), "ranking": problem.ranking.name, "weights": fingerprint(problem.teacher.module),
+        **({"upper_half": True} if upper_half else {}),
     }  # fmt: skip
 
 
 def truths(
     problem: Problem, path: Path, counts: Mapping[float, int] | None = None, *, passes: int | None = None,
-    lr: float | None = None, seed: int | None = None, progress: bool = True,
+    lr: float | None = None, seed: int | None = None, upper_half: bool = False, progress: bool = True,
 ) -> tuple[dict[str, Any], list[Truth]]:  # fmt: skip
     """Distil random plans and append each to a file; those that are there are not made again.
 
@@ -164,6 +173,7 @@ def truths(
         passes: Over the training images.
         lr: The peak rate.
         seed: Of plans and training.
+        upper_half: Whether they are the better half, by score, of twice as many.
         progress: Whether to show how far it is.
 
     Returns:
@@ -181,10 +191,13 @@ def truths(
         seed = found.get("seed", 0)
     if lr is None and found:
         lr = found["recipe"]["lr"]
-    settings = settings_of(problem, passes or found.get("passes", 1), lr, seed)
+    upper_half = upper_half or found.get("upper_half", False)
+    settings = settings_of(problem, passes or found.get("passes", 1), lr, seed, upper_half)
     rows = results.begin(settings)
     counts = counts or ({} if found else COUNTS)
-    plans = {b: draw(problem, b, n, seed) for b, n in counts.items()}
+    plans = {b: draw(problem, b, n * (1 + upper_half), seed) for b, n in counts.items()}
+    if upper_half:
+        plans = {b: better_half(problem, found, progress) for b, found in plans.items()}
     done = {(t.budget, t.index) for t in rows}
     todo = [(b, i) for b, i in _turns(counts) if (b, i) not in done]
     if todo:
