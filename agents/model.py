@@ -23,8 +23,8 @@ PARENTS, CHANGED, DEVIATION = 5, 1.0, 1.0
 """The best so many students are mutated: one decision of each and on average so many others, by normal deviates of up to this size."""
 FACTOR = 4.0
 """What relative actions multiply a loss by: more than in the environment, for without a model plans far away are tried blindly."""
-FORCED = 4.0
-"""An action that decides for or against a block whatever its loss."""
+FORCES = (0.5, 1.0, 2.0, 4.0)
+"""Sizes of actions that decide about a block otherwise than the allocation."""
 GENERATIONS, SURVIVORS = 3, 10
 """So many mutants with the highest acquisition are mutated again, and so on, so many times in all."""
 
@@ -99,12 +99,14 @@ class RewardModel:
         zero = np.zeros(self.objective.steps)
         if not (self.free and self.objective.actions == "relative"):
             return [zero]
-        found = {self.named(self.plan(zero, limits)): zero}
+        whole, found = self.plan(zero, limits), [zero]
+        blocks = [None if d.shrinks else d.target for d in self.objective.problem.decisions]
         for other in self.objective.reference(limits).alternatives:
-            signs = [0 if d.shrinks else -1 if d.target in other.removed else 1 for d in self.objective.problem.decisions]
-            actions = FORCED * np.array(signs, float)
-            found.setdefault(self.named(self.plan(actions, limits)), actions)
-        return list(found.values())
+            signs = np.array([b and 1 - 2 * (b in other.removed) or 0 for b in blocks], float)
+            differ = signs * [b in whole.removed ^ other.removed for b in blocks]
+            tried = [*(force * differ for force in FORCES), FORCES[-1] * signs]  # the least first: mutants may decide otherwise
+            found.append(next((a for a in tried if self.plan(a, limits).removed == other.removed), tried[-1]))
+        return list({self.named(self.plan(actions, limits)): actions for actions in reversed(found)}.values())[::-1]
 
     def named(self, plan: Allocation) -> Plan:
         """What is built of a plan."""

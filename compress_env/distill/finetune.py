@@ -61,7 +61,8 @@ class Finetuned:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; `history` has the epoch beside each number."""
-        return asdict(self) | {"history": [{"epoch": i, "validation": value} for i, value in enumerate(self.history)]}
+        history = [{"epoch": i, "validation": value} for i, value in enumerate(self.history)]
+        return asdict(self) | {"history": history, "before": [list(each) for each in self.before]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Finetuned:
