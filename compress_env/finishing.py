@@ -125,8 +125,8 @@ def finish(
         objective: The run's; made again from its settings if None.
         progress: Whether to show on standard error how far it is.
         trust: As for `objective_of`.
-        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `accumulate`, `cycles`, `loss`, `temperature`,
-            `label_weight`.
+        further: Fields of `FinetuneSpec`: `lr`, `batch_size`, `accumulate`, `cycles`, `examples`, `loss`,
+            `temperature`, `label_weight`.
 
     Raises:
         UserError: If no student meets the budget yet, or none can be distilled.
@@ -194,7 +194,7 @@ class Ending:
         if objective.grows and spec.loss is None:  # a larger network has nothing to learn from a smaller one
             spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
-        function, examples = loss_function(*loss), len(problem.data.train)
+        function, examples = loss_function(*loss), len(problem.data.few(spec.examples).train)
         if objective.grows and spec.cycles > 1:
             raise UserError("a student that grows has one cycle of distillation; leave --cycles at 1")
         self._recipes: list[Recipe] = [
@@ -203,6 +203,7 @@ class Ending:
         ]
         self.made_by: dict[str, Any] = self._recipes[-1].to_json() | {"loss": loss_name(problem.task, spec.loss)}
         self.made_by |= loss_settings(*loss) | ({"epochs": spec.epochs, "cycles": spec.cycles} if spec.cycles > 1 else {})
+        self.made_by |= {"examples": spec.examples} if spec.examples else {}
         self._folder, self._objective, self._spec, self._progress = folder, objective, spec, progress
         self._run, self._judge = folder.recorded(), _evaluator(objective)
         self.seed: int = self._run["search"]["seed"]
@@ -253,13 +254,14 @@ class Ending:
         if spec.cycles > 1:
             check(problem, plan, spec.cycles)
         student: fx.GraphModule | None = None
+        learned = data.few(spec.examples)
         for number, (step, recipe) in enumerate(zip(steps(problem, plan, spec.cycles), self._recipes), 1):
             if student is None:
                 student = self._judge.prepared(step)
             else:
                 student = shrunk(problem, student, step, self._judge.settings.calibration_images)
             done = finetune(
-                student, problem.whole, data, recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
+                student, problem.whole, learned, recipe, task=problem.task, loss=spec.loss, temperature=spec.temperature,
                 label_weight=spec.label_weight, seed=self.seed, at_once=self._judge.at_once,
                 checkpoint=self._checkpoint(plan, number), progress=self._progress,
             )  # fmt: skip

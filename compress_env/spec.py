@@ -393,6 +393,7 @@ class FinetuneSpec(Settings):
     batch_size: int | None = setting(None, "Images a batch; 128 if absent, 64 for small data.", low=1)
     accumulate: int = setting(1, "Parts of a batch that are computed one after the other, for want of memory.", low=1)
     cycles: int = setting(1, "Times that the student shrinks towards its plan, and is distilled for a share of the epochs.", low=1)
+    examples: int | None = setting(None, "Training images that are learned from, again and again; all if absent.", low=1)
     loss: Any = setting(None, "Of the task's losses, or module:function; the task's own choice if absent.", text=True)
     temperature: float | None = setting(None, "Of the loss, if it has one; 4 if absent.", low=0.0)
     label_weight: float | None = setting(
@@ -401,9 +402,11 @@ class FinetuneSpec(Settings):
 
     def __post_init__(self) -> None:
         self.check_finite()
-        for name in ("epochs", "batch_size", "accumulate", "cycles"):
+        for name in ("epochs", "batch_size", "accumulate", "cycles", "examples"):
             value = getattr(self, name)
-            if not (value is None and name == "batch_size") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is None and name in ("batch_size", "examples"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"fine-tuning: {name} has to be a whole number of at least 1, got {value!r}")
         if self.epochs < self.cycles:
             raise UserError(f"fine-tuning: {self.cycles} cycles need an epoch each, and there are {self.epochs}; give more epochs")

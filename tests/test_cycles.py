@@ -90,6 +90,20 @@ def test_distillation_in_cycles_resumes_and_ends_with_the_plan(tmp_path, monkeyp
     assert len(trained) == 3 and read_json(folder.path / "result.json") != whole
 
 
+def test_few_examples_are_those_of_the_calibration_and_nothing_else_is_learned_from(problem, tmp_path, monkeypatch):
+    data = problem.data
+    few = data.few(16)
+    seen = {each.numpy().tobytes() for each in few.train.inputs}
+    assert seen == {each.numpy().tobytes() for each in data.train.inputs[data._order(0)[:16]]} and len(few.train) >= 12_800
+    assert torch.equal(data.prepare(few.train.inputs[:16]), data.calibration(16)) and data.few(None) is data
+    quick(monkeypatch)
+    folder, objective = run_search(SPEC, SearchSpec("random", {}, 4, 0), tmp_path / "run", progress=False)
+    real, learned = finishing.finetune, []
+    monkeypatch.setattr(finishing, "finetune", lambda *a, **k: learned.append(a[2].train) or real(*a, **k))
+    found = finish(folder, 1, objective=objective, progress=False, examples=8, loss="mimic")
+    assert len({each.numpy().tobytes() for each in learned[0].inputs}) == 8 and found.result.recipe["examples"] == 8
+
+
 def test_cycles_without_an_epoch_each_are_refused():
     with pytest.raises(UserError, match="3 cycles need an epoch each, and there are 2"):
         FinetuneSpec(2, cycles=3)

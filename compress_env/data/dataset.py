@@ -21,6 +21,8 @@ CACHED = 2**24
 """Numbers of prepared inputs that are kept; more are prepared anew when they are asked for again."""
 READ_AT_ONCE = 512
 """Training inputs that are read at once from where they are stored, when some are asked for."""
+PASS = 12_800
+"""Examples of a pass over few, so that the epochs of full distillation are long enough to be worth a look at the validation split."""
 VALIDATED = 3500
 """Validation examples of a data set that is not in memory, half of which a search sees; the others are left out."""
 STATISTICS = 1000
@@ -162,9 +164,19 @@ class Data:
             self._cache[key] = inputs
         return self._cache[key]
 
+    def few(self, examples: int | None, seed: int = 0) -> Data:
+        """The same data with so many training examples, those that `calibration` gives, in turns up to `PASS`; itself for None."""
+        if examples is None:
+            return self
+        own = self._order(seed)[:examples]
+        return replace(self, train=self.train.take(own.repeat(-(-PASS // len(own)))), _cache={})
+
+    def _order(self, seed: int) -> Tensor:
+        return torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train)))
+
     def _drawn(self, images: int, seed: int) -> Tensor:
         """Training inputs at random, fewer being the first of more; those that had to be read are held."""
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self.train))[: max(images, READ_AT_ONCE)])
+        order = self._order(seed)[: max(images, READ_AT_ONCE)]
         if not self.stored:
             return self.train.inputs[order[:images]]
         key = ("drawn", seed)

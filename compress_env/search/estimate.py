@@ -121,7 +121,7 @@ def _timed(evaluator: PlanEvaluator, plan: Plan) -> tuple[float, str]:
 def _distillation(objective: Objective, plans: list[Plan], spec: FinetuneSpec) -> tuple[Range, float]:
     """Seconds of a full distillation, and bytes that it needs beyond what was tried."""
     problem = objective.problem
-    data, task = problem.data, problem.task
+    data, task = problem.data.few(spec.examples), problem.task
     recipe = problem.runnable(
         finetuning_recipe(len(data.train), spec.epochs, problem.device, spec.lr, spec.batch_size, accumulate=spec.accumulate)
     )
