@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
-from test_report import page, result, run_folder, trial, trials
+from test_report import COMMAND, page, result, run_folder, trial, trials
 
 from compress_env.distill.finetune import Finetuned
 from compress_env.report.next_steps import Next
@@ -15,6 +15,7 @@ from compress_env.report.parts import PARTS, Parts
 from compress_env.search.promise import Attempt, Promise
 from compress_env.search.result import NetworkResult
 from compress_env.search.store import RunFolder
+from compress_env.search.trial import best_trial
 from compress_env.surgery.plan import Plan
 from compress_env.tasks.paired import Drop
 
@@ -97,7 +98,9 @@ def test_savings_are_those_of_the_students_that_are_built(digits_env):
 def steps(folder):
     """Titles and commands of what to do next."""
     run = RunFolder(folder)
-    found = Next(folder, run.recorded(), run.trials(), run.result(), False).steps()
+    trials, outcome = run.trials(), run.result()
+    best = next(t for t in trials if t.index == 2) if outcome else best_trial(trials) or trials[0]
+    found = Next(folder, run.recorded(), trials, best, outcome, False).steps()
     return {step.title: step.command.replace(str(folder), "RUN") for step in found}
 
 
@@ -165,6 +168,12 @@ def test_commands_of_code_of_ones_own_ask_for_trust_and_those_of_objects_are_pyt
     assert steps(tmp_path)["Go on with the search"].startswith(
         "compress_env.compress(..., evaluations=150, out='RUN', resume=True)"
     )
+
+
+def test_a_guaranteed_accuracy_that_is_not_there_yet_is_gone_on_with_as_it_was_typed(tmp_path):
+    run = RunFolder(run_folder(tmp_path))
+    (found,) = Next(tmp_path, run.recorded(), run.trials(), run.trials()[0], None, True).steps()
+    assert found.command == f"{COMMAND} --resume" and found.why == "It ended after 4 of 150 evaluations, before a student held."
 
 
 def test_nothing_is_cut_off_at_390_pixels(tmp_path):

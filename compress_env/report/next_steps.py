@@ -52,12 +52,16 @@ class Next:
         folder: The run folder.
         run: The content of `run.json`.
         trials: All trials, at least one.
+        best: The trial of the student; the best one where there is no result.
         result: The outcome, if there is one.
         guaranteed: Whether the run is one with `--max-accuracy-drop`.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], trials: Sequence[Trial], result: Result | None, guaranteed: bool):
-        self._folder, self._run, self._trials, self._result, self._guaranteed = folder, run, trials, result, guaranteed
+    def __init__(
+        self, folder: Path, run: Mapping[str, Any], trials: Sequence[Trial], best: Trial, result: Result | None, guaranteed: bool
+    ):
+        self._folder, self._run, self._trials, self._best = folder, run, trials, best
+        self._result, self._guaranteed = result, guaranteed
         self._out, self._objects = shlex.quote(str(folder)), _has_object(flat(run))
         self._trust = ""
         try:
@@ -74,28 +78,27 @@ class Next:
     def _before(self) -> Iterator[Step]:
         """Those of a search without a result."""
         done, asked = len(self._trials), self._run["search"]["evaluations"]
-        best = best_trial(self._trials)
-        if done < asked:
-            yield Step("Go on with the search", f"It ended after {done} of {asked} evaluations.", self._search(asked))
+        if done < asked or self._guaranteed:
+            without = ", before a student held" if self._guaranteed else ""
+            yield Step("Go on with the search", f"It ended after {done} of {asked} evaluations{without}.", self._search(asked))
         if self._guaranteed:
             return
-        if best is None:
+        if best_trial(self._trials) is None:
             yield Step("Search further", f"None of the {done} students meets the budget.", self._search(2 * max(done, asked)))
             yield self._budget("Or allow a larger budget", "A larger budget is easier to meet.", LARGER)
             return
         yield Step(
             "Fine-tune and test the best student found",
-            f"Trial {best.index} was judged without training. This distils it, measures it on test data and exports it.",
+            f"Trial {self._best.index} was judged without training. This distils it, measures it on test data and exports it.",
             self._finetune(30),
         )  # fmt: skip
-        if done >= asked and self._late(best):
-            yield Step("Or search further first", f"{self._when(best)}, so more may find a better one.", self._search(2 * asked))
+        if done >= asked and self._late():
+            yield Step("Or search further first", f"{self._when()}, so more may find a better one.", self._search(2 * asked))
 
     def _after(self, result: Result) -> Iterator[Step]:
         """Those of a student that was distilled."""
         lost, words = self._lost(result)
         near = lost <= NEAR
-        best = next((t for t in self._trials if t.index == result.best_trial), None)
         epochs, top = result.finetune["epochs"], result.finetune["best_epoch"]
         if not result.feasible:
             yield self._budget("Search within a smaller limit", "The student, measured in the end, is over the budget.", TIGHTER)
@@ -104,11 +107,11 @@ class Next:
         if epochs and top >= LATE * epochs and not self._guaranteed:
             why = f"The best epoch was {top} of {epochs}: {result.metric} may still rise."
             yield Step("Fine-tune longer", why, self._finetune(2 * epochs))
-        if not near and best and self._late(best) and not self._guaranteed:
-            yield Step("Search further", f"{self._when(best)}, so more may find a better one.", self._search(2 * len(self._trials)))
+        if not near and self._late() and not self._guaranteed:
+            yield Step("Search further", f"{self._when()}, so more may find a better one.", self._search(2 * len(self._trials)))
         if result.feasible and not self._guaranteed:
             why = f"The student loses {words if lost > 0 else 'nothing'} of test {result.metric} at this budget."
-            yield self._smaller(why, best) if near else self._budget("Allow a larger budget", why, LARGER)
+            yield self._smaller(why) if near else self._budget("Allow a larger budget", why, LARGER)
         if result.feasible and not near:
             yield self._deploy(result)
 
@@ -122,10 +125,11 @@ class Next:
         python = f"import onnxruntime; session = onnxruntime.InferenceSession({str(self._folder / ONNX)!r})"
         return Step("Deploy it", "These files run without this package and say what inputs and classes mean:", python, files)
 
-    def _smaller(self, why: str, best: Trial | None) -> Step:
+    def _smaller(self, why: str) -> Step:
         """A smaller budget, that of the cheapest trial on the front that is nearly as good, if there is one."""
-        resource = next(iter(best.limits), None) if best else None
-        if best and resource and len(best.limits) == 1:
+        best = self._best
+        if len(best.limits) == 1:
+            (resource,) = best.limits
             fine = [t for t in self._trials if not t.evaluation.failed and t.evaluation.teacher_usage.get(resource)]
             points = [(t.evaluation.usage[resource] / t.evaluation.teacher_usage[resource], t.evaluation.metric) for t in fine]
             mine = best.evaluation.usage[resource] / best.evaluation.teacher_usage[resource], best.evaluation.metric
@@ -139,7 +143,7 @@ class Next:
 
     def _budget(self, title: str, why: str, factor: float) -> Step:
         """A search with all limits times a factor."""
-        now = {name: self._limit(name) for name in self._trials[0].limits}
+        now = {name: self._limit(name) for name in self._best.limits}
         limits = {name: f"{100 * min(max(1.0, limit), factor * limit):.3g}%" for name, limit in now.items()}
         place = f"{self._folder}-" + "-".join(limit.rstrip("%") for limit in limits.values())
         typed = " ".join(f"--budget {shlex.quote(f'{name}={limit}')}" for name, limit in limits.items())
@@ -149,10 +153,9 @@ class Next:
         return Step(title, why, f"compress-env search --config {config}{self._trust} {typed} --out {shlex.quote(place)}")
 
     def _limit(self, name: str) -> float:
-        """The limit on a resource as a share of the teacher's usage; of a range, the middle of those that trials had."""
-        whole = ((t.limits[name], t.evaluation.teacher_usage.get(name)) for t in self._trials)
-        shares = sorted(limit / usage for limit, usage in whole if usage)
-        return shares[len(shares) // 2] if shares else 1.0
+        """The limit on a resource as a share of the teacher's usage; of a range, the one that the student was for."""
+        whole = self._best.evaluation.teacher_usage[name]
+        return self._best.limits[name] / whole if whole else 1.0
 
     def _finetune(self, epochs: int) -> str:
         if self._objects:
@@ -172,11 +175,11 @@ class Next:
         """A call from Python, of a run of which a part was an object, which no file holds."""
         return f"compress_env.compress(..., {changed})  # the rest as it was"
 
-    def _late(self, best: Trial) -> bool:
-        return best.index + 1 >= LATE * len(self._trials)
+    def _late(self) -> bool:
+        return self._best.index + 1 >= LATE * len(self._trials)
 
-    def _when(self, best: Trial) -> str:
-        return f"The best student was found late, in evaluation {best.index + 1} of {len(self._trials)}"
+    def _when(self) -> str:
+        return f"The best student was found late, in evaluation {self._best.index + 1} of {len(self._trials)}"
 
     @staticmethod
     def _lost(result: Result) -> tuple[float, str]:

@@ -102,7 +102,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         "headline": headline(setting(flat(run)["teacher"]), trials, best, result, names),
         "going": going,
         "again": f"compress-env report --out {shlex.quote(str(folder))}",
-        "steps": [] if going else Next(folder, run, trials, result, bool(attempts)).steps(),
+        "steps": [] if going else Next(folder, run, trials, best, result, bool(attempts)).steps(),
         "comparison": tables.comparison(result) if result else [],
         "runtime": measured_with(result) if result else "",
         "promise": sentences(result.promise, result.metric) if result and result.promise else [],
