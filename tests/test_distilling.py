@@ -170,7 +170,7 @@ def test_a_runs_student_is_trained_further_and_code_that_the_run_names_is_not_ru
     assert "is the folder of a search" in refused("distill", "--student", "resnet8-digits", "--out", run)
     forged = shutil.copytree(run, tmp_path / "forged")
     recorded = json.loads((forged / "run.json").read_text())
-    recorded["environment"]["reward"] = f"{tmp_path}/evil.py:reward"
+    recorded["environment"]["problem"]["task"] = f"{tmp_path}/evil.py:Task"
     (forged / "run.json").write_text(json.dumps(recorded))
     assert "names code to be run" in refused("distill", "--student", forged, "--epochs", 1, "--out", tmp_path / "e")
     assert not (tmp_path / "e").exists()
