@@ -25,6 +25,7 @@ from compress_env.files import remove
 from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.records import value_of
+from compress_env.resources.latency.cache import device_name
 from compress_env.search.choice import Finalist, Finalists
 from compress_env.search.metadata import by_class, metadata, uneven
 from compress_env.search.promise import Promise, attempts_in
@@ -328,11 +329,13 @@ class Ending:
             promise, done = replace(promise, test=tested), replace(done, metric_test=tested.student)
         teacher_usage, usage = problem.cost_model.compare(student, plan)
         policy = kept(folder, "search.json", lambda found: value_of(FinalPolicy | None, found.get("final_policy"), "final_policy"))
+        resources = {name: ResourceName.of(name) for name in usage}
+        measured = any(resource.measured for resource in resources.values())
         result = Result(
             metric=task.metric,
             teacher=NetworkResult(teacher_test, teacher_usage, state_bytes(teacher)),
             student=NetworkResult(done.metric_test, usage, size),
-            resources={name: ResourceName.of(name) for name in usage},
+            resources=resources,
             runtime=problem.runtime.label,
             budget=dict(best.limits),
             feasible=all(usage[name] <= limit for name, limit in best.limits.items()),
@@ -351,6 +354,7 @@ class Ending:
             metadata=described,
             by_class=() if own_answers is None else tuple(by_class(task, data, answers, own_answers)),
             promise=promise,
+            device=device_name(problem.runtime) if measured else "",
         )
         folder.write("result.json", result.to_json())
         return Compressed(student, plan, finalist.evaluation, Trials(finalists.trials), folder.path, (done, result))

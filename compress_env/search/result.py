@@ -112,6 +112,7 @@ class Result:
         metadata: What whoever uses the student has to know (`search.metadata`); `student.onnx` has it, too.
         by_class: The main metric of test examples by class, a row each; empty where all classes have as many.
         promise: What was promised of the student, if it was asked for with a largest drop (`compress_env.guarantee`).
+        device: The processor that resources were measured on; empty where none was measured.
     """
 
     metric: str
@@ -136,6 +137,7 @@ class Result:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     by_class: Sequence[Mapping[str, Any]] = ()
     promise: Promise | None = None
+    device: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; the usage of teacher and student stands beside their other numbers."""
