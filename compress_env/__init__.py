@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from compress_env.api import compress
     from compress_env.distilling import distil
     from compress_env.evaluator import Evaluator
+    from compress_env.hub.transfer import pull_from_hub, push_to_hub
     from compress_env.objective import Objective
     from compress_env.presets import preset
     from compress_env.problem import Problem
@@ -34,7 +35,8 @@ _ENTRY_POINTS = {
 ENV_IDS = tuple(_ENTRY_POINTS)
 __all__ = [
     "ENV_IDS", "EnvironmentSpec", "Evaluator", "EvaluatorSettings", "Objective", "Plan", "Problem", "ProblemSpec", "SearchSpec",
-    "__version__", "build_student", "compress", "distil", "inspect", "load_student", "preset", "trace",
+    "__version__", "build_student", "compress", "distil", "inspect", "load_student", "preset", "pull_from_hub", "push_to_hub",
+    "trace",
 ]  # fmt: skip
 
 for _id, _entry_point in _ENTRY_POINTS.items():
@@ -56,6 +58,8 @@ _PUBLIC = {
     "inspect": "compress_env.report.inspect",
     "load_student": "compress_env.students",
     "preset": "compress_env.presets",
+    "pull_from_hub": "compress_env.hub.transfer",
+    "push_to_hub": "compress_env.hub.transfer",
     "trace": "compress_env.surgery.trace",
 }
 """Where public names are; they are imported when they are first used."""

@@ -8,7 +8,7 @@ from compress_env.errors import UserError
 
 EXTRAS = {
     "onnx": "export", "onnxruntime": "export", "onnxscript": "export", "optuna": "optuna", "cmaes": "optuna", "pandas": "pandas",
-    "tensorboard": "tensorboard", "datasets": "hf", "ray": "ray",
+    "tensorboard": "tensorboard", "datasets": "hf", "huggingface_hub": "hub", "ray": "ray",
 }  # fmt: skip
 """By module, the extra that installs it."""
 ONNX = ("onnx", "onnxruntime", "onnxscript")

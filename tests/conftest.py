@@ -34,6 +34,17 @@ def _own_latency_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run's folder, and what --json --quiet left on standard output and standard error. Tests leave it as it is."""
+    from test_cli import SEARCH, call
+
+    out = tmp_path_factory.mktemp("finished") / "a"
+    done = call(*SEARCH, "--quiet", "--json", "--out", out)
+    assert done.exit_code == 0, done.output
+    return out, done.stdout, done.stderr
+
+
 @pytest.fixture(scope="module")
 def make_planted():
     """Fresh objectives, judged by a formula, of one problem."""

@@ -8,7 +8,7 @@ import json
 
 import pytest
 import torch
-from test_cli import SEARCH, call, refused, works
+from test_cli import refused, works
 
 import compress_env
 from compress_env.errors import UserError
@@ -17,13 +17,9 @@ from compress_env.search.store import RunFolder
 from compress_env.search.trials import Trials
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run's folder, and what --json --quiet left on standard output and standard error."""
-    out = tmp_path_factory.mktemp("runs") / "a"
-    done = call(*SEARCH, "--quiet", "--json", "--out", out)
-    assert done.exit_code == 0, done.output
-    return out, done.stdout, done.stderr
+@pytest.fixture
+def run(finished):
+    return finished
 
 
 def test_json_of_a_search_is_its_result_and_quiet_says_nothing_else(run):

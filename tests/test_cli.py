@@ -23,6 +23,7 @@ from compress_env.cli.main import main
 from compress_env.spec import EnvironmentSpec, EvaluatorSettings, ProblemSpec, SearchSpec, keywords
 
 COMMANDS = ("search", "inspect", "finetune", "distill", "report", "export", "validate", "policy", "bench", "runs", "trials", "list")
+COMMANDS += ("push", "pull")
 FILES = {"run.json", "problem.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json", "report.html"}
 FILES |= {"parts.json", "finalists.jsonl", "student.safetensors", "student.onnx", "student.pt2"}
 KEYS = {"metric", "teacher", "student", "resources", "budget", "feasible", "evaluations", "seconds", "agent", "seed", "versions"}

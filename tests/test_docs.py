@@ -93,7 +93,8 @@ def test_commands_and_their_flags_exist(page):
 @by_page
 def test_flags_named_alone_belong_to_some_command(page):
     alone = set(re.findall(f"`({FLAG})", page.read_text(encoding="utf-8")))
-    commands = ["search", "finetune", "distill", "policy learn", "policy apply", "bench run", "bench report", "bench policy", "export"]
+    commands = ["search", "finetune", "distill", "policy learn", "policy apply", "bench run", "bench report", "bench policy", "export",
+                "push"]
     called = [("compress_env.cli", *name.split()) for name in (*commands, "inspect")]
     called += [("benchmarks.fidelity",), ("benchmarks.losses",), ("benchmarks.workers",)]
     for command in called:

@@ -34,6 +34,7 @@ def core_only(monkeypatch):
         ("ray", "search --cluster auto"),
         ("tensorboard", "search --tensorboard"),
         ("hf", "search --data hf:cifar10"),
+        ("hub", "pull me/net"),
     ],
 )
 def test_a_missing_package_is_named_with_its_command_before_any_work(core_only, tmp_path, extra, arguments):

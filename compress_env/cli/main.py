@@ -17,6 +17,8 @@ from compress_env.cli.finetune import finetune
 from compress_env.cli.inspect import inspect
 from compress_env.cli.list import list_
 from compress_env.cli.policy import policy
+from compress_env.cli.pull import pull
+from compress_env.cli.push import push
 from compress_env.cli.report import report
 from compress_env.cli.runs import runs
 from compress_env.cli.search import search
@@ -44,7 +46,7 @@ def main(context: click.Context) -> None:
             raise click.UsageError("torchrun and accelerate can start several processes of `compress-env finetune` only")
 
 
-for _command in (search, inspect, finetune, distill, report, export, validate, runs, trials, policy, bench, list_):
+for _command in (search, inspect, finetune, distill, report, export, validate, runs, trials, policy, push, pull, bench, list_):
     main.add_command(_command)
 
 
