@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from compress_env import guarantee
 from compress_env.bisection import BUDGET
+from compress_env.curve import Curve, check_curve, points_of, run_curve
 from compress_env.errors import UserError
 from compress_env.extras import ONNX, need
 from compress_env.files import make_folder
 from compress_env.finishing import Compressed, check_finetuning, finish, left_for_later
-from compress_env.objective import Objective
 from compress_env.own_code import Trust
 from compress_env.presets import with_preset
-from compress_env.progress import announced, say
-from compress_env.report.parts import PARTS, Parts
-from compress_env.search.callbacks import find_callbacks, make_callbacks
-from compress_env.search.estimate import Estimate, estimate
+from compress_env.progress import announced
 from compress_env.search.promise import AttemptsFile
-from compress_env.search.reopened import objective_in, objective_of
-from compress_env.search.result import FinalPolicy
-from compress_env.search.run import find_agent, search
+from compress_env.search.reopened import objective_of
+from compress_env.search.run import find_agent
 from compress_env.search.store import RunFolder
+from compress_env.searching import dry_run, run_search
 from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 from compress_env.tasks import load_task
 
 SEEN: dict[str, Any] = {"actions": "relative", "observation": "embedding"}
 """What a policy that is learned from trials is about, whatever those agents saw and meant that made them."""
+
+
+@overload
+def compress(
+    teacher: Any = ..., data: Any = ..., budget: Mapping[str, Any] | None = ..., agent: str = ..., evaluations: int = ...,
+    seed: int = ..., out: str | Path | None = ..., *, budgets: None = ..., finetune_epochs: int = ...,
+    finetuning: Mapping[str, Any] | None = ..., agent_options: Mapping[str, Any] | None = ..., max_accuracy_drop: float | None = ...,
+    workers: int = ..., cluster: str | None = ..., callbacks: Sequence[Any] = ..., tensorboard: bool = ..., resume: bool = ...,
+    progress: bool = ..., **environment: Any,
+) -> Compressed: ...  # fmt: skip
+
+
+@overload
+def compress(
+    teacher: Any = ..., data: Any = ..., budget: None = ..., agent: str = ..., evaluations: int = ..., seed: int = ...,
+    out: str | Path | None = ..., *, budgets: Sequence[Mapping[str, Any]], finetune_epochs: int = ...,
+    finetuning: Mapping[str, Any] | None = ..., agent_options: Mapping[str, Any] | None = ..., max_accuracy_drop: None = ...,
+    workers: int = ..., cluster: str | None = ..., callbacks: Sequence[Any] = ..., tensorboard: bool = ..., resume: bool = ...,
+    progress: bool = ..., **environment: Any,
+) -> Curve: ...  # fmt: skip
 
 
 def compress(
@@ -44,6 +61,7 @@ def compress(
     seed: int = 0,
     out: str | Path | None = None,
     *,
+    budgets: Sequence[Mapping[str, Any]] | None = None,
     finetune_epochs: int = 30,
     finetuning: Mapping[str, Any] | None = None,
     agent_options: Mapping[str, Any] | None = None,
@@ -55,19 +73,23 @@ def compress(
     resume: bool = False,
     progress: bool = True,
     **environment: Any,
-) -> Compressed:
+) -> Compressed | Curve:
     """Search for the best student of a teacher within a budget, distil it fully, save, export and report it.
+
+    With `budgets`, do so at each of several budgets, and put the students beside each other and the uniform ones.
 
     Args:
         teacher: A module, a name, `module:factory` or `file.py:factory`.
         data: A name, `imagefolder:DIR`, a factory, or a pair `(train, test)` of torch datasets; a shipped teacher's own if None.
         budget: A limit a resource, such as `{"macs": 0.5}`, which is the default; with `max_accuracy_drop` a range of one resource, by
             default `{"macs": "10%..100%"}`.
+        budgets: Several budgets in the place of one, such as `[{"macs": "25%"}, {"macs": "50%"}]`; they differ in the limit on one
+            resource (docs/how-to/curve.md).
         agent: A name of `compress-env list`, `module:factory`, or a class of Stable-Baselines3 as `module:class`. With the name of
             an earlier system, the environment is as it was there, but for what `environment` says.
         evaluations: How many students to judge.
         seed: Of everything random.
-        out: The run folder; a new one in the system's temporary folder if None.
+        out: The run folder, with `budgets` the folder that those are in; a new one in the system's temporary folder if None.
         finetune_epochs: Passes over the training data in the full distillation; 0 leaves it for later, with neither exports nor
             `result.json`.
         finetuning: Further settings of it: `lr`, `batch_size`, `loss`, `temperature`, `label_weight`
@@ -85,6 +107,9 @@ def compress(
         progress: Whether to show on standard error how far it is.
         environment: Further keywords of `LayerRemoval-v0` (`compress_env.spec`).
 
+    Returns:
+        The student with its files; with `budgets` a table of all, and each of them (`compress_env.curve.Curve`).
+
     Raises:
         UserError: Before any long work, for anything that cannot be used.
         NothingHolds: If no smaller student loses so little; the run folder has what was tried.
@@ -93,7 +118,10 @@ def compress(
     if isinstance(finetune_epochs, bool) or not isinstance(finetune_epochs, int) or finetune_epochs < 0:
         raise UserError(f"finetune_epochs has to be a whole number, 0 for no fine-tuning, got {finetune_epochs!r}")
     further = dict(finetuning or {})
-    if max_accuracy_drop is not None:
+    if budgets is not None:
+        check_curve(budget, max_accuracy_drop, finetune_epochs)
+        budget = points_of(budgets)[0].budget
+    elif max_accuracy_drop is not None:
         budget = budget or BUDGET
     spec = EnvironmentSpec.of_keywords(teacher=teacher, data=data, budget=budget, **with_preset(agent, environment))
     search_spec = SearchSpec.of(
@@ -101,6 +129,9 @@ def compress(
         callbacks=callbacks, tensorboard=tensorboard,
     )  # fmt: skip
     check_finetuning(spec, FinetuneSpec.of(epochs=finetune_epochs or 1, **further))
+    if budgets is not None:
+        each = FinetuneSpec.of(epochs=finetune_epochs, **further)
+        return run_curve(spec, budgets, search_spec, out, each, resume=resume, progress=progress)
     if max_accuracy_drop is not None:
         guarantee.check(max_accuracy_drop, spec, finetune_epochs)
         each = FinetuneSpec.of(epochs=finetune_epochs, **further)
@@ -110,55 +141,6 @@ def compress(
     if not finetune_epochs:
         return left_for_later(folder, objective, progress)
     return finish(folder, finetune_epochs, objective=objective, progress=progress, **further)
-
-
-def run_search(
-    environment: EnvironmentSpec, search_spec: SearchSpec, out: str | Path | None, *, resume: bool = False,
-    command: str | None = None, progress: bool = True, finetuning: FinetuneSpec | None = None,
-) -> tuple[RunFolder, Objective]:  # fmt: skip
-    """The search alone.
-
-    Args:
-        environment: The problem, budget and reward.
-        search_spec: The agent and how long it looks.
-        out: The run folder; a new one in the system's temporary folder if None.
-        resume: Whether to go on with the run in `out`.
-        command: The command line that asked for it, for the report.
-        progress: Whether to show on standard error how far it is, and first what it is going to take.
-        finetuning: The full distillation that is to follow, for that.
-
-    Returns:
-        The run folder and the objective, which `finish` takes.
-
-    Raises:
-        UserError: Before the teacher is loaded, for an agent or a folder that cannot be used.
-        KeyboardInterrupt: On Ctrl-C.
-    """
-    _check(search_spec)
-    folder = RunFolder(Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="compress_env-")))
-    objective = _begun(environment, search_spec, folder, resume, progress)
-    callbacks = make_callbacks(search_spec.callbacks)
-    folder.begin(environment, search_spec, command)
-    left = search_spec.evaluations - len(folder.trials())
-    if progress and left > 0:
-        say(estimate(objective, left, finetuning).text())
-    folder.write("problem.json", objective.problem.measured.to_json())
-    if objective.predicts:
-        folder.write("sensitivities.json", objective.sensitivities.to_json())
-    if not objective.grows:
-        folder.write(PARTS, Parts.of(objective.problem).to_json())
-    if sample := objective.problem.sample():
-        folder.write("sample.json", sample)
-    found = search(
-        objective, search_spec.agent, search_spec.evaluations, search_spec.seed, folder, progress, search_spec.agent_options,
-        search_spec.workers, search_spec.cluster, callbacks, search_spec.tensorboard,
-    )  # fmt: skip
-    if found.interrupted:
-        raise KeyboardInterrupt
-    final = found.final_policy
-    policy = final and FinalPolicy(dict(final.evaluation.metrics), final.reward, dict(final.evaluation.usage))
-    folder.write("search.json", {"final_policy": policy and asdict(policy)})
-    return folder, objective
 
 
 def run_guaranteed(
@@ -189,51 +171,6 @@ def run_guaranteed(
         environment, search_spec, out, resume=resume, command=command, progress=progress, finetuning=finetuning
     )
     return guarantee.guaranteed(folder, objective, attempts, finetuning, progress)
-
-
-def dry_run(
-    environment: EnvironmentSpec, search_spec: SearchSpec, out: str | Path | None = None, *, resume: bool = False,
-    finetuning: FinetuneSpec | None = None, progress: bool = True,
-) -> Estimate:  # fmt: skip
-    """What a search, and the full distillation after it, would take on this machine; nothing is written but caches.
-
-    Args:
-        environment: The problem, budget and reward.
-        search_spec: The agent and how long it looks.
-        out: The run folder that the search would have.
-        resume: Whether it would go on with the run in `out`.
-        finetuning: The full distillation; None if there is to be none.
-        progress: Whether to show on standard error how far it is.
-
-    Raises:
-        UserError: For everything that the search would refuse before it begins.
-    """
-    _check(search_spec)
-    folder = RunFolder(out) if out is not None else None
-    objective = _begun(environment, search_spec, folder, resume, progress)
-    left = search_spec.evaluations - (len(folder.trials()) if folder else 0)
-    return estimate(objective, max(0, left), finetuning)
-
-
-def _check(search_spec: SearchSpec) -> None:
-    """Look whether there is such an agent, and what is to look on. Raises UserError if not."""
-    find_agent(search_spec.agent, search_spec.agent_options)
-    find_callbacks(search_spec.callbacks)
-    if search_spec.cluster is not None:
-        need("a cluster of workers", "ray")
-    if search_spec.tensorboard:
-        need("--tensorboard", "tensorboard")
-
-
-def _begun(
-    environment: EnvironmentSpec, search_spec: SearchSpec, folder: RunFolder | None, resume: bool, progress: bool
-) -> Objective:
-    """The objective of a search that may write into a folder, with what an earlier part of it has measured."""
-    if folder:
-        folder.admit(environment, search_spec, resume)
-        if resume and folder.trials():  # plans mean the same students, also on another machine
-            return objective_in(folder, environment, progress)
-    return Objective(environment, progress=progress)
 
 
 def learn_policy(

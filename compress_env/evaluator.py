@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from typing import Protocol
 
@@ -109,6 +110,12 @@ class Evaluator(Memory):
                 loss=loss, temperature=settings.temperature, bfloat16=self.bfloat16,
                 answers=None if data.labelled else agreement.answers(self.task),
             )  # fmt: skip
+
+    def anew(self) -> Evaluator:
+        """One that shares everything that was computed of the teacher, and knows no plan yet."""
+        other = copy(self)
+        other._known = {}
+        return other
 
     def _outputs(self, found: Mapping[str, Tensor]) -> Tensor:
         """The teacher's outputs as they are kept."""

@@ -108,10 +108,14 @@ class Objective:
         self._allocator: Allocator | None = None
         self._embedding: Embedding | LayerState | None = None
         self._completed: tuple[AnyWalk, int, Completed] | None = None
+        self._first: Objective | None = None
+        """The one whose measurements this one shares, if it was made by `at`."""
 
     @property
     def evaluator(self) -> PlanEvaluator:
         """Judges plans."""
+        if self._evaluator is None and self._first and isinstance(self._first.evaluator, Evaluator):
+            self._evaluator = self._first.evaluator.anew()
         if self._evaluator is None:
             self._evaluator = found = Evaluator(self.problem, self.spec.evaluator, timeout=self.spec.timeout)
             self._introduce(found)
@@ -136,6 +140,8 @@ class Objective:
     @property
     def final_evaluator(self) -> PlanEvaluator:
         """Judges the best plans of a search on all validation images; what judges by no images judges them as before."""
+        if self._final_evaluator is None and self._first and isinstance(self._first.final_evaluator, Evaluator):
+            self._final_evaluator = self._first.final_evaluator.anew()
         if self._final_evaluator is None:
             own = self.evaluator
             own_kind = isinstance(own, Evaluator)
@@ -143,6 +149,26 @@ class Objective:
                 Evaluator(self.problem, self.spec.evaluator, every_image=True, timeout=self.spec.timeout) if own_kind else own
             )
         return self._final_evaluator
+
+    def at(self, budget: Mapping[str, Any]) -> Objective:
+        """The same objective with another budget on the same resources.
+
+        Everything that was measured or computed beforehand is shared. Which plans are known is not: a search at one budget gives the
+        same trials whatever another one tried.
+
+        Args:
+            budget: As users write it.
+
+        Raises:
+            UserError: If it is on other resources, or cannot be read.
+            InfeasibleBudget: If its smallest limits are hard and cannot be met.
+        """
+        if budget.keys() != self.spec.budget.keys():
+            raise UserError(f"the budget is on {', '.join(self.spec.budget)}, and another one has to be, too; got {dict(budget)!r}")
+        given = self._evaluator if self.own_evaluator else None
+        other = Objective(replace(self.spec, budget=budget), problem=self.problem, evaluator=given, progress=self._progress)
+        other._first = self._first or self
+        return other
 
     @property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -169,6 +195,8 @@ class Objective:
                 "sensitivities are of what is taken away, and this network may grow; choose another agent, such as model, cma-es or a "
                 "stock one"
             )
+        if self._sensitivities is None and self._first:
+            self._sensitivities = self._first.sensitivities
         if self._sensitivities is None:
             self._sensitivities = measure(self.problem, self._prober(), self._sensitivities_key(), self._progress)
         return self._sensitivities
@@ -215,7 +243,7 @@ class Objective:
     def allocator(self) -> Allocator:
         """Allocates budgets by the sensitivities."""
         if self._allocator is None:
-            self._allocator = Allocator(self.problem, self.sensitivities)
+            self._allocator = self._first.allocator if self._first else Allocator(self.problem, self.sensitivities)
         return self._allocator
 
     def reference(self, limits: Mapping[str, float]) -> Reference:

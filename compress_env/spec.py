@@ -255,7 +255,7 @@ class EnvironmentSpec(Settings):
     budget: Mapping[str, Any] = setting(
         None,
         "params, macs, memory, latency or a resource of your own; a share of the teacher (0.5, 50%) or absolute (300K, 20M, 2ms, "
-        "1MiB). LOW..HIGH draws a limit for each student. May be repeated.",
+        "1MiB). LOW..HIGH draws a limit for each student; a search makes a curve of several, as in 25%,50%. May be repeated.",
         factory=lambda: {"macs": 0.5},
         metavar="RESOURCE=LIMIT",
     )

@@ -13,8 +13,8 @@ import compress_env
 
 def wrong_uses() -> None:
     """What a type checker refuses; it would not if these names were of any type."""
-    compress_env.compress(evaluations="many")  # type: ignore[arg-type]
-    compress_env.compress(budgett={"macs": 0.5}, evaluations=None)  # type: ignore[arg-type]
+    compress_env.compress(evaluations="many")  # type: ignore[call-overload]
+    compress_env.compress(budgett={"macs": 0.5}, evaluations=None)  # type: ignore[call-overload]
     compress_env.distil(out=7)  # type: ignore[arg-type, call-arg]
     compress_env.inspect(input_shape=3)  # type: ignore[arg-type]
     compress_env.preset(7)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from compress_env.bisection import BUDGET
 from compress_env.cli import options
 from compress_env.cli.config import check_config, configured
+from compress_env.cli.curve import curve, several
 from compress_env.cli.guarantee import guarantee
 from compress_env.cli.run import FINETUNE_EPOCHS, LOSS, run
 from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
@@ -51,10 +52,12 @@ def search(
     compress-env search --budget energy.py:Energy=0.5 --evaluator distill_steps=10
     compress-env search --teacher resnet20-cifar10 --data imagefolder:DIR --budget macs=0.5 --out runs/a --resume
     compress-env search --max-accuracy-drop 0.5 --budget macs=10%..100%
+    compress-env search --budget macs=25%,50%,75% --out runs/curve
     compress-env search --config runs/a/run.json --seed 1 --out runs/b
 
     DIR holds train/CLASS/*.jpg and test/CLASS/*.jpg. The run folder then has run.json, problem.json, sensitivities.json, trials.jsonl,
     result.json, plan.json, student.safetensors, student.onnx, student.pt2, report.html and, of an agent that learns, policy.onnx.
+    Several limits with commas between them make a curve: a run folder for each budget in --out, and one table and picture of all.
     Rewards, resources, rankings, tasks and data sets of your own are given as module:attribute or file.py:attribute.
     Ctrl-C keeps everything; the same command with --resume goes on, also with more --evaluations.
     """
@@ -62,11 +65,16 @@ def search(
     by_default = click.get_current_context().get_parameter_source("budget") is ParameterSource.DEFAULT
     if max_accuracy_drop is not None and by_default:
         settings["budget"] = BUDGET
+    budgets = several(settings["budget"])
+    if budgets:
+        settings["budget"] = budgets[0]
     environment, found = options.specs(settings)
     name = f"{Path(environment.problem.teacher.split(':')[0]).stem}-{found.agent.split(':')[-1]}-{found.seed}"
     place = out or f"runs/{name}"
     how: dict[str, Any] = {"loss": loss, "resume": resume, "dry_run": dry_run, "quiet": quiet, "as_json": as_json}
-    if max_accuracy_drop is None:
+    if budgets:
+        curve(environment, budgets, found, place, finetune_epochs, max_accuracy_drop, **how)
+    elif max_accuracy_drop is None:
         run(environment, found, place, finetune_epochs, **how)
     else:
         guarantee(environment, found, place, finetune_epochs, max_accuracy_drop, **how)

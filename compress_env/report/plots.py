@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -157,6 +158,47 @@ def finetuning(history: Sequence[Mapping[str, float]], name: str, teacher: float
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _legend(figure)
         return _svg(figure, "finetuning", f"Validation {name} after each epoch of fine-tuning")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of the panels of `curves`.
+
+    Attributes:
+        label: Of its vertical axis.
+        teacher: The teacher's number.
+        series: By name, points from left to right.
+    """
+
+    label: str
+    teacher: float
+    series: Mapping[str, Sequence[tuple[float, float]]]
+
+
+def curves(label: str, panels: Sequence[Panel]) -> str:
+    """Panels one above the other, with lines that are solid for the first name and dashed for others; the teacher is dotted.
+
+    Args:
+        label: Of the horizontal axis, which they share.
+        panels: From top to bottom.
+    """
+    with matplotlib.rc_context(_style("curve")):
+        figure = Figure(figsize=(WIDTH, 2.2 * len(panels) + 0.6), layout="constrained")
+        columns = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, panel in zip(columns, panels):
+            for i, (name, points) in enumerate(panel.series.items()):
+                color, line = ((BLUE, "-"), (ORANGE, "--"))[min(i, 1)]
+                axes.plot(*zip(*points), color=color, linestyle=line, linewidth=1.4, marker="o", markersize=4, label=name)
+            axes.axhline(panel.teacher, color=INK, linewidth=1.2, linestyle=":", label="teacher")
+            axes.set_ylabel(panel.label)
+        columns[-1].set_xlabel(label)
+        figure.legend(*columns[0].get_legend_handles_labels(), loc="outside upper left", ncols=3, handlelength=1.5, columnspacing=1.4)
+        return _svg(figure, "curve", f"{', '.join(panel.label for panel in panels)} against {label}")
+
+
+def as_file(svg: str) -> str:
+    """An element of this module as the content of an SVG file of its own."""
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
 
 
 def _layer(axes: Axes, y: int, status: str, before: float, after: float, form: str, gap: float) -> None:
