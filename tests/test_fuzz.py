@@ -54,8 +54,8 @@ def _quick(monkeypatch, tmp_path):
         return 0.0
 
     monkeypatch.setattr("compress_env.objective.measure", synthetic)
-    monkeypatch.setattr("compress_env.api.say", lambda *_: None)
-    monkeypatch.setattr("compress_env.api.estimate", lambda *_: Sensitivities)
+    monkeypatch.setattr("compress_env.searching.say", lambda *_: None)
+    monkeypatch.setattr("compress_env.searching.estimate", lambda *_: Sensitivities)
     monkeypatch.setattr(Sensitivities, "text", lambda: "", raising=False)
     monkeypatch.setattr("compress_env.distill.finetune.fit", lambda *_, **__: None)
     monkeypatch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
