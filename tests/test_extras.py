@@ -31,6 +31,7 @@ def core_only(monkeypatch):
         ("optuna", "search --agent cma-es"),
         ("export", "search --budget latency=50% --runtime onnxruntime"),
         ("export", "policy apply policy.onnx"),
+        ("export", "search --agent dyna-ddpg --agent-option start=policy.onnx"),
         ("ray", "search --cluster auto"),
         ("tensorboard", "search --tensorboard"),
         ("hf", "search --data hf:cifar10"),

@@ -10,7 +10,10 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from compress_env.errors import UserError
 from compress_env.extras import need
+from compress_env.registry import load_attribute
 
+POLICIES = ("start", "file")
+"""Settings of this package's agents that are files of policies."""
 NUMBERS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", NoneType: "null"}
 
 
@@ -24,7 +27,7 @@ def check_settings(agent: object, factory: Callable[..., Any], settings: Mapping
 
     Raises:
         UserError: If it lacks one that it needs, has none of a name, or a value is of another type than the factory declares; and if
-            TensorBoard is asked for, which is not installed.
+            TensorBoard is asked for, which is not installed, or a saved policy, which cannot be read.
     """
     try:
         inspect.signature(factory).bind(None, 1, 0, **settings)
@@ -35,6 +38,10 @@ def check_settings(agent: object, factory: Callable[..., Any], settings: Mapping
             raise UserError(f"the agent {agent!r}: {name} has to be {_text(kind)}, got {settings[name]!r}")
     if settings.get("tensorboard_log"):
         need("tensorboard_log", "tensorboard")
+    if str(getattr(factory, "__module__", "")).startswith("compress_env.agents."):
+        for name in POLICIES:
+            if isinstance(settings.get(name), str):
+                load_attribute("compress_env.agents.saved:load_policy", "policy")(settings[name])
 
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
