@@ -197,6 +197,16 @@ def test_committed_results_are_read():
     assert len(distilled) == 15 and of_agent(agents["ddpg"], found)
 
 
+def test_scenarios_are_listed_as_a_table_and_as_json():
+    listed = CliRunner().invoke(main, ["bench", "run", "--list"]).output
+    assert [line.split()[0] for line in listed.splitlines()] == SCENARIOS.names()
+    found = json.loads(CliRunner().invoke(main, ["bench", "run", "--list", "--json"]).output)
+    assert found == {name: scenario.about for name, scenario in SCENARIOS.items()}
+    assert "--json goes with --list" in CliRunner().invoke(main, ["bench", "run", "--json", "--out", "a"]).output
+    for command in ("run", "policy"):
+        assert "Missing option '--out'" in CliRunner().invoke(main, ["bench", command]).output
+
+
 def test_what_cannot_be_compared_is_refused(results, tmp_path):
     out, _ = results
     with pytest.raises(UserError, match="has 6 evaluations already; give at least as many as 6"):

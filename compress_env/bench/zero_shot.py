@@ -116,10 +116,10 @@ def table(rows: Sequence[ProposedStudent]) -> str:
     return "\n".join(lines).replace("nan%", "-").replace("nan", "-")
 
 
-def report(folder: Path) -> str:
-    """Markdown tables of the results files `*.jsonl` in `folder`, each under its name (its teacher's for `rows.jsonl`).
+def load(folder: Path) -> dict[str, list[ProposedStudent]]:
+    """The rows of the results files `*.jsonl` in `folder`, each under its name (its teacher's for `rows.jsonl`).
 
-    A picture of all, `zero-shot.png`, is drawn beside them. Raises UserError if there are none.
+    Raises UserError if there are none.
     """
     of: dict[str, list[ProposedStudent]] = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -128,7 +128,11 @@ def report(folder: Path) -> str:
             of[results.settings.get("teacher", file.stem) if file.name == FILE else file.stem] = rows
     if not of:
         raise UserError(f"there are no results in {folder}; `compress-env bench policy --out {folder}` makes them")
-    picture(of, folder / "zero-shot.png")
+    return of
+
+
+def report(of: Mapping[str, Sequence[ProposedStudent]]) -> str:
+    """Markdown tables of rows, each under its name."""
     return "\n\n".join(f"{name}\n\n{table(rows)}" for name, rows in of.items())
 
 

@@ -25,15 +25,6 @@ def bench() -> None:
     """
 
 
-def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-    if value:
-        from compress_env.bench.scenarios import SCENARIOS
-
-        for name, scenario in SCENARIOS.items():
-            click.echo(f"{name:16} {scenario.about}")
-        context.exit()
-
-
 @bench.command("run", short_help="Search with several agents in several scenarios over seeds.")
 @click.option(
     "--scenario", "scenarios", multiple=True, default=("digits-25",), show_default=True, help="May be repeated; see --list."
@@ -48,15 +39,14 @@ def _list_scenarios(context: click.Context, _parameter: click.Parameter, value: 
 )
 @click.option("--data", help="For scenarios on CIFAR-10: imagefolder:DIR, or torchvision's if absent.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes; one a core if absent.")
-@click.option(
-    "--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder of results and runs."
-)
-@click.option("--list", "listed", is_flag=True, is_eager=True, expose_value=False, callback=_list_scenarios,
-              help="Show the scenarios and stop.")  # fmt: skip
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), help="Folder of results and runs.  [required]")
+@click.option("--list", "listed", is_flag=True, help="Show the scenarios and stop.")
 @options.quiet
+@options.as_json("With --list, the scenarios")
+@click.pass_context
 def run(
-    scenarios: tuple[str, ...], agents: tuple[str, ...], evaluations: int, seeds: int, data: str | None, jobs: int | None, out: Path,
-    quiet: bool,
+    context: click.Context, scenarios: tuple[str, ...], agents: tuple[str, ...], evaluations: int, seeds: int, data: str | None,
+    jobs: int | None, out: Path | None, listed: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Search with every agent in every scenario, once a seed, at an equal number of evaluations; what is finished is skipped.
 
@@ -64,6 +54,16 @@ def run(
     compress-env bench run --scenario digits-25 --agent "ddpg shaping=false" --agent random --evaluations 100 --out runs/bench
     compress-env bench report --out runs/bench
     """
+    if listed:
+        from compress_env.bench.scenarios import SCENARIOS
+
+        found = {name: scenario.about for name, scenario in SCENARIOS.items()}
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(f"{name:16} {about}" for name, about in found.items()))
+        return
+    if as_json:
+        raise click.UsageError("--json goes with --list here; bench report --json has what was measured")
+    if out is None:
+        raise _without_out(context)
     from compress_env.bench.run import run as play
 
     play(scenarios, agents, range(seeds), evaluations, out, data=data, jobs=jobs, progress=not quiet)
@@ -97,12 +97,9 @@ def report(out: Path, results: Path | None, as_json: bool) -> None:
     click.echo(f"page: {out / 'report.html'}")
 
 
-def _show_policies(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
-    if value:
-        from compress_env.bench import zero_shot
-
-        click.echo(zero_shot.report(value))
-        context.exit()
+def _without_out(context: click.Context) -> click.MissingParameter:
+    """The error of a command that needs --out, unless it is only to show something."""
+    return click.MissingParameter(ctx=context, param=next(p for p in context.command.params if p.name == "out"))
 
 
 @bench.command("policy", short_help="Uniform students, allocations, saved policies and searches at ten budgets.")
@@ -115,14 +112,15 @@ def _show_policies(context: click.Context, _parameter: click.Parameter, value: P
     "--evaluations", type=click.IntRange(0), default=200, show_default=True, help="Of each search; 0: no searches."
 )
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Searches at each budget.")
-@click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
-@click.option("--show", type=options.Place(path_type=Path, file_okay=False), metavar="DIR", is_eager=True, expose_value=False,
-              callback=_show_policies, help="Print tables of all results in DIR, draw DIR/zero-shot.png, and stop.")  # fmt: skip
+@click.option("--out", type=options.Place(path_type=Path, file_okay=False), help="Folder for the results.  [required]")
+@click.option("--show", type=options.Place(path_type=Path, file_okay=False), metavar="DIR",
+              help="Print tables of all results in DIR, draw DIR/zero-shot.png, and stop.")  # fmt: skip
 @options.quiet
-@options.as_json("A list, a student an entry,")
+@options.as_json("A list, a student an entry, with --show by the name of each table,")
+@click.pass_context
 def policy(
-    files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int, out: Path, quiet: bool,
-    as_json: bool, **problem: Any,
+    context: click.Context, files: tuple[str, ...], budgets: tuple[float, ...], agent: str, evaluations: int, seeds: int,
+    out: Path | None, show: Path | None, quiet: bool, as_json: bool, **problem: Any,
 ) -> None:  # fmt: skip
     """At several budgets, put the uniform student, the allocation, the plan that a saved policy decides on, the best of ten that it
     proposes, and the best of a search beside each other. Of several policies, such as those of other seeds, the table has the mean.
@@ -134,6 +132,14 @@ def policy(
     """
     from compress_env.bench import zero_shot
 
+    if show:
+        of = zero_shot.load(show)
+        zero_shot.picture(of, show / "zero-shot.png")
+        listed = {name: [asdict(row) for row in rows] for name, rows in of.items()}
+        click.echo(json.dumps(listed, indent=2) if as_json else zero_shot.report(of))
+        return
+    if out is None:
+        raise _without_out(context)
     chosen = budgets or zero_shot.BUDGETS
     rows = zero_shot.compare(files, ProblemSpec(**problem), chosen, agent, evaluations, range(seeds), out, progress=not quiet)
     click.echo(json.dumps([asdict(row) for row in rows], indent=2) if as_json else zero_shot.table(rows))

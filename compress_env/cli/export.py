@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -18,7 +19,8 @@ from compress_env.cli.trust import trust_of, trusting
     "--pt2", type=options.Place(path_type=Path, dir_okay=False), help="Write for torch.export.load to this file."
 )
 @options.quiet
-def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool, quiet: bool) -> None:
+@options.as_json("The largest difference of each file, as a share of the largest output,")
+def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool, quiet: bool, as_json: bool) -> None:
     """Rebuild the student from plan.json and student.safetensors, write files that need no code of ours, compare with PyTorch.
 
     Without --onnx and --pt2 both are written into the run folder, as student.onnx and student.pt2; the batch size is free.
@@ -41,8 +43,11 @@ def export(out: str, onnx: Path | None, pt2: Path | None, trust: bool, quiet: bo
         need("student.onnx", *ONNX)
     problem = objective_of(folder, not quiet, trust=trust_of([folder], trust)).problem
     student = rebuild_student(problem.module, problem.graph, folder.path)
-    result = folder.result()
+    result, differences = folder.result(), dict[str, float]()
     for name, path in paths.items():
         with announced(f"writing and checking {path}", not quiet):
-            difference = FORMATS[name](student, problem.data.calibration(8), path, result.metadata if result else None)
-        click.echo(f"{path}: outputs differ from PyTorch's by at most {difference:.1g} of the largest")
+            differences[str(path)] = FORMATS[name](student, problem.data.calibration(8), path, result.metadata if result else None)
+        if not as_json:
+            click.echo(f"{path}: outputs differ from PyTorch's by at most {differences[str(path)]:.1g} of the largest")
+    if as_json:
+        click.echo(json.dumps(differences, indent=2))

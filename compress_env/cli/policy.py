@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import Any
 
@@ -34,7 +35,8 @@ def policy() -> None:
 )
 @click.option("--out", type=options.Place(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
 @options.quiet
-def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, **settings: Any) -> None:
+@options.as_json("The gain by teacher, as a share,")
+def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
     and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials. Cheap
     episodes suit ppo best.
@@ -51,7 +53,11 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, **settings:
     from compress_env.search.store import RunFolder
 
     trusted = trust_of(map(RunFolder, runs), trust, also=settings["budget"])
-    for name, gain in learn_policy(runs, out, trust=trusted, progress=not quiet, **settings):
+    gains = learn_policy(runs, out, trust=trusted, progress=not quiet, **settings)
+    if as_json:
+        click.echo(json.dumps({"policy": out, "gains": dict(gains)}, indent=2))
+        return
+    for name, gain in gains:
         click.echo(f"{name}: {gain:.0%} of what the students of the action 0 lack, by the model of its trials")
     click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 
