@@ -92,9 +92,13 @@ def test_picture_and_page_show_every_student(curve):
 
 
 def test_each_search_is_the_one_that_there_would_be_alone(curve):
-    environment = EnvironmentSpec.of_keywords(budget={"macs": "25%"})
-    alone = search(objective.Objective(environment), "model", 3, progress=False).trials
+    whole = objective.Objective(EnvironmentSpec.of_keywords(budget={"macs": "25%"}))
+    alone = search(whole, "model", 3, progress=False).trials
     assert all(a.same(b) for a, b in zip(alone, RunFolder(curve[0].folder / "macs-25%").trials(), strict=True))
+    first, second = (whole.at({"macs": share}).evaluator for share in (0.3, 0.4))
+    first(alone[0].plan)
+    assert first.known(alone[0].plan) and not second.known(alone[0].plan)
+    assert first.teacher_outputs is second.teacher_outputs is whole.evaluator.teacher_outputs
 
 
 def test_a_curve_goes_on_after_an_interruption_and_to_further_budgets(curve, tmp_path, monkeypatch):
