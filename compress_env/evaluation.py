@@ -12,7 +12,7 @@ CAPACITY = 0.3
 """Exponent of the size in `proxy_score`."""
 
 
-def proxy_score(kl: float, size: float) -> float:
+def proxy_score(kl: float, size: float, capacity: float = CAPACITY) -> float:
     """Predicts where a student that is not trained yet will come to, in [0, 1]: 1 / (1 + KL / size^0.3).
 
     Of two students that start equally far from the teacher, the one with more parameters comes closer. On few images the KL also
@@ -22,8 +22,9 @@ def proxy_score(kl: float, size: float) -> float:
     Args:
         kl: KL(teacher || student) of their predictions, in nats.
         size: Share of the teacher's parameters.
+        capacity: The exponent.
     """
-    return size**CAPACITY / (size**CAPACITY + kl)
+    return size**capacity / (size**capacity + kl)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.fidelity.scores import PlanScore
+from benchmarks.fidelity.scores import DEFAULT, PlanScore
 from benchmarks.fidelity.truths import Truth
 from compress_env.errors import UserError
-from compress_env.evaluation import proxy_score
+from compress_env.evaluation import CAPACITY, proxy_score
 from compress_env.files import atomic, write_text
 
 RESAMPLES = 2000
+EXPONENTS = (0.0, CAPACITY, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,25 @@ def table(rows: Mapping[tuple[str, float], tuple[Agreement, float, float, float]
     return "\n".join(lines)
 
 
+def exponents(truths: Sequence[Truth], scores: Sequence[PlanScore], size: Mapping[tuple[float, int], float]) -> str:
+    """Markdown: Spearman of the score with other exponents of the size, against the metric after distillation and against the KL."""
+    distilled = {(t.budget, t.index): t for t in truths}
+    budgets = list(dict.fromkeys(t.budget for t in truths))
+    lines = [
+        "| exponent | " + " | ".join(f"{what}, {b:.0%}" for b in budgets for what in ("metric", "KL")) + " |",
+        "|---" * (1 + 2 * len(budgets)) + "|",
+    ]
+    for exponent in EXPONENTS:
+        cells = []
+        for budget in budgets:
+            found = [s for s in scores if s.evaluator == DEFAULT and s.budget == budget]
+            score = np.array([[proxy_score(s.kl, size[budget, s.index], exponent) for s in found]])
+            own = [distilled[budget, s.index] for s in found]
+            cells += [f"{spearman(score, np.array([y]))[0]:.2f}" for y in ([t.metric for t in own], [-t.kl for t in own])]
+        lines.append(f"| {exponent:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def scatter(
     points: Mapping[tuple[str, float], tuple[Sequence[float], Sequence[float]]], path: Path, title: str
 ) -> Path:
@@ -176,6 +196,11 @@ Intervals: 95 %, bootstrap over plans. Regret: points of the metric below the be
 distillation. Seconds: of processor time, one thread.
 
 {table(rows)}
+
+Spearman of the default's score with other exponents of the size, against the metric after distillation, and against the distilled
+student's KL to the teacher, which tells apart what differs by less than an image:
+
+{exponents(truths, scores, size)}
 
 No training, best of 100 random plans at 50 % of the MACs (validation / test):
 refitted {_pair(free["refit"])}, plain magnitude {_pair(free["magnitude"])}, teacher {_pair(free["teacher"])}.
