@@ -123,7 +123,7 @@ class Next:
             why = "It has not been exported to ONNX."
             return Step("Deploy it", why, f"compress-env export --out {self._out}{self._trust}", files)
         python = f"import onnxruntime; session = onnxruntime.InferenceSession({str(self._folder / ONNX)!r})"
-        return Step("Deploy it", "These files run without this package and say what inputs and classes mean:", python, files)
+        return Step("Deploy it", "These files run without this package and say what inputs and outputs mean:", python, files)
 
     def _smaller(self, why: str) -> Step:
         """A smaller budget, that of the cheapest trial on the front that is nearly as good, if there is one."""
