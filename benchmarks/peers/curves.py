@@ -19,10 +19,15 @@ DASHES = {OURS: "-", PEER: "--", WIDTHS: ":"}
 
 
 def curves(settings: Mapping[str, Any], rows: Sequence[PeerResult]) -> str:
-    """An SVG with a line a student through its accuracy after each length of training, means of seeds; "" where there is only one."""
-    good = {name: own for name, own in by_student(rows)[0].items() if len(own) > 1}
-    if not good:
+    """An SVG with a line a student through its accuracy after each length of training, means of seeds; "" where there is only one.
+
+    Students that were trained for fewer lengths than others have no line, which would say nothing of what lies between.
+    """
+    found = by_student(rows)[0]
+    most = max(map(len, found.values()), default=0)
+    if most < 2:
         return ""
+    good = {name: own for name, own in found.items() if len(own) == most}
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "peers", "font.size": 9, "text.parse_math": False}):
         figure = Figure(figsize=(9, 4.2), layout="constrained")
         canvas, panels = FigureCanvasSVG(figure), figure.subplots(1, 2, sharey=True)
@@ -32,7 +37,7 @@ def curves(settings: Mapping[str, Any], rows: Sequence[PeerResult]) -> str:
             seconds = [e * np.mean([r.seconds for r in own[e]]) for e in lengths]
             for axes, xs in zip(panels, (lengths, seconds)):
                 axes.plot(xs, tests, DASHES[own[lengths[0]][0].side], marker="o", markersize=3, linewidth=1.3, label=name)
-        for axes, label in zip(panels, ("epochs", "seconds of the processor")):
+        for axes, label in zip(panels, ("epochs", "seconds of training")):
             axes.axhline(100 * settings["teacher_test"], color="black", linewidth=0.8)
             axes.set(xlabel=label)
             axes.grid(alpha=0.3)
