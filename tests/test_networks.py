@@ -1,7 +1,7 @@
 """Any teacher: networks that were written without us in mind. `pytest tests/test_networks.py` prints a table of them at the end.
 
 With `--every-export`, which takes an hour, all networks are taken, and all of twenty random students exported and compared in ONNX
-Runtime; otherwise the smaller networks, and the last of three.
+Runtime; otherwise the smaller networks, and the last of two.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from compress_env.surgery.rules import rule_of
 from compress_env.surgery.trace import trace
 from compress_env.walk.walk import Walk
 
-PLANS, FEW = 20, 3
+PLANS, FEW = 20, 2
 """Random plans of each network for the table of docs/networks.md (--every-export), and otherwise."""
 EXACT = ("params", "macs", "memory")
 LARGE = (
