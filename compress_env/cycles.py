@@ -47,7 +47,7 @@ def check(problem: Problem, plan: Plan, cycles: int) -> None:
     first, *further = steps(problem, plan, cycles)
     student = problem.student(first)
     for smaller in further:
-        student = _cut(problem, student, smaller)
+        student = shrunk(problem, student, smaller, calibration_images=0)
 
 
 def shrunk(problem: Problem, student: fx.GraphModule, plan: Plan, calibration_images: int) -> fx.GraphModule:
@@ -57,25 +57,20 @@ def shrunk(problem: Problem, student: fx.GraphModule, plan: Plan, calibration_im
         problem: The plan is one of its graph.
         student: Of a plan that this one is a part of; it is not changed.
         plan: The smaller plan.
-        calibration_images: Training images for the refit.
+        calibration_images: Training images for ranking and refit; with 0, the student is only cut, which takes a moment.
 
     Raises:
         UserError: If the larger student cannot be cut so.
     """
-    return _cut(problem, student, plan, calibration_images)
-
-
-def _cut(problem: Problem, student: fx.GraphModule, plan: Plan, images: int = 0) -> fx.GraphModule:
-    """As `shrunk`; without images, nothing is ranked and refitted, which takes a moment."""
     larger = copy.deepcopy(student).cpu()
     graph = trace(larger, problem.example(2), min_width=1e-9)
     step = _step(problem, graph, plan)
-    if not images:
+    if not calibration_images:
         return _as_planned(problem, build_student(larger, graph, step), plan)
     with one_thread():
         whole = build_student(larger, graph, Plan()).to(problem.device)
         with channels_last(whole):
-            inputs = in_layout(whole, problem.data.calibration(images).to(problem.device))
+            inputs = in_layout(whole, problem.data.calibration(calibration_images).to(problem.device))
             graph = graph.ranked(rank_channels(problem.spec.ranking, whole, graph, lambda: inputs))
             refit = Refit(whole, graph, inputs, bfloat16=problem.bfloat16)
         smaller = build_student(larger, graph, step).to(problem.device)

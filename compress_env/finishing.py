@@ -94,8 +94,14 @@ class Compressed:
 def check_finetuning(environment: EnvironmentSpec, spec: FinetuneSpec) -> None:
     """Look before a search whether its best student can be distilled so. Raises UserError for a loss that is not there."""
     grows = environment.problem.changes != "compress"
+    _check_cycles(grows, spec)
     loss = environment.evaluator.loss if grows and spec.loss is None else spec.loss
     loss_function(load_task(environment.problem.task), loss, spec.temperature, spec.label_weight)
+
+
+def _check_cycles(grows: bool, spec: FinetuneSpec) -> None:
+    if grows and spec.cycles > 1:
+        raise UserError("a student that grows has one cycle of distillation; leave --cycles at 1")
 
 
 def left_for_later(folder: RunFolder, objective: Objective, progress: bool) -> Compressed:
@@ -196,8 +202,7 @@ class Ending:
             spec = replace(spec, loss=objective.spec.evaluator.loss)
         loss = (problem.task, spec.loss, spec.temperature, spec.label_weight)
         function, examples = loss_function(*loss), len(problem.data.few(spec.examples).train)
-        if objective.grows and spec.cycles > 1:
-            raise UserError("a student that grows has one cycle of distillation; leave --cycles at 1")
+        _check_cycles(objective.grows, spec)
         self._recipes: list[Recipe] = [
             problem.runnable(finetuning_recipe(examples, n, problem.device, spec.lr, spec.batch_size, function, spec.accumulate))
             for n in shares(spec.epochs, spec.cycles)

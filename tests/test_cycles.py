@@ -12,7 +12,7 @@ from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.files import read_json
 from compress_env.problem import Problem
-from compress_env.spec import EvaluatorSettings, FinetuneSpec, ProblemSpec, SearchSpec
+from compress_env.spec import EnvironmentSpec, EvaluatorSettings, FinetuneSpec, ProblemSpec, SearchSpec
 from compress_env.surgery.plan import Plan
 
 
@@ -102,6 +102,11 @@ def test_few_examples_are_those_of_the_calibration_and_nothing_else_is_learned_f
     monkeypatch.setattr(finishing, "finetune", lambda *a, **k: learned.append(a[2].train) or real(*a, **k))
     found = finish(folder, 1, objective=objective, progress=False, examples=8, loss="mimic")
     assert len({each.numpy().tobytes() for each in learned[0].inputs}) == 8 and found.result.recipe["examples"] == 8
+
+
+def test_cycles_of_a_network_that_grows_are_refused_before_the_search():
+    with pytest.raises(UserError, match="a student that grows has one cycle"):
+        finishing.check_finetuning(EnvironmentSpec.of_keywords(changes="grow"), FinetuneSpec(2, cycles=2))
 
 
 def test_cycles_without_an_epoch_each_are_refused():

@@ -109,8 +109,8 @@ def test_a_policy_travels_with_a_run_and_alone(hub, finished, tmp_path):
 def test_of_paths_the_last_part_travels(finished, tmp_path):
     run = shutil.copytree(finished[0], tmp_path / "run")
     recorded = json.loads((run / "run.json").read_text())
-    recorded["environment"]["problem"] |= {"data": "imagefolder:/home/me/photos", "weights": "~/nets/net.pt"}
-    recorded["command"] = "compress-env search --teacher '/home/me/my nets/net.py:make' --data=imagefolder:/home/me/photos --out /x/y"
+    recorded["environment"]["problem"] |= {"data": "imagefolder:/srv/me/photos", "weights": "~/nets/net.pt"}
+    recorded["command"] = "compress-env search --teacher '/srv/me/my nets/net.py:make' --data=imagefolder:/srv/me/photos --out /x/y"
     (run / "run.json").write_text(json.dumps(recorded))
     folder = prepared(run, "me/net", tmp_path / "a")
     pushed = json.loads((folder / "run.json").read_text())
@@ -214,7 +214,7 @@ def test_a_distillation_without_a_search_travels(hub, finished, tmp_path):
     result = json.loads((finished[0] / "result.json").read_text())
     shared = {name: result[name] for name in ("metric", "finetune", "recipe", "metadata", "exports")}
     (made / "result.json").write_text(json.dumps(shared | {"teacher": numbers, "student": numbers}))
-    (made / "distillation.json").write_text(json.dumps({"student": "/home/me/net.py:make", "task": "classification", "command": None}))
+    (made / "distillation.json").write_text(json.dumps({"student": "/srv/me/net.py:make", "task": "classification", "command": None}))
     compress_env.push_to_hub(made, "me/linear", progress=False)
     card = hub.repositories["me/linear"]["README.md"].decode()
     assert yaml.safe_load(card.split("---")[1])["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.875
