@@ -17,8 +17,9 @@ from benchmarks.peers.__main__ import main as command_line
 from benchmarks.peers.compare import PeerResult
 from benchmarks.peers.curves import curves
 from benchmarks.peers.limits import Bound
-from benchmarks.peers.students import OURS, PEER, Contestant, Makers, widths_of
+from benchmarks.peers.students import OURS, PEER, Contestant, Makers, students, widths_of
 from benchmarks.peers.table import table
+from benchmarks.trained import metric
 from compress_env.allocation import sensitivities
 from compress_env.bench.statistics import mean_interval
 from compress_env.cli.main import main
@@ -32,6 +33,7 @@ from compress_env.resources import RESOURCES
 from compress_env.resources.latency import stopwatch
 from compress_env.resources.latency.stopwatch import Paired, Stopwatch
 from compress_env.spec import EvaluatorSettings, ProblemSpec
+from compress_env.surgery.plan import Plan
 
 MACS = RESOURCES.get("macs")
 
@@ -62,8 +64,8 @@ class Rigid(nn.Module):
         return self.fc(self.mix(self.conv(x).relu().reshape(x.shape[0], 12, 36)).mean(2))
 
 
-def makers_of(problem, **budget):
-    return Makers(Bound.of(problem, budget))
+def makers_of(problem, folder, **budget):
+    return Makers(Bound.of(problem, budget), folder)
 
 
 @pytest.mark.parametrize("name", ["magnitude-uniform", "taylor-global"])
@@ -71,7 +73,7 @@ def test_a_pruner_gives_the_largest_student_within_the_budget(problem, name, mon
     monkeypatch.setattr(pruners, "IMAGES", 32)
     bound = Bound.of(problem, {"macs": "50%"})
     before = {k: v.clone() for k, v in problem.teacher.module.state_dict().items()}
-    model, ratio, history = pruners.shrunk(problem, pruners.PRUNERS[name], bound)
+    model, ratio, history = pruners.shrunk(pruners.PRUNERS[name], bound)
     inputs = problem.data.calibration(3)
     used = MACS.count(model, inputs[:1]) / problem.cost_model.teacher["macs"]
     assert 0.4 < used <= 0.5 and used == bound.used(model) and model(inputs).shape == (3, 10)
@@ -118,7 +120,7 @@ def test_a_measured_limit_is_met_by_rounded_widths_none_of_which_is_timed_twice(
 
     monkeypatch.setattr(Bound, "used", used)
     monkeypatch.setattr(Bound, "share", 0.6)
-    model, _, _ = pruners.shrunk(problem, pruners.PRUNERS["magnitude-global"], Bound(problem, "latency", 1.0, {}))
+    model, _, _ = pruners.shrunk(pruners.PRUNERS["magnitude-global"], Bound(problem, "latency", 1.0, {}))
     assert len(timed) == len(set(timed)) > 1
     assert 0.3 < used(None, model) <= 0.6 and all(w % 8 == 0 for w in dict(timed[-1].widths).values())
 
@@ -145,18 +147,18 @@ def test_the_outputs_of_the_classifier_are_found(problem):
 
 
 def test_students_are_trained_alike_once_and_what_fails_says_why(problem, tmp_path, quick):
-    makers = makers_of(problem, macs=0.5)
+    makers = makers_of(problem, tmp_path, macs=0.5)
     plan = makers.uniform()
     assert MACS.count(problem.student(plan), problem.data.calibration(1)) <= makers.bound.value
 
     def explode():
         raise ZeroDivisionError("a | b\nmore")
 
-    broken = Contestant("broken", PEER, explode)
-    these = [makers.plan("uniform", lambda: plan), *map(makers.library, ("magnitude-global", "magnitude-global+refit")), broken]
+    broken = Contestant("broken", PEER, explode, explode)
+    these = [makers.plan("uniform", lambda: plan), *map(makers.peer, ("magnitude-global", "magnitude-global+refit")), broken]
 
     def again(epochs, seeds):
-        return peers.compare(makers_of(problem, macs=0.5), these, epochs, seeds, tmp_path, progress=False)
+        return peers.compare(makers_of(problem, tmp_path, macs=0.5), these, epochs, seeds, tmp_path, progress=False)
 
     again((0, 1), 1)
     settings, rows = again((1, 0), 2)  # further ones are added
@@ -186,7 +188,7 @@ def test_students_are_trained_alike_once_and_what_fails_says_why(problem, tmp_pa
     assert "uniform reaches what torch-pruning magnitude-global has after 1 epoch (" in printed
     assert curves(settings, rows).count("test accuracy, %") == 1 and curves(settings, rows[:4]) == ""
     with pytest.raises(UserError, match="was made with lr None, not 0.5"):
-        peers.compare(makers_of(problem, macs=0.5), these, (1,), 2, tmp_path, lr=0.5, progress=False)
+        peers.compare(makers_of(problem, tmp_path, macs=0.5), these, (1,), 2, tmp_path, lr=0.5, progress=False)
 
 
 def test_the_table_chooses_on_validation_images_and_says_how_many_epochs_are_needed():
@@ -202,12 +204,29 @@ def test_the_table_chooses_on_validation_images_and_says_how_many_epochs_are_nee
     assert "ours reaches what good has after 3 epochs (83.00% test) in 1 epoch." in printed and "| ours | 1 |" in printed
 
 
+def test_fastnas_gives_a_student_within_the_budget_which_is_kept(problem, tmp_path, quick):
+    pytest.importorskip("modelopt", reason="NVIDIA's ModelOpt is not installed")
+    makers = makers_of(problem, tmp_path, macs=0.5)
+    these = [makers.peer("fastnas"), makers.peer("fastnas+refit")]
+    (left, again), (widths, _) = students(makers, these, tmp_path, progress=False)
+    assert 0.4 < left.macs == widths.macs <= 0.5 and left.how == widths.how and left.test_start < widths.test_start
+    assert metric(problem, again(), problem.data.test) == left.test_start
+    before = problem.student(Plan.from_json(left.how))
+    assert not torch.equal(again().conv1.weight, before.conv1.weight)  # channels by its choice, not the first ones
+
+
+def test_a_peer_that_is_not_installed_is_refused_before_anything_is_made(problem, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.peers.fastnas.installed", lambda *_: False)
+    with pytest.raises(UserError, match="FastNAS needs NVIDIA's ModelOpt; install it with: pip install nvidia-modelopt"):
+        makers_of(problem, tmp_path, macs=0.5).peer("fastnas+refit")
+
+
 def test_a_network_that_torch_pruning_breaks_is_reported(tmp_path, quick):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         problem = Problem.build(ProblemSpec(teacher=Rigid().eval(), data=load_data("digits")))
-    makers = makers_of(problem, macs=0.5)
-    rows = peers.compare(makers, [makers.library("magnitude-uniform")], (1,), 1, tmp_path, progress=False)[1]
+    makers = makers_of(problem, tmp_path, macs=0.5)
+    rows = peers.compare(makers, [makers.peer("magnitude-uniform")], (1,), 1, tmp_path, progress=False)[1]
     assert rows[0].failed.startswith("RuntimeError: ")
 
 

@@ -39,8 +39,8 @@ def _show(context: click.Context, _parameter: click.Parameter, value: Path | Non
 @options.of(ProblemSpec, "teacher", "weights", "data", "device", "channel_multiple", "runtime", "latency_batch", "latency_threads")
 @options.of(EnvironmentSpec, "budget")
 @click.option("--method", "methods", multiple=True, default=METHODS, show_default=True,
-              help="Pruners of torch-pruning, also magnitude-isomorphic; with +refit behind it, a student of its widths, with our "
-                   "choice of channels and our refit. May be repeated.")  # fmt: skip
+              help="Pruners of torch-pruning, also magnitude-isomorphic, and fastnas, which is ModelOpt's; with +refit behind it, a "
+                   "student of its widths, with our choice of channels and our refit. May be repeated.")  # fmt: skip
 @click.option("--run", "runs", multiple=True, type=options.Place(path_type=Path, file_okay=False), metavar="DIR",
               help="Folder of a search whose best student takes part. May be repeated.")  # fmt: skip
 @click.option("--finetune-epochs", "epochs", type=click.IntRange(0), default=(30,), show_default=True, multiple=True,
@@ -55,7 +55,7 @@ def main(
     budget: dict[str, Any], methods: tuple[str, ...], runs: tuple[Path, ...], epochs: tuple[int, ...], lr: float | None, seeds: int,
     out: Path, **problem: Any,
 ) -> None:  # fmt: skip
-    """Bring torch-pruning's pruners to the MACs or the measured time of a budget, put the uniform student, the allocation and the
+    """Bring peers' pruners to the MACs or the measured time of a budget, put the uniform student, the allocation and the
     best students of searches beside them, fine-tune all with the same recipe, loss, data and seeds, and print a Markdown table.
 
     \b
@@ -79,9 +79,9 @@ def main(
 
     parsed(budget)  # refuse before the teacher is loaded
     built = Problem.build(EnvironmentSpec(ProblemSpec(**problem), budget=budget).problem, progress=True)
-    makers = Makers(Bound.of(built, budget))
+    makers = Makers(Bound.of(built, budget), out)
     contestants = [makers.plan("uniform", makers.uniform), makers.plan("allocation", makers.allocation)]
-    contestants += [*map(makers.run, runs), *map(makers.library, methods)]
+    contestants += [*map(makers.run, runs), *map(makers.peer, methods)]
     settings, rows = compare(makers, contestants, epochs, seeds, out, lr)
     text = table(settings, rows)
     command = "python -m benchmarks.peers " + shlex.join(sys.argv[1:])

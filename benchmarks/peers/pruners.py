@@ -133,21 +133,34 @@ def repeated(problem: Problem, history: History) -> nn.Module:
     return model
 
 
-def shrunk(problem: Problem, pruner: Pruner, bound: Bound) -> tuple[nn.Module, float, History]:
-    """The largest student of a pruner within a limit that halving the interval of ratios finds, its ratio, and what was taken away.
+class TooMuch(Exception):
+    """What a pruner raises for a ratio that would empty the network."""
 
-    Raises InfeasibleBudget if there is none, and whatever torch-pruning raises.
+
+def halved(bound: Bound, prune: Callable[[float], tuple[nn.Module, History]]) -> tuple[nn.Module, float, History]:
+    """The largest student within a limit that halving the interval of ratios finds, its ratio, and what was taken away.
+
+    Args:
+        bound: The limit.
+        prune: Gives the student of a ratio between 0 and 1 and what was taken away; it may raise `TooMuch`.
+
+    Raises:
+        InfeasibleBudget: If there is none.
     """
-    example = problem.data.calibration(2)
+    example = bound.problem.data.calibration(2)
     known: dict[tuple, float] = {}
-    low, high, best = 0.0, 1.0, None
+    low, high, best, used = 0.0, 1.0, None, math.nan
     for _ in range(HALVINGS):
         ratio = (low + high) / 2
-        model, history = pruned(problem, pruner, ratio, bound.multiple)
+        try:
+            model, history = prune(ratio)
+        except TooMuch:
+            high = ratio
+            continue
         with torch.no_grad():
             shape = tuple(model(example).shape)
-        if shape != (len(example), problem.data.outputs):
-            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {problem.data.outputs} classes")
+        if shape != (len(example), bound.problem.data.outputs):
+            raise RuntimeError(f"the pruned network answers with {shape[1:]} instead of {bound.problem.data.outputs} classes")
         shapes = tuple(tuple(p.shape) for p in model.parameters())
         if shapes not in known:  # widths alone decide what a student uses, and no width is measured twice
             known[shapes] = bound.used(model)
@@ -163,3 +176,8 @@ def shrunk(problem: Problem, pruner: Pruner, bound: Bound) -> tuple[nn.Module, f
     if best is None:
         raise InfeasibleBudget(f"even a ratio of {low:.4f} leaves {used:.1%} of the {bound.resource}, more than {bound.share:.1%}")
     return best[1:]
+
+
+def shrunk(pruner: Pruner, bound: Bound) -> tuple[nn.Module, float, History]:
+    """As `halved`, of a pruner of torch-pruning."""
+    return halved(bound, lambda ratio: pruned(bound.problem, pruner, ratio, bound.multiple))

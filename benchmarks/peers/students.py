@@ -1,4 +1,4 @@
-"""Ways to students within a limit, ours and torch-pruning's, and the students that they led to, which are kept."""
+"""Ways to students within a limit, ours and those of peers, and the students that they led to, which are kept."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from benchmarks.peers import fastnas
 from benchmarks.peers.limits import Bound, Times, count
 from benchmarks.peers.pruners import PRUNERS, repeated, shrunk
 from benchmarks.trained import metric
@@ -28,8 +30,8 @@ from compress_env.surgery.plan import Plan
 from compress_env.walk.walk import Walk
 
 OURS, PEER, WIDTHS = "ours", "peer", "peer's widths"
-"""Whose a student is: ours; torch-pruning's as it leaves it; or one with its widths, and with our choice of channels and our refit."""
-PREFIX, REFITTED = "torch-pruning ", "+refit"
+"""Whose a student is: ours; a peer's as that leaves it; or one with its widths, and with our choice of channels and our refit."""
+REFITTED, FASTNAS_FILE = "+refit", "fastnas.safetensors"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Student(Numbers):
     pruned: tuple[tuple[str, bool, tuple[int, ...]], ...] = ()
 
 
+Made = tuple[nn.Module, str, Sequence]
+"""A student, how it was made, and what torch-pruning took away."""
+
+
 @dataclass(frozen=True, eq=False)
 class Contestant:
     """A way to a student.
@@ -79,13 +85,15 @@ class Contestant:
     Attributes:
         name: Its name.
         side: As in `Student`.
-        make: Gives the student right after the surgery, how it was made, and what torch-pruning took away; it may raise if that cannot
-            prune the network.
+        make: Gives the student right after the surgery, how it was made, and what torch-pruning took away; it may raise if a peer
+            cannot prune the network.
+        again: Gives one that it made before.
     """
 
     name: str
     side: str
-    make: Callable[[], tuple[nn.Module, str, Sequence]]
+    make: Callable[[], Made]
+    again: Callable[[Student], nn.Module]
 
 
 class Makers:
@@ -93,49 +101,70 @@ class Makers:
 
     Args:
         bound: The limit.
+        folder: Where a peer keeps what takes it minutes.
     """
 
-    def __init__(self, bound: Bound):
-        self.bound, self.problem = bound, bound.problem
+    def __init__(self, bound: Bound, folder: Path):
+        self.bound, self.problem, self._folder = bound, bound.problem, folder
         spec = EnvironmentSpec(bound.problem.spec, budget=bound.budget)
         self.objective = Objective(spec, problem=bound.problem, progress=True)
-        self._pruned: dict[str, tuple[nn.Module, str, Sequence]] = {}
+        self._left: dict[str, Made] = {}
 
-    def library(self, name: str) -> Contestant:
-        """The student of a pruner, or with `REFITTED` behind its name one with the widths of that."""
+    def peer(self, name: str) -> Contestant:
+        """The student of a pruner as it leaves it, or with `REFITTED` behind the name one with the widths of that.
+
+        Raises UserError if there is no such pruner, or it is not installed.
+        """
         pruner, refitted = name.removesuffix(REFITTED), name.endswith(REFITTED)
-        if pruner not in PRUNERS:
-            raise UserError(unknown("pruner", pruner, list(PRUNERS)))
+        if pruner not in (*PRUNERS, fastnas.NAME):
+            raise UserError(unknown("pruner", pruner, [*PRUNERS, fastnas.NAME]))
+        if pruner == fastnas.NAME:
+            fastnas.require()
         if refitted:
-            return Contestant(f"{pruner}'s widths, refitted", WIDTHS, lambda: self._prepared(self._widths(pruner)))
-        return Contestant(PREFIX + pruner, PEER, lambda: self._library(pruner))
+            return self.plan(f"{pruner}'s widths, refitted", lambda: widths_of(self.problem, self._leaves(pruner)[0]), WIDTHS)
+        package = "ModelOpt" if pruner == fastnas.NAME else "torch-pruning"
+        return Contestant(f"{package} {pruner}", PEER, lambda: self._leaves(pruner), partial(self._left_before, pruner))
 
-    def _library(self, name: str) -> tuple[nn.Module, str, Sequence]:
-        if name not in self._pruned:
+    def _leaves(self, pruner: str) -> Made:
+        if pruner not in self._left:
             with one_thread():
-                model, ratio, history = shrunk(self.problem, PRUNERS[name], self.bound)
-            self._pruned[name] = model, f"ratio {ratio:.4f}", history
-        return self._pruned[name]
+                self._left[pruner] = self._fastnas() if pruner == fastnas.NAME else self._library(pruner)
+        return self._left[pruner]
 
-    def _widths(self, name: str) -> Plan:
-        return widths_of(self.problem, self._library(name)[0])
+    def _library(self, pruner: str) -> Made:
+        model, ratio, history = shrunk(PRUNERS[pruner], self.bound)
+        return model, f"ratio {ratio:.4f}", history
 
-    def known(self, student: Student) -> nn.Module:
-        """A student that was made before."""
-        if student.side != PEER:
-            return self._prepared(Plan.from_json(student.how))[0]
-        model = repeated(self.problem, student.pruned)
-        self._pruned[student.student.removeprefix(PREFIX)] = model, student.how, student.pruned
+    def _fastnas(self) -> Made:
+        model = fastnas.shrunk(self.bound, self._evaluator.validation, self._folder)
+        plan = widths_of(self.problem, model)
+        state = model.state_dict()
+        save_file({name: state[name].contiguous() for name in self.problem.student(plan).state_dict()}, self._folder / FASTNAS_FILE)
+        return model, plan.to_json(), ()
+
+    def _left_before(self, pruner: str, student: Student) -> nn.Module:
+        if pruner == fastnas.NAME:
+            model = self.problem.student(Plan.from_json(student.how))
+            model.load_state_dict(load_file(self._folder / FASTNAS_FILE))
+        else:
+            model = repeated(self.problem, student.pruned)
+        self._left[pruner] = model, student.how, student.pruned
         return model
 
-    def plan(self, name: str, plan: Callable[[], Plan]) -> Contestant:
+    def plan(self, name: str, plan: Callable[[], Plan], side: str = OURS) -> Contestant:
         """The student of a plan as it is before fine-tuning: with the teacher's weights, refitted as a search sees it."""
-        return Contestant(name, OURS, lambda: self._prepared(plan()))
 
-    def _prepared(self, plan: Plan) -> tuple[nn.Module, str, Sequence]:
+        def make() -> Made:
+            found = plan()
+            return self._evaluator.prepared(found), found.to_json(), ()
+
+        return Contestant(name, side, make, lambda student: self._evaluator.prepared(Plan.from_json(student.how)))
+
+    @property
+    def _evaluator(self) -> Evaluator:
         evaluator = self.objective.evaluator
         assert isinstance(evaluator, Evaluator)
-        return evaluator.prepared(plan), plan.to_json(), ()
+        return evaluator
 
     def uniform(self) -> Plan:
         """The plan that keeps every block and the same share of all groups, changed as little as a measured limit asks for."""
@@ -179,7 +208,7 @@ class Makers:
 
 
 def widths_of(problem: Problem, model: nn.Module) -> Plan:
-    """The plan with the widths of a network that torch-pruning made of the teacher. Raises UserError for groups of another kind."""
+    """The plan with the widths of a network that a peer made of the teacher. Raises UserError for groups of another kind."""
     graph, widths = problem.graph, {}
     for name, group in graph.groups.items():
         before, after = (getattr(m.get_submodule(name), "weight", None) for m in (problem.teacher.module, model))
@@ -214,9 +243,9 @@ def students(
             known[contestant.name] = _student(problem, contestant, times)
             file.append(known[contestant.name])
         elif contestant.side == PEER and not known[contestant.name].failed:
-            makers.known(known[contestant.name])  # others may have its widths
+            contestant.again(known[contestant.name])  # others may have its widths
         own = known[contestant.name]
-        found.append((own, partial(makers.known, own)))
+        found.append((own, partial(contestant.again, own)))
     return found
 
 
