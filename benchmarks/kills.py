@@ -25,7 +25,7 @@ from compress_env.search.trial import Trial
 
 POLL = 0.005
 """Seconds between two looks at a search that is to be killed."""
-START, LATER = 10.0, 0.1
+START, LATER = 4.0, 0.1
 """Seconds after the start, and after a trial was written, up to which the moment of a kill is drawn."""
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 
-from compress_env.agents.random import RandomSearch
 from compress_env.cli import options
 from compress_env.cli.commands import Command
 from compress_env.errors import UserError
@@ -34,16 +33,18 @@ class Row:
     """A search.
 
     Attributes:
+        agent: Its name.
         where: "this process", "processes" or "Ray".
         workers: How many students were judged at once.
         event: What happened in the middle, or "".
         evaluations: Students judged.
         start: Seconds until the first was told.
         rate: Students a minute from then on.
-        same: Whether the trials equal those of a search in one process.
+        same: Whether the trials equal those of a search in one process, as they have to for agents that do not learn.
         warned: What was said of it, once each.
     """
 
+    agent: str
     where: str
     workers: int
     event: str
@@ -54,27 +55,43 @@ class Row:
     warned: tuple[str, ...]
 
 
+class Clock:
+    """Notes when each trial is told, and has something happen in the middle.
+
+    Args:
+        evaluations: How many trials there will be.
+        happens: What happens.
+    """
+
+    def __init__(self, evaluations: int, happens: Callable[[], object]):
+        self.told: list[float] = []
+        self._middle, self._happens = evaluations // 2, happens
+
+    def on_trial(self, trial: Trial) -> None:  # noqa: ARG002
+        """Called after each trial."""
+        self.told.append(time.perf_counter())
+        if len(self.told) == self._middle:
+            self._happens()
+
+
 def timed(
-    spec: EnvironmentSpec, evaluations: int, alone: Sequence[Trial], where: str, workers: int, cluster: str | None = None,
+    spec: EnvironmentSpec, agent: str, evaluations: int, alone: Sequence[Trial], where: str, workers: int, cluster: str | None = None,
     event: str = "", happens: Callable[[], object] = lambda: None,
 ) -> tuple[Row, list[Trial]]:  # fmt: skip
-    """A random search, in the middle of which `event` happens."""
-    told: list[float] = []
-
-    class Clocked(RandomSearch):
-        def tell(self, trials: Sequence[Trial]) -> None:  # noqa: ARG002
-            told.append(time.perf_counter())
-            if len(told) == evaluations // 2:
-                happens()
-
+    """A search, in the middle of which `event` happens."""
+    clock = Clock(evaluations, happens)
     began = time.perf_counter()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        trials = search(Objective(spec), Clocked, evaluations, 0, progress=False, workers=workers, cluster=cluster).trials
+        found = search(
+            Objective(spec), agent, evaluations, 0, progress=False, workers=workers, cluster=cluster, callbacks=[clock]
+        )
     warned = tuple(dict.fromkeys(str(w.message) for w in said if "worker" in str(w.message)))
-    rate = 60 * (len(told) - 1) / (told[-1] - told[0])
-    same = not alone or all(a.same(b) for a, b in zip(trials, alone, strict=True))
-    return Row(where, workers, event, evaluations, round(told[0] - began, 1), round(rate, 1), same, warned), trials
+    first, last = clock.told[0], clock.told[-1]
+    rate = 60 * (len(clock.told) - 1) / (last - first)
+    same = not alone or all(a.same(b) for a, b in zip(found.trials, alone, strict=True))
+    row = Row(agent, where, workers, event, evaluations, round(first - began, 1), round(rate, 1), same, warned)
+    return row, found.trials
 
 
 def kill_a_process() -> None:
@@ -102,15 +119,18 @@ def two_nodes() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 @click.command(cls=Command)
+@click.option("--agent", default="random", show_default=True, help="One that learns finds other students with several workers.")
 @click.option("--evaluations", type=click.IntRange(4), default=60, show_default=True, help="Students of each search.")
 @click.option("--workers", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True, help="May be repeated.")
 @click.option("--steps", type=click.IntRange(0), default=100, show_default=True, help="Of the training of each student on the digits.")
 @click.option("--nodes", is_flag=True, help="Also on two nodes of a Ray cluster, of which one is killed.")
 @click.option("--out", type=options.Place(path_type=Path), required=True, metavar="FILE.jsonl", help="Results, added to its own.")
-def main(evaluations: int, workers: tuple[int, ...], steps: int, nodes: bool, out: Path) -> None:
-    """Random searches with one worker and with several, one of which is killed.
+def main(agent: str, evaluations: int, workers: tuple[int, ...], steps: int, nodes: bool, out: Path) -> None:
+    """Searches with one worker and with several, one of which is killed.
 
+    \b
     python -m benchmarks.workers --nodes --out workers.jsonl
+    python -m benchmarks.workers --agent sac --evaluations 101 --out workers.jsonl
     """
     spec = EnvironmentSpec.of_keywords(budget={"macs": 0.4}, actions="absolute", evaluator={"distill_steps": steps})
     results = JsonLines(out, Row)
@@ -121,20 +141,20 @@ def main(evaluations: int, workers: tuple[int, ...], steps: int, nodes: bool, ou
     def done(row: Row) -> None:
         results.append(row)
         said, same = "; ".join(row.warned) or "-", "yes" if row.same else "no"
-        show([row.where, str(row.workers), row.event or "-", f"{row.start:.0f} s", f"{row.rate:.0f}", same, said])
+        show([row.agent, row.where, str(row.workers), row.event or "-", f"{row.start:.0f} s", f"{row.rate:.0f}", same, said])
 
-    head = ("where", "workers", "in the middle", "first after", "students a minute", "same trials", "said")
+    head = ("agent", "where", "workers", "in the middle", "first after", "students a minute", "same trials", "said")
     show(head)
     show(["---"] * len(head))
-    row, alone = timed(spec, evaluations, (), "this process", 1)
+    row, alone = timed(spec, agent, evaluations, (), "this process", 1)
     done(row)
     for n in (n for n in workers if n > 1):
-        done(timed(spec, evaluations, alone, "processes", n)[0])
-        done(timed(spec, evaluations, alone, "processes", n, event="a worker is killed", happens=kill_a_process)[0])
+        done(timed(spec, agent, evaluations, alone, "processes", n)[0])
+        done(timed(spec, agent, evaluations, alone, "processes", n, event="a worker is killed", happens=kill_a_process)[0])
     if nodes:
         with two_nodes() as (address, kill):
-            done(timed(spec, evaluations, alone, "Ray", 2, address)[0])
-            done(timed(spec, evaluations, alone, "Ray", 2, address, "a node is killed", kill)[0])
+            done(timed(spec, agent, evaluations, alone, "Ray", 2, address)[0])
+            done(timed(spec, agent, evaluations, alone, "Ray", 2, address, "a node is killed", kill)[0])
 
 
 if __name__ == "__main__":
