@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from networks import NETWORKS
 import compress_env  # noqa: F401 - registers the environments
 from compress_env.envs.planted import PlantedEvaluator
 from compress_env.objective import Objective
+from compress_env.resources.latency import stopwatch
 from compress_env.surgery.trace import trace
 from compress_env.testing.agent import planted
 
@@ -27,10 +30,19 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_latency_cache(tmp_path_factory):
-    """Latencies that tests measure stay out of the user's cache."""
+def _own_cache(tmp_path_factory):
+    """What tests measure stays out of the user's cache; the processes of one run share theirs."""
+    own = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPRESS_ENV_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("COMPRESS_ENV_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_measurements_of_time():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopwatch, "SECONDS", 0.1)
+        patch.setattr(stopwatch, "PATIENCE", 1)
         yield
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 
+import fresh
 import pytest
 
 import compress_env
@@ -28,6 +27,9 @@ TOP = "agents|benchmarks|compress_env|docs|examples|tests"
 FLAG = r"--[a-z][a-z0-9-]*"
 COMMAND = r"(?:compress-env(?!\[)|python -m benchmarks\.\w+)\b[^\n`]*"
 GROUPS = ("bench", "policy")
+
+QUICK = "from compress_env.resources.latency import stopwatch\nstopwatch.SECONDS, stopwatch.PATIENCE = 0.05, 1\n"
+"""Before the page of which each block measures a whole network: measurements are short."""
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
@@ -147,17 +149,21 @@ def test_the_reference_has_every_public_name():
     assert {name for name in compress_env.__all__ if not re.fullmatch("[A-Z_]+|__.*", name)} <= documented
 
 
+def test_a_program_that_fails_or_warns_is_noticed_and_has_nothing_of_other_tests(tmp_path):
+    done = fresh.run("import sys; print('compress_env' in sys.modules); 1 / 0", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "False\n") and done.stderr.endswith("ZeroDivisionError: division by zero\n")
+    warns = "import warnings; warnings.warn('careful'); raise SystemExit(3)"
+    assert [fresh.run(warns, tmp_path, strict=strict).returncode for strict in (False, True)] == [3, 1]
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if python_of(p)], ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_python_runs_as_it_stands(page, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)}
     for code in python_of(page):
         # the first needs images that are not here, the second is a file to save, which commands of the page use: benchmarks.tutorials
         if "imagefolder:DIR" in code or re.match(r"# \w+\.py\n", code):
             compile(code, page.name, "exec")
             continue
-        done = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, capture_output=True, text=True
-        )
+        done = fresh.run(QUICK * ("latency" in page.name) + code, ROOT, {"TMPDIR": str(tmp_path)}, strict=True)
         assert done.returncode == 0, done.stderr
         if page == README:
             rewards = {name: float(reward) for name, reward in re.findall(r"^(\w+) +reward (0\.\d+)", done.stdout, re.M)}

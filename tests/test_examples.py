@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import fresh
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -35,10 +33,7 @@ def test_an_example_is_short_and_says_what_will_be_seen(path):
 def test_an_example_prints_a_table_and_leaves_no_file(path, tmp_path):
     if missing := [name for name in WATCHED_WITH if f"import {name}" in path.read_text() and find_spec(name) is None]:
         pytest.skip(f"needs {missing[0]}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, path], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = fresh.run(path, tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert 3 <= len(lines) <= 12 and all(line.strip() for line in lines), done.stdout

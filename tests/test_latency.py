@@ -23,7 +23,7 @@ from compress_env.objective import Objective
 from compress_env.problem import Problem
 from compress_env.resources.cost_model import CostModel
 from compress_env.resources.latency import cache as latency_cache
-from compress_env.resources.latency import repair, resource, stopwatch
+from compress_env.resources.latency import repair, resource
 from compress_env.resources.latency import table as latency_table
 from compress_env.resources.latency.operations import OperationCosts
 from compress_env.resources.latency.runtimes import RuntimeConfig, kernel_times, node_times, prepare
@@ -111,11 +111,9 @@ def measured(table, tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Real measurements, few and short."""
+    """Real measurements, few ones."""
     monkeypatch.setattr(latency_table, "SHARES", (1.0, 0.5))
     monkeypatch.setattr(latency_table, "MIXED", 2)
-    monkeypatch.setattr(stopwatch, "SECONDS", 0.1)
-    monkeypatch.setattr(stopwatch, "PATIENCE", 1)
 
 
 # Runtimes

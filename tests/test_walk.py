@@ -80,7 +80,7 @@ def test_other_schedules_and_chains_keep_their_limits_too(name, schedule):
 
 
 def test_a_latency_budget_is_measured_on_the_student_and_met():
-    problem = problem_of("resnet20-cifar10", resources=("latency",))
+    problem = problem_of("resnet8-digits", resources=("latency",))
     rng = np.random.default_rng(0)
     teacher = problem.cost_model.teacher["latency"]
     for share in (0.8, 0.55):
