@@ -16,7 +16,7 @@ from compress_env.extras import EXTRAS
 ROOT = Path(__file__).parent.parent
 PRODUCT = ("compress_env", "agents")
 OWN = {"compress_env", "agents", "benchmarks", *(p.stem for p in ROOT.glob("*/*.py") if p.parent.name in ("tests", "examples"))}
-WATCHED_WITH = {"wandb", "mlflow"}  # of two examples, whose users have them
+USERS_OWN = {"wandb", "mlflow", "modelopt"}  # of two examples and a row of benchmarks.peers, whose users have them
 NOT_IMPORTED = {
     "cmaes": "Optuna's CMA-ES sampler imports it",
     "onnxscript": "PyTorch's ONNX exporter imports it",
@@ -75,7 +75,7 @@ def test_everything_that_is_imported_is_declared_and_the_other_way_round(setting
     core, extra, tests = declared(settings["project"]["dependencies"]), of_extras(settings, "all"), of_extras(settings, "test")
     assert {"torch", "pillow", "scikit-learn"} <= imported(*PRODUCT)
     assert imported(*PRODUCT) - core == extra - NOT_IMPORTED.keys()
-    assert imported("benchmarks", "examples") - core <= of_extras(settings, "bench", "ray") | WATCHED_WITH
+    assert imported("benchmarks", "examples") - core <= of_extras(settings, "bench", "ray") | USERS_OWN
     assert imported("tests") - core - tests == set()
     assert core - imported(*PRODUCT) == set()
     assert tests - imported(*PRODUCT, "tests") - NOT_IMPORTED.keys() == set()
