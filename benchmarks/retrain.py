@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from tqdm.auto import tqdm
 
-from benchmarks.trained import recipe_of, train
+from benchmarks.trained import train
 from compress_env.bench.retrained import FRESH, Retrained, path_of, records
 from compress_env.bench.run import load, objective
 from compress_env.cli import options
@@ -19,6 +19,7 @@ from compress_env.distill.train import Diverged
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.own_code import check_trust
+from compress_env.spec import FinetuneSpec
 from compress_env.surgery.plan import Plan
 
 
@@ -77,12 +78,12 @@ def retrain(
             if not isinstance(evaluator, Evaluator):
                 bar.write(f"{scenario} is left out: the metric of its students is a formula")
                 continue
-            recipe = recipe_of(problem, epochs)
+            how = FinetuneSpec(epochs=epochs)
             for _, text, seed in (key for key in todo if key[0] == scenario):
                 plan = Plan.from_json(text)
                 checkpoint = file.path.with_name(f"{file.path.stem}-{scenario}-{plan.key}-{seed}.checkpoint")
                 try:
-                    result = train(problem, evaluator.prepared(plan), recipe, seed, checkpoint, progress)
+                    result = train(problem, evaluator.prepared(plan), how, seed, checkpoint, progress)
                 except Diverged as error:
                     checkpoint.unlink(missing_ok=True)
                     bar.write(f"{scenario}: the student of plan {text} is left out: {error}")

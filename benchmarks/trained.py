@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Split
-from compress_env.distill.finetune import finetune
+from compress_env.distill.finetune import finetune, loss_function
 from compress_env.distill.recipes import Recipe, finetuning_recipe
 from compress_env.distill.train import Diverged, channels_last, predict
 from compress_env.files import remove
 from compress_env.problem import Problem
+from compress_env.spec import FinetuneSpec
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,21 @@ def metric(problem: Problem, model: nn.Module, split: Split) -> float:
         return problem.task.metrics(predict(model, problem.data, split), split.labels)[problem.task.metric]
 
 
-def recipe_of(problem: Problem, epochs: int, lr: float | None = None) -> Recipe:
-    """The recipe of every full distillation here, with another peak rate if one is given."""
-    recipe = finetuning_recipe(len(problem.data.train), epochs, problem.device)
-    return recipe if lr is None else replace(recipe, lr=lr)
+def recipe_of(problem: Problem, how: FinetuneSpec) -> Recipe:
+    """The recipe of every full distillation here."""
+    images, loss = len(problem.data.few(how.examples).train), loss_function(problem.task, how.loss)
+    return finetuning_recipe(images, how.epochs, problem.device, how.lr, how.batch_size, loss)
 
 
 def train(
-    problem: Problem, student: nn.Module, recipe: Recipe, seed: int, checkpoint: Path, progress: bool = True
+    problem: Problem, student: nn.Module, how: FinetuneSpec, seed: int, checkpoint: Path, progress: bool = True
 ) -> Trained:
     """Distil the teacher into a student, in place, on the problem's device.
 
     Args:
         problem: It has the teacher and the data.
         student: A fresh student.
-        recipe: How it is trained.
+        how: How it is trained, in one cycle.
         seed: Of the order of the images and their augmentation.
         checkpoint: File from which an interrupted training goes on.
         progress: Whether to show how far it is.
@@ -76,8 +77,9 @@ def train(
     tested = clock() - began
     began = clock()
     done = finetune(
-        student, problem.whole, problem.data, recipe, problem.task, seed=seed, checkpoint=checkpoint, progress=progress
-    )
+        student, problem.whole, problem.data.few(how.examples), recipe_of(problem, how), problem.task, loss=how.loss, seed=seed,
+        checkpoint=checkpoint, progress=progress,
+    )  # fmt: skip
     if done.diverged:
         raise Diverged(done.diverged)
     seconds = (clock() - began - tested) / done.epochs if fresh else 0.0  # the test images are looked at in the end again

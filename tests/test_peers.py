@@ -32,7 +32,7 @@ from compress_env.problem import Problem
 from compress_env.resources import RESOURCES
 from compress_env.resources.latency import stopwatch
 from compress_env.resources.latency.stopwatch import Paired, Stopwatch
-from compress_env.spec import EvaluatorSettings, ProblemSpec
+from compress_env.spec import EvaluatorSettings, FinetuneSpec, ProblemSpec
 from compress_env.surgery.plan import Plan
 
 MACS = RESOURCES.get("macs")
@@ -187,8 +187,11 @@ def test_students_are_trained_alike_once_and_what_fails_says_why(problem, tmp_pa
     assert "uniform less magnitude-global's widths, refitted (the best of the peers' widths" in printed
     assert "uniform reaches what torch-pruning magnitude-global has after 1 epoch (" in printed
     assert curves(settings, rows).count("test accuracy, %") == 1 and curves(settings, rows[:4]) == ""
+    few = FinetuneSpec(examples=32, loss="mimic")
+    told, (own,) = peers.compare(makers_of(problem, tmp_path, macs=0.5), these[:1], (1,), 1, tmp_path / "few", few, progress=False)
+    assert (told["examples"], told["loss"]) == (32, "mimic") and own.test_start == rows[0].test_start and own.test != rows[3].test
     with pytest.raises(UserError, match="was made with lr None, not 0.5"):
-        peers.compare(makers_of(problem, tmp_path, macs=0.5), these, (1,), 2, tmp_path, lr=0.5, progress=False)
+        peers.compare(makers_of(problem, tmp_path, macs=0.5), these, (1,), 2, tmp_path, FinetuneSpec(lr=0.5), progress=False)
 
 
 def test_the_table_chooses_on_validation_images_and_says_how_many_epochs_are_needed():

@@ -12,7 +12,7 @@ import click
 from compress_env.cli import options
 from compress_env.cli.commands import Command
 from compress_env.errors import UserError
-from compress_env.spec import EnvironmentSpec, ProblemSpec
+from compress_env.spec import EnvironmentSpec, FinetuneSpec, ProblemSpec
 
 PRUNERS = (
     "magnitude-uniform", "magnitude-global", "taylor-uniform", "taylor-global", "taylor-isomorphic", "bn-scale-uniform",
@@ -45,15 +45,14 @@ def _show(context: click.Context, _parameter: click.Parameter, value: Path | Non
               help="Folder of a search whose best student takes part. May be repeated.")  # fmt: skip
 @click.option("--finetune-epochs", "epochs", type=click.IntRange(0), default=(30,), show_default=True, multiple=True,
               help="May be repeated, each a training of its own; 0 for students right after the surgery.")  # fmt: skip
-@click.option("--lr", type=options.Finite(0, min_open=True),
-              help="Peak rate; that of full distillation if absent, which is low for few epochs.")  # fmt: skip
+@options.of(FinetuneSpec, "lr", "loss", "examples")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Fine-tunings of each student.")
 @click.option("--show", type=options.Place(path_type=Path, dir_okay=False), is_eager=True, expose_value=False,
               metavar="FILE.jsonl", callback=_show, help="Print a table of results and stop.")  # fmt: skip
 @click.option("--out", type=options.Place(path_type=Path, file_okay=False), required=True, help="Folder for the results.")
 def main(
-    budget: dict[str, Any], methods: tuple[str, ...], runs: tuple[Path, ...], epochs: tuple[int, ...], lr: float | None, seeds: int,
-    out: Path, **problem: Any,
+    budget: dict[str, Any], methods: tuple[str, ...], runs: tuple[Path, ...], epochs: tuple[int, ...], lr: float | None,
+    loss: Any, examples: int | None, seeds: int, out: Path, **problem: Any,
 ) -> None:  # fmt: skip
     """Bring peers' pruners to the MACs or the measured time of a budget, put the uniform student, the allocation and the
     best students of searches beside them, fine-tune all with the same recipe, loss, data and seeds, and print a Markdown table.
@@ -62,6 +61,7 @@ def main(
     compress-env search --budget latency=60% --runtime onnxruntime --finetune-epochs 0 --out runs/a
     python -m benchmarks.peers --budget latency=60% --runtime onnxruntime --run runs/a --finetune-epochs 3 --out runs/peers
     python -m benchmarks.peers --budget macs=0.5 --finetune-epochs 20 --out runs/peers-macs
+    python -m benchmarks.peers --budget macs=0.5 --finetune-epochs 4 --loss mimic --examples 512 --out runs/few
     python -m benchmarks.peers --show benchmarks/peers/resnet20-50.jsonl
 
     Time is measured where --runtime says, each student beside its teacher; leave the machine alone meanwhile. The default peak rate
@@ -78,11 +78,12 @@ def main(
     from compress_env.problem import Problem
 
     parsed(budget)  # refuse before the teacher is loaded
+    how = FinetuneSpec(lr=lr, loss=loss, examples=examples)
     built = Problem.build(EnvironmentSpec(ProblemSpec(**problem), budget=budget).problem, progress=True)
     makers = Makers(Bound.of(built, budget), out)
     contestants = [makers.plan("uniform", makers.uniform), makers.plan("allocation", makers.allocation)]
     contestants += [*map(makers.run, runs), *map(makers.peer, methods)]
-    settings, rows = compare(makers, contestants, epochs, seeds, out, lr)
+    settings, rows = compare(makers, contestants, epochs, seeds, out, how)
     text = table(settings, rows)
     command = "python -m benchmarks.peers " + shlex.join(sys.argv[1:])
     write_text(out / "peers.md", f"{text}\n\nMade by\n\n    {command}\n")

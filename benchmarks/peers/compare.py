@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,13 @@ from benchmarks.peers.limits import Bound
 from benchmarks.peers.pruners import IMAGES, STEPS
 from benchmarks.peers.students import Contestant, Makers, Numbers, Student, reason, students
 from benchmarks.trained import metric, recipe_of, train
+from compress_env.distill.finetune import loss_name
 from compress_env.distill.train import Diverged
 from compress_env.files import JsonLines, make_folder
 from compress_env.problem import Problem
+from compress_env.spec import FinetuneSpec
+
+PLAIN = FinetuneSpec()
 
 
 @dataclass(frozen=True)
@@ -46,21 +50,21 @@ class PeerResult(Numbers):
         return cls(**(own | {"epochs": epochs, "seed": seed} | given))
 
 
-def settings_of(bound: Bound, lr: float | None) -> dict[str, Any]:
+def settings_of(bound: Bound, how: FinetuneSpec) -> dict[str, Any]:
     """What all rows of a file have in common."""
     problem = bound.problem
     data = problem.data
     return {
         "teacher": problem.teacher.name, "data": data.name, "training_images": len(data.train), "resource": bound.resource,
         "share": round(bound.share, 6), "where": problem.runtime.label if bound.measured else "", "multiple": bound.multiple,
-        "loss": problem.task.loss, "steps": STEPS, "images": IMAGES, "lr": lr,
+        "loss": loss_name(problem.task, how.loss), "steps": STEPS, "images": IMAGES, "lr": how.lr,
         "teacher_validation": metric(problem, problem.whole, data.validation),
         "teacher_test": metric(problem, problem.whole, data.test),
-    }  # fmt: skip
+    } | ({"examples": how.examples} if how.examples else {})  # fmt: skip
 
 
 def compare(
-    makers: Makers, contestants: Sequence[Contestant], epochs: Sequence[int], seeds: int, out: Path, lr: float | None = None,
+    makers: Makers, contestants: Sequence[Contestant], epochs: Sequence[int], seeds: int, out: Path, how: FinetuneSpec = PLAIN,
     progress: bool = True,
 ) -> tuple[dict[str, Any], list[PeerResult]]:  # fmt: skip
     """Fine-tune every contestant with every seed for every number of epochs.
@@ -74,7 +78,7 @@ def compare(
         epochs: Of the fine-tunings, each a training of its own; 0 for students as they are right after the surgery.
         seeds: How many fine-tunings of each.
         out: The folder.
-        lr: The peak rate; that of full distillation if None.
+        how: Of the fine-tunings, the rate, the loss and the number of images.
         progress: Whether to show how far it is.
 
     Returns:
@@ -84,7 +88,7 @@ def compare(
         UserError: If the file was made with other settings.
     """
     make_folder(out)
-    settings = settings_of(makers.bound, lr)
+    settings = settings_of(makers.bound, how)
     results = JsonLines(out / "peers.jsonl", PeerResult, header=True)
     rows = results.begin(settings)
     done = {(r.student, r.epochs, r.seed) for r in rows}
@@ -96,7 +100,7 @@ def compare(
             student, make = found[i]
             bar.set_postfix_str(student.student)
             if student.student not in hopeless and (student.student, length, seed) not in done:
-                row = _result(makers.problem, student, make, length, seed, out, lr, progress)
+                row = _result(makers.problem, student, make, length, seed, out, how, progress)
                 if row.failed:
                     hopeless.add(student.student)
                 results.append(row)
@@ -106,7 +110,7 @@ def compare(
 
 
 def _result(
-    problem: Problem, student: Student, make: Callable[[], nn.Module], epochs: int, seed: int, out: Path, lr: float | None,
+    problem: Problem, student: Student, make: Callable[[], nn.Module], epochs: int, seed: int, out: Path, how: FinetuneSpec,
     progress: bool,
 ) -> PeerResult:  # fmt: skip
     if student.failed:
@@ -115,11 +119,11 @@ def _result(
         start = {"validation": student.validation_start, "test": student.test_start, "history": (student.validation_start,)}
         return PeerResult.of(student, 0, seed, **start)
     checkpoint = out / f"{student.student.replace(' ', '-')}-{epochs}-{seed}.checkpoint"
-    recipe = recipe_of(problem, epochs, lr)
+    how = replace(how, epochs=epochs)
     try:
-        result = train(problem, make(), recipe, seed, checkpoint, progress)
+        result = train(problem, make(), how, seed, checkpoint, progress)
     except Diverged as error:
         checkpoint.unlink(missing_ok=True)
         return PeerResult.of(student, epochs, seed, failed=reason(error))
-    return PeerResult.of(student, epochs, seed, lr=recipe.lr, **asdict(result))
+    return PeerResult.of(student, epochs, seed, lr=recipe_of(problem, how).lr, **asdict(result))
 
