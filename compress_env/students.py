@@ -18,7 +18,8 @@ from compress_env.problem import Measured, Problem
 from compress_env.records import Damaged, value_of
 from compress_env.search.reopened import kept
 from compress_env.search.store import RunFolder
-from compress_env.spec import OBJECT, ProblemSpec
+from compress_env.settings import OBJECT
+from compress_env.spec import ProblemSpec
 from compress_env.teachers import TEACHERS, load_teacher, load_weights
 
 WEIGHTS = "student.safetensors"

@@ -8,7 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 
 import compress_env
-from compress_env.spec import Settings
+from compress_env.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = r"^```\n(?=(?:compress-env|pip|python3?|tensorboard|make|pytest) )"

@@ -15,7 +15,8 @@ from compress_env.cli.options import Decorated
 from compress_env.errors import UserError
 from compress_env.own_code import check_trust
 from compress_env.registry import unknown
-from compress_env.spec import OBJECT, keywords
+from compress_env.settings import OBJECT
+from compress_env.spec import keywords
 
 NOT_IN_FILES = ("config", "trust", "resume", "dry_run", "help")
 """Options that say how to call a command, not what it is to do."""

@@ -15,7 +15,8 @@ from compress_env.errors import UserError
 from compress_env.name_value import parse_setting
 from compress_env.presets import with_preset
 from compress_env.registry import unknown
-from compress_env.spec import EnvironmentSpec, SearchSpec, Settings
+from compress_env.settings import Settings
+from compress_env.spec import EnvironmentSpec, SearchSpec
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

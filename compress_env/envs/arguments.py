@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 
-from compress_env.spec import EnvironmentSpec, ProblemSpec, Settings, keywords
+from compress_env.settings import Settings
+from compress_env.spec import EnvironmentSpec, ProblemSpec, keywords
 
 
 def signature(*further: inspect.Parameter) -> inspect.Signature:

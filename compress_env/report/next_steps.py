@@ -15,7 +15,7 @@ from compress_env.report.plots import pareto
 from compress_env.search.result import ResourceName, Result
 from compress_env.search.store import flat
 from compress_env.search.trial import Trial, best_trial
-from compress_env.spec import OBJECT
+from compress_env.settings import OBJECT
 
 LATE = 0.8
 """The share of a search or of a training after which what was found is late, so that more of it may find more."""

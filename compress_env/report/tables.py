@@ -9,7 +9,7 @@ from compress_env.report.formats import DASH, decimal, metric, percent, quantity
 from compress_env.search.result import FinalPolicy, ResourceName, Result
 from compress_env.search.store import flat
 from compress_env.search.trial import Trial
-from compress_env.spec import OBJECT
+from compress_env.settings import OBJECT
 
 
 def comparison(result: Result) -> list[list[str]]:
