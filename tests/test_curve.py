@@ -91,6 +91,12 @@ def test_picture_and_page_show_every_student(curve):
     assert all((found / name / "report.html").is_file() for name in FOLDERS)
 
 
+def test_commands_for_a_run_name_the_runs_of_a_curve(curve):
+    for command in ("finetune", "validate"):
+        told = refused(command, "--out", curve[0].folder)
+        assert f"give one of its folders that have one: {', '.join(sorted(FOLDERS))}" in told
+
+
 def test_each_search_is_the_one_that_there_would_be_alone(curve):
     whole = objective.Objective(EnvironmentSpec.of_keywords(budget={"macs": "25%"}))
     alone = search(whole, "model", 3, progress=False).trials

@@ -191,6 +191,9 @@ def test_a_run_without_trials_is_refused_with_a_next_step(tmp_path, make):
         (folder / "trials.jsonl").write_text('{"torn')
     with pytest.raises(UserError, match="(?s)run.*compress-env search"):
         write_report(folder)
+    if make == "empty":
+        with pytest.raises(UserError, match="has no run.json; give one of its folders that have one: run"):
+            write_report(tmp_path)
 
 
 def test_hostile_names_are_escaped_everywhere(tmp_path):

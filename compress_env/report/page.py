@@ -55,6 +55,7 @@ def write_report(folder: str | Path) -> Path:
     run = RunFolder(folder)
     trials = run.trials()
     if not trials:
+        run.read("run.json")  # or it says that this is no run folder
         raise UserError(f"report: the run folder {folder} holds no trial yet; let `compress-env search` finish at least one")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

@@ -223,7 +223,11 @@ class RunFolder:
         """A JSON file of the run. Raises UserError that says what is missing."""
         path = self.path / name
         if not path.is_file():
-            raise UserError(f"{self.path} has no {name}; is it the folder of a run (the --out of compress-env search)?")
+            inside = ", ".join(sorted(file.parent.name for file in self.path.glob(f"*/{name}")))
+            hint = f"give one of its folders that have one: {inside}" if inside else (
+                "is it the folder of a run (the --out of compress-env search)?"
+            )  # fmt: skip
+            raise UserError(f"{self.path} has no {name}; {hint}")
         return read_json(path)
 
 
