@@ -8,12 +8,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from allocations import QUICK, SPEC
 from networks import NETWORKS
 
 import compress_env  # noqa: F401 - registers the environments
 from compress_env.envs.planted import PlantedEvaluator
 from compress_env.objective import Objective
 from compress_env.resources.latency import stopwatch
+from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.trace import trace
 from compress_env.testing.agent import planted
 
@@ -86,6 +88,18 @@ def network(request):
 def digits_env():
     """The default environment, unwrapped. Made once; tests reset it and leave its caches be."""
     return gym.make("LayerRemoval-v0").unwrapped
+
+
+@pytest.fixture(scope="session")
+def objective() -> Objective:
+    """ResNet-8 on the digits; its sensitivities are measured."""
+    return Objective(SPEC)
+
+
+@pytest.fixture(scope="session")
+def chain() -> Objective:
+    """VGG-7 on the digits, where all that comes after a block depends on it."""
+    return Objective(EnvironmentSpec.of_keywords(teacher="vgg7-digits", **QUICK))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -30,18 +30,6 @@ from compress_env.objective import Objective
 from compress_env.problem import Problem
 from compress_env.spec import EnvironmentSpec, ProblemSpec
 
-
-@pytest.fixture(scope="module")
-def objective() -> Objective:
-    """ResNet-8 on the digits; its sensitivities are measured."""
-    return Objective(SPEC)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Objective:
-    """VGG-7 on the digits, where all that comes after a block depends on it."""
-    return Objective(EnvironmentSpec.of_keywords(teacher="vgg7-digits", **QUICK))
-
 # Sensitivities
 
 

@@ -12,7 +12,6 @@ import torch
 from allocations import (
     BUDGETS,
     QUICK,
-    SPEC,
     alike,
     anew,
     far,
@@ -32,18 +31,6 @@ from compress_env.search.choice import FINALISTS, Finalists
 from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial, best_trial, ranked
 from compress_env.spec import EnvironmentSpec
-
-
-@pytest.fixture(scope="module")
-def objective() -> Objective:
-    """ResNet-8 on the digits; its sensitivities are measured."""
-    return Objective(SPEC)
-
-
-@pytest.fixture(scope="module")
-def chain() -> Objective:
-    """VGG-7 on the digits, where all that comes after a block depends on it."""
-    return Objective(EnvironmentSpec.of_keywords(teacher="vgg7-digits", **QUICK))
 
 # The relative walk
 
