@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from torch import fx, nn
 
 from benchmarks.peers import compare as peers
-from benchmarks.peers import pruners
+from benchmarks.peers import fastnas, pruners
 from benchmarks.peers.__main__ import main as command_line
 from benchmarks.peers.compare import PeerResult
 from benchmarks.peers.curves import curves
@@ -219,7 +219,7 @@ def test_fastnas_gives_a_student_within_the_budget_which_is_kept(problem, tmp_pa
 
 
 def test_a_peer_that_is_not_installed_is_refused_before_anything_is_made(problem, tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.peers.fastnas.installed", lambda *_: False)
+    monkeypatch.setattr(fastnas, "installed", lambda *_: False)
     with pytest.raises(UserError, match="FastNAS needs NVIDIA's ModelOpt; install it with: pip install nvidia-modelopt"):
         makers_of(problem, tmp_path, macs=0.5).peer("fastnas+refit")
 
