@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from benchmarks.speed import search_cost
 from benchmarks.speed.__main__ import main
 from benchmarks.speed.measure import EVALUATION, STAGES, CallTimer, table
+from benchmarks.speed.training import CPU, lines
+from compress_env.devices import has_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def measured(tmp_path_factory):
 
 def test_the_printed_table_is_that_of_the_numbers(measured):
     numbers, printed, _ = measured
-    assert printed.splitlines() == [*table(numbers), "", search_cost.line(numbers["search"])]
+    assert printed.splitlines() == [*table(numbers), "", *lines(numbers["training"]), "", search_cost.line(numbers["search"])]
     assert numbers["teacher"] == "resnet8-digits" and numbers["data"] == "digits" and numbers["steps"] == 9
 
 
@@ -50,6 +52,12 @@ def test_a_search_is_put_beside_the_teachers_training(measured):
     assert cost["training"] > 60 * measured[0]["build"]["forward of 32"]  # 60 epochs of 15 batches of 64
     unknown = SimpleNamespace(problem=SimpleNamespace(teacher=SimpleNamespace(name="my.py:net")))
     assert search_cost.search_cost(unknown, "ddpg", 1, 0, False) is None
+
+
+def test_a_step_of_training_is_timed_in_every_precision_that_the_processor_has(measured):
+    times = measured[0]["training"]
+    assert len(times) == (3 if has_bfloat16(CPU) else 1)
+    assert times["float32"] > measured[0]["build"]["forward of 32"]  # 128 images, forward and backward
 
 
 def test_peers_make_the_same_candidate_and_refitting_is_what_makes_it_good(measured):

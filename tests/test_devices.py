@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import compress_env
 from compress_env import devices
@@ -68,6 +69,36 @@ def test_a_device_that_is_not_there_is_refused_before_any_work():
 def test_answers_are_the_models_own():
     model, x = small().eval(), torch.randn(5, 1, 8, 8)
     assert torch.equal(answering(model, bfloat16=False)(x), model(x).detach())
+
+
+@pytest.mark.parametrize(
+    ("layer", "inside"),
+    [
+        (nn.Conv2d(8, 8, 3, 2, 1, groups=8), torch.float32),
+        (nn.Conv2d(8, 16, 5, 1, 2, groups=8, bias=False), torch.float32),
+        (nn.Conv2d(8, 8, 3, 1, 1, groups=8), torch.bfloat16),
+        (nn.Conv2d(8, 8, 3, 2, 1, groups=2), torch.bfloat16),
+        (nn.Conv2d(8, 8, 5, 2, 2), torch.bfloat16),
+    ],
+)
+def test_mixed_precision_on_a_cpu_leaves_depthwise_convolutions_with_slow_gradients_in_float32(layer, inside):
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if "convolution" in str(func):
+                seen.append(args[0].dtype)
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(2, 8, 8, 8)
+    with Watch(), devices.mixed_precision(torch.device("cpu"), True):
+        y = layer(x)
+    assert seen == [inside] and y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.05, atol=0.05)
+    y.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in layer.parameters())
+    with devices.mixed_precision(torch.device("cpu"), False):
+        assert layer(x).dtype == torch.float32
 
 
 @cuda

@@ -22,8 +22,8 @@ from compress_env.spec import EnvironmentSpec, ProblemSpec, SearchSpec
     "--out", type=options.Place(path_type=Path, dir_okay=False), metavar="FILE.json", help="Write the numbers, too."
 )
 def main(seconds: float, agent: str, evaluations: int, seed: int, out: Path | None, **problem: Any) -> None:
-    """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights; and a
-    whole search beside training the teacher.
+    """Measure decisions, episodes and candidates on this machine, beside a pruning library and training from random weights; a step
+    of training in float32 and in bfloat16; and a whole search beside training the teacher.
 
     \b
     python -m benchmarks.speed
@@ -31,6 +31,7 @@ def main(seconds: float, agent: str, evaluations: int, seed: int, out: Path | No
     """
     from benchmarks.speed import search_cost
     from benchmarks.speed.measure import speed, table
+    from benchmarks.speed.training import lines, training
     from compress_env.evaluator import Evaluator
     from compress_env.files import write_json
     from compress_env.objective import Objective
@@ -43,6 +44,8 @@ def main(seconds: float, agent: str, evaluations: int, seed: int, out: Path | No
     result = speed(objective, evaluator, seconds, seed)
     for line in table(result):
         click.echo(line)
+    result["training"] = training(built, seconds)
+    click.echo("\n" + "\n".join(lines(result["training"])))
     result["search"] = search_cost.search_cost(objective, agent, evaluations, seed, progress=True)
     click.echo(f"\n{search_cost.line(result['search'])}")
     if out:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress_env.data.dataset import Data
+from compress_env.devices import mixed_precision
 from compress_env.distill.train import Diverged, predict
 from compress_env.surgery.layout import in_layout
 from compress_env.surgery.refit import renormalise
@@ -66,7 +67,7 @@ class ShortDistillation:
                 group["lr"] = self.lr * min(1.0, (step + 1) / WARMUP)
             raw = self.images[rows]
             x = in_layout(student, self.data.prepare(raw).to(device))
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+            with mixed_precision(device, self.bfloat16):
                 outputs = student(x)
             targets = self.outputs[rows].to(device), self.labels[rows].to(device)
             loss = self.loss(outputs.float(), *targets, self.temperature)

@@ -10,7 +10,7 @@ from torch import Tensor, nn, random
 from tqdm.auto import tqdm
 
 from compress_env.data.dataset import Data, Split, in_order, training_batches
-from compress_env.devices import repeatable
+from compress_env.devices import mixed_precision, repeatable
 from compress_env.distill import processes
 from compress_env.distill.checkpoint import Checkpoint
 from compress_env.distill.cuda_graphs import replayed_training
@@ -97,7 +97,7 @@ def fit(
                 for rows in mine:
                     inputs = in_layout(model, data.prepare(raw[rows]))
                     labels = data.train.labels[indices[rows]].to(device)
-                    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                    with mixed_precision(device, bfloat16):
                         outputs = model(inputs)
                     loss = objective(outputs.float(), labels, inputs, indices[rows]) / recipe.accumulate
                     loss.backward()
