@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.peers import fastnas
 from benchmarks.peers.limits import Bound, Times, count
-from benchmarks.peers.pruners import PRUNERS, repeated, shrunk
+from benchmarks.peers.pruners import PRUNERS, Pruner, repeated, shrunk
 from benchmarks.trained import metric
 from compress_env.contexts import one_thread
 from compress_env.errors import UserError
@@ -96,6 +96,21 @@ class Contestant:
     again: Callable[[Student], nn.Module]
 
 
+@dataclass(frozen=True, eq=False)
+class Library:
+    """A package that prunes.
+
+    Attributes:
+        name: Its name.
+        make: As in `Contestant`.
+        again: Likewise.
+    """
+
+    name: str
+    make: Callable[[], Made]
+    again: Callable[[Student], nn.Module]
+
+
 class Makers:
     """Makes students of one problem within a limit.
 
@@ -116,23 +131,33 @@ class Makers:
         Raises UserError if there is no such pruner, or it is not installed.
         """
         pruner, refitted = name.removesuffix(REFITTED), name.endswith(REFITTED)
-        if pruner not in (*PRUNERS, fastnas.NAME):
-            raise UserError(unknown("pruner", pruner, [*PRUNERS, fastnas.NAME]))
+        library = self._library(pruner)
+
+        def leaves() -> Made:
+            if pruner not in self._left:
+                with one_thread():
+                    self._left[pruner] = library.make()
+            return self._left[pruner]
+
+        def again(student: Student) -> nn.Module:
+            model = library.again(student)
+            self._left[pruner] = model, student.how, student.pruned
+            return model
+
+        if refitted:
+            return self.plan(f"{pruner}'s widths, refitted", lambda: widths_of(self.problem, leaves()[0]), WIDTHS)
+        return Contestant(f"{library.name} {pruner}", PEER, leaves, again)
+
+    def _library(self, pruner: str) -> Library:
+        if pruner in PRUNERS:
+            return Library("torch-pruning", partial(self._pruned, PRUNERS[pruner]), lambda s: repeated(self.problem, s.pruned))
         if pruner == fastnas.NAME:
             fastnas.require()
-        if refitted:
-            return self.plan(f"{pruner}'s widths, refitted", lambda: widths_of(self.problem, self._leaves(pruner)[0]), WIDTHS)
-        package = "ModelOpt" if pruner == fastnas.NAME else "torch-pruning"
-        return Contestant(f"{package} {pruner}", PEER, lambda: self._leaves(pruner), partial(self._left_before, pruner))
+            return Library("ModelOpt", self._fastnas, self._fastnas_again)
+        raise UserError(unknown("pruner", pruner, [*PRUNERS, fastnas.NAME]))
 
-    def _leaves(self, pruner: str) -> Made:
-        if pruner not in self._left:
-            with one_thread():
-                self._left[pruner] = self._fastnas() if pruner == fastnas.NAME else self._library(pruner)
-        return self._left[pruner]
-
-    def _library(self, pruner: str) -> Made:
-        model, ratio, history = shrunk(PRUNERS[pruner], self.bound)
+    def _pruned(self, pruner: Pruner) -> Made:
+        model, ratio, history = shrunk(pruner, self.bound)
         return model, f"ratio {ratio:.4f}", history
 
     def _fastnas(self) -> Made:
@@ -142,13 +167,9 @@ class Makers:
         save_file({name: state[name].contiguous() for name in self.problem.student(plan).state_dict()}, self._folder / FASTNAS_FILE)
         return model, plan.to_json(), ()
 
-    def _left_before(self, pruner: str, student: Student) -> nn.Module:
-        if pruner == fastnas.NAME:
-            model = self.problem.student(Plan.from_json(student.how))
-            model.load_state_dict(load_file(self._folder / FASTNAS_FILE))
-        else:
-            model = repeated(self.problem, student.pruned)
-        self._left[pruner] = model, student.how, student.pruned
+    def _fastnas_again(self, student: Student) -> nn.Module:
+        model = self.problem.student(Plan.from_json(student.how))
+        model.load_state_dict(load_file(self._folder / FASTNAS_FILE))
         return model
 
     def plan(self, name: str, plan: Callable[[], Plan], side: str = OURS) -> Contestant:
