@@ -39,7 +39,7 @@ def test_decisions_cost_little_beside_judging_the_student(measured):
     assert all(stages[name] > 0 for name in stages if name != "distil")
     assert stages["decisions"] + stages["observations"] < 0.2 * evaluation
     assert numbers["profile"]["not_evaluation"] == pytest.approx(1 - evaluation / sum(stages.values()))
-    assert numbers["decisions"]["without"] > numbers["decisions"]["with observation"] > 0
+    assert min(numbers["decisions"].values()) > 0
     per_episode = numbers["steps"] / numbers["decisions"]["without"]
     assert per_episode / 10 < stages["decisions"] < per_episode * 10  # two measurements of one thing
     assert [getattr(owner, attribute) for owner, attribute, _ in STAGES] == before
