@@ -104,6 +104,12 @@ def test_pareto_front_leaves_no_trial_that_beats_it():
         assert not any(cost <= c and accuracy >= a and (cost, accuracy) != (c, a) for c, a in front)
 
 
+def test_no_accuracy_above_all_is_on_the_axis_of_a_fine_tuning():
+    history = [{"epoch": epoch, "validation": 1.0} for epoch in (1, 2, 3)]
+    ticks = re.findall(r">([\d.]+)</text>", plots.finetuning(history, "accuracy", 1.0))
+    assert "99" in ticks and max(map(float, ticks)) == 100
+
+
 def test_page_of_a_finished_run(tmp_path):
     html = page(run_folder(tmp_path, results=result()))
     assert headline(html) == "resnet8-digits at 49.8 % of its MACs: 96.3 % test accuracy, teacher 98.1 %"

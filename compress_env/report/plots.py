@@ -128,8 +128,7 @@ def plane(
             axes.plot(100 * distilled[0], scale * distilled[1], "P", color=RED, markersize=9, markeredgecolor="white",
                       label="fine-tuned", zorder=6)  # fmt: skip
         axes.axhline(scale * teacher, color=INK, linewidth=1.2, linestyle=":", label="teacher")
-        if unit:
-            axes.set_ylim(top=min(axes.get_ylim()[1], 101))
+        _end_at_all(axes, unit)
         _legend(figure)
         return _svg(figure, f"plane-{resource}", f"Validation {name} of each trial against its use of {resource}")
 
@@ -156,6 +155,7 @@ def finetuning(history: Sequence[Mapping[str, float]], name: str, teacher: float
             axes.plot(xs[-1], ys[-1], "s", color=ORANGE, markersize=6, zorder=4,
                       label=f"last: {ys[-1]:.2f} (epoch {xs[-1]})")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _end_at_all(axes, unit)
         _legend(figure)
         return _svg(figure, "finetuning", f"Validation {name} after each epoch of fine-tuning")
 
@@ -244,6 +244,12 @@ def _share(trial: Trial, amount: float, resource: str) -> float:
 def _scale(values: Sequence[float]) -> tuple[float, str]:
     """Metrics that lie in [0, 1] are shown in percent: the factor, and the unit to put behind the name."""
     return (100.0, ", %") if all(0 <= v <= 1 for v in values) else (1.0, "")
+
+
+def _end_at_all(axes: Axes, unit: str) -> None:
+    """A vertical axis in percent ends a little above 100."""
+    if unit:
+        axes.set_ylim(top=min(axes.get_ylim()[1], 100.5))
 
 
 def _style(name: str) -> dict:
