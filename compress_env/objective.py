@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -249,7 +251,7 @@ class Objective:
     def reference(self, limits: Mapping[str, float]) -> Reference:
         """The allocation for limits, with what it costs to depart from it; for soft ones that cannot be met, as near as can be."""
         if not self.hard:
-            smallest = self.problem.completions[0].usage
+            smallest = self.problem.completions[0].needs
             limits = {name: max(limit, smallest[name]) for name, limit in limits.items()}
         return self.allocator.reference(limits)
 
@@ -273,6 +275,23 @@ class Objective:
             name: float(rng.uniform(lows[name], highs[name])) if highs[name] > lows[name] else lows[name] for name in lows
         }  # fmt: skip
 
+    def checked_limits(self, limits: Mapping[str, Any]) -> dict[str, float]:
+        """Limits in each resource's unit as numbers. Raises UserError for what is none, and for a resource that is not counted."""
+        if not isinstance(limits, Mapping):
+            raise UserError(f'limits are a mapping such as {{"macs": 3e5}}, got {limits!r}')
+        for name, limit in limits.items():
+            self._check_counted(name)
+            if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < math.inf:
+                raise UserError(f"a limit is a positive number in the resource's unit, got {limit!r} for {name}")
+        return {name: float(limit) for name, limit in limits.items()}
+
+    def _check_counted(self, name: str) -> None:
+        if name not in (teacher := self.problem.cost_model.teacher):
+            raise UserError(
+                f"a limit on {name} has to be in the budget of the environment, too, which then counts or measures it; it has "
+                f"{', '.join(teacher)}"
+            )
+
     def budgets(self, count: int) -> list[dict[str, float]]:
         """`count` limits evenly spread over the budget, the smallest first; one if it is no range."""
         lows, highs = self._range(self._budget)
@@ -283,11 +302,7 @@ class Objective:
         """The smallest and largest limits, in each resource's unit."""
         teacher = self.problem.cost_model.teacher
         for name in budget:
-            if name not in teacher:
-                raise UserError(
-                    f"a limit on {name} has to be in the budget of the environment, too, which then counts or measures it; it has "
-                    f"{', '.join(teacher)}"
-                )
+            self._check_counted(name)
         lows = {name: float(low.absolute(teacher[name])) for name, (low, _) in budget.items()}
         return lows, {name: float(high.absolute(teacher[name])) for name, (_, high) in budget.items()}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import field, fields
-from typing import Any, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from compress_env.errors import UserError
 from compress_env.records import Damaged, value_of
@@ -34,13 +35,21 @@ def setting(default: Any, help: str, *, factory: Any = None, **cli: Any) -> Any:
 class Settings:
     """What dataclasses of settings share: construction by name, and JSON."""
 
-    def check_finite(self) -> None:
-        """Raises UserError for a number that is infinite, or none."""
+    def check_numbers(self, of: str = "") -> None:
+        """Raises UserError for a number that is not finite, of another type than its setting, or outside the setting's range.
+
+        Args:
+            of: What stands before the name in the message.
+        """
+        hints = get_type_hints(type(self))
         for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
+            value, hint = getattr(self, f.name), hints[f.name]
             parts = value if isinstance(value, tuple) else (value,)
             if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
-                raise UserError(f"{f.name} has to be finite, got {value!r}")
+                raise UserError(f"{of}{f.name} has to be finite, got {value!r}")
+            kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+            if kinds[0] in (int, float, bool) and not (value is None and NoneType in kinds):
+                _check(of + f.name, value, kinds[0], f.metadata.get("low"), f.metadata.get("high"))
 
     @classmethod
     def of(cls: type[S], **given: Any) -> S:
@@ -69,6 +78,15 @@ class Settings:
         hints = get_type_hints(cls)
         given = {n: v if isinstance(v, Settings) or n not in hints else value_of(hints[n], v, n) for n, v in data.items()}
         return cls.of(**given)
+
+
+def _check(name: str, value: Any, kind: type, low: float | None, high: float | None) -> None:
+    right = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if right and (low is None or value >= low) and (high is None or value <= high):
+        return
+    bounds = "" if low is None else f" of at least {low:,.16g}" if high is None else f" from {low:,.16g} to {high:,.16g}"
+    meant = {bool: "True or False", int: f"a whole number{bounds}", float: f"a number{bounds}"}[kind]
+    raise UserError(f"{name} has to be {meant}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

@@ -101,7 +101,7 @@ class ProblemSpec(Settings):
     latency_threads: int = setting(1, "CPU threads of a pass, where latency is measured.", low=1)
 
     def __post_init__(self) -> None:
-        self.check_finite()
+        self.check_numbers()
         for name in ("mean", "std", "input_shape", "protect", "removable", "shrinkable", "resources"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -123,10 +123,6 @@ class ProblemSpec(Settings):
             raise UserError(unknown("schedule", self.schedule, list(SCHEDULES)))
         if self.runtime not in RUNTIMES:
             raise UserError(unknown("runtime", self.runtime, list(RUNTIMES)))
-        for name in ("latency_batch", "latency_threads", "channel_multiple", "image_size", "classes"):
-            value, least = getattr(self, name), 2 if name == "classes" else 1
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise UserError(f"{name} has to be a whole number of at least {least}, got {value!r}")
         if self.input_shape is not None and not all(isinstance(n, int) and n > 0 for n in self.input_shape or (0,)):
             raise UserError(
                 f"input_shape {self.input_shape} is not a shape of one input without the batch, for example 3,224,224"
@@ -179,12 +175,10 @@ class EvaluatorSettings(Settings):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        self.check_finite()
-        for name in ("calibration_images", "batch_size", "lr", "temperature"):
+        self.check_numbers("evaluator: ")
+        for name in ("lr", "temperature"):
             if getattr(self, name) <= 0:
                 raise UserError(f"evaluator: {name} must be positive, got {getattr(self, name)}")
-        if self.distill_steps < 0:
-            raise UserError(f"evaluator: distill_steps must not be negative, got {self.distill_steps}")
         if not self.inherit and (self.refit or not self.distill_steps):
             raise UserError("evaluator: students with new weights have to be trained; give distill_steps=100 and refit=false, too")
 
@@ -225,19 +219,16 @@ class EnvironmentSpec(Settings):
     )  # fmt: skip
     timeout: float | None = setting(
         None, "Seconds that an evaluation may take; a student that takes longer has failed. If absent, thirty times the first one's, "
-        "at least 60; 0 for no limit.", low=0.0,
+        "at least 60; 0 for no limit.", low=0.0, high=1e8,
     )  # fmt: skip
     evaluator: EvaluatorSettings = setting(
         None, "How a student is judged, e.g. distill_steps=10. May be repeated.", factory=EvaluatorSettings, metavar="NAME=VALUE"
     )
 
     def __post_init__(self) -> None:
-        self.check_finite()
+        self.check_numbers()
         if self.constraint not in ("hard", "soft"):
             raise UserError(unknown("constraint", self.constraint, ["hard", "soft"]))
-        timeout = self.timeout
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 <= timeout < 1e8):
-            raise UserError(f"timeout has to be a number of seconds, or 0 for no limit; got {timeout!r}")
         if not isinstance(self.budget, Mapping):
             raise UserError(f'a budget is a mapping such as {{"macs": 0.5}}, got {self.budget!r}')
         object.__setattr__(self, "budget", dict(self.budget))
@@ -260,6 +251,8 @@ class EnvironmentSpec(Settings):
                 object.__setattr__(self, "evaluator", EvaluatorSettings.of(**given))
             except UserError as error:
                 raise UserError(f"evaluator: {error}" if not str(error).startswith("evaluator") else str(error)) from None
+        elif not isinstance(self.evaluator, EvaluatorSettings):
+            raise UserError(f'evaluator has to be a mapping such as {{"distill_steps": 10}}, got {self.evaluator!r}')
         elif grows and self.evaluator == EvaluatorSettings():
             object.__setattr__(self, "evaluator", EvaluatorSettings.of(**TRAINED))
         further = tuple(sorted({*self.problem.resources, *self.budget} - {*COUNTED}))
@@ -309,13 +302,7 @@ class SearchSpec(Settings):
     )
 
     def __post_init__(self) -> None:
-        self.check_finite()
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
-            raise UserError(f"workers has to be a whole number of at least 1, got {self.workers!r}")
-        if self.evaluations < 1:
-            raise UserError(f"evaluations must be at least 1, got {self.evaluations}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
-            raise UserError(f"seed has to be a whole number from 0 to {SEEDS - 1:,}, got {self.seed!r}")
+        self.check_numbers()
         object.__setattr__(self, "agent_options", dict(self.agent_options or {}))
         if isinstance(self.callbacks, str) or not isinstance(self.callbacks, Sequence):
             raise UserError(f"callbacks have to be a list, got {self.callbacks!r}; give [{self.callbacks!r}]")
@@ -343,21 +330,12 @@ class FinetuneSpec(Settings):
     )
 
     def __post_init__(self) -> None:
-        self.check_finite()
-        for name in ("epochs", "batch_size", "accumulate", "cycles", "examples"):
-            value = getattr(self, name)
-            if value is None and name in ("batch_size", "examples"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"fine-tuning: {name} has to be a whole number of at least 1, got {value!r}")
+        self.check_numbers("fine-tuning: ")
         if self.epochs < self.cycles:
             raise UserError(f"fine-tuning: {self.cycles} cycles need an epoch each, and there are {self.epochs}; give more epochs")
         for name in ("lr", "temperature"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-                raise UserError(f"fine-tuning: {name} has to be a positive number, got {value!r}")
-        if self.label_weight is not None and not (isinstance(self.label_weight, (int, float)) and 0 <= self.label_weight <= 1):
-            raise UserError(f"fine-tuning: label_weight has to be a number from 0 to 1, got {self.label_weight!r}")
+            if getattr(self, name) == 0:
+                raise UserError(f"fine-tuning: {name} has to be a positive number, got 0")
 
 
 def keywords() -> dict[str, Any]:

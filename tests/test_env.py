@@ -226,6 +226,9 @@ def test_the_budget_of_an_episode_can_be_set_at_reset_and_is_in_the_observation(
         env.reset(options={"budget": {"macs": 0.0001}})
     with pytest.raises(UserError, match="did you mean 'budget'"):
         env.reset(options={"budgets": {}})
+    for limits, message in (({"mac": 1e5}, "a limit on mac has to be"), ({"macs": "50%"}, "positive number .* '50%' for macs")):
+        with pytest.raises(UserError, match=message):
+            env.reset(options={"limits": limits})
 
 
 def test_a_range_of_budgets_is_sampled_anew_and_kept():

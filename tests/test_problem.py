@@ -65,11 +65,23 @@ def test_an_object_is_marked_in_json_and_named_when_it_is_missing():
         ({"protect": "conv1"}, r"protect has to be a sequence, got the text 'conv1'; give \['conv1'\]"),
         ({"evaluator": {"steps": 3}}, "evaluator: no argument 'steps'"),
         ({"budget": 0.5}, "a budget is a mapping"),
+        ({"evaluator": 5}, "evaluator has to be a mapping"),
+        ({"evaluator": {"validation_images": 0}}, "evaluator: validation_images has to be a whole number of at least 1, got 0"),
+        ({"evaluator": {"calibration_images": 2.5}}, "evaluator: calibration_images has to be a whole number of at least 1, got 2.5"),
+        ({"min_width": 1.5}, "min_width has to be a number from 0 to 1, got 1.5"),
+        ({"shaping": 2}, "shaping has to be True or False, got 2"),
+        ({"timeout": -1}, "timeout has to be a number from 0 to 100,000,000, got -1"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(given, message):
     with pytest.raises(UserError, match=message):
         EnvironmentSpec.of_keywords(**given)
+
+
+@pytest.mark.parametrize("evaluations", ["12", None, 2.5, True, 0])
+def test_a_number_of_evaluations_is_a_whole_number(evaluations):
+    with pytest.raises(UserError, match="evaluations has to be a whole number of at least 1"):
+        SearchSpec(evaluations=evaluations)
 
 
 def test_the_environment_shows_every_keyword_with_its_default():

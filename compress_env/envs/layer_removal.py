@@ -145,7 +145,10 @@ class LayerRemovalEnv(gym.Env, EzPickle):
         for name in options:
             if name not in ("budget", "limits"):
                 raise UserError(unknown("reset option", name, ["budget", "limits"]))
-        limits = options.get("limits") or self.objective.draw_limits(self.np_random, options.get("budget"))
+        if options.get("limits"):
+            limits = self.objective.checked_limits(options["limits"])
+        else:
+            limits = self.objective.draw_limits(self.np_random, options.get("budget"))
         self.walk = self.objective.begin(limits)
         self._paid = 0.0
         return self.objective.observe(self.walk), {}
