@@ -43,11 +43,19 @@ RANKING_IMAGES = 512
 
 @dataclass(frozen=True)
 class Completion:
-    """Choices for everything: removed blocks and widths `(groups,)`, with the usage counted on the built student."""
+    """Choices for everything.
+
+    Attributes:
+        removed: Blocks that go.
+        widths: Channels that the groups keep, `(groups,)`.
+        usage: Counted, and measured, on the built student.
+        needs: The limits within which it is possible: the usage, or what is predicted of it if that is more.
+    """
 
     removed: frozenset[str]
     widths: np.ndarray
     usage: Mapping[str, float]
+    needs: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -262,12 +270,14 @@ class Problem:
         completions = []
         for removed in [everything, frozenset()] if may_remove else [frozenset()]:
             found = self.candidate(removed, floor)
-            completions.append(Completion(found.plan.switched, floor, found.usage))
+            predicted = self.cost_model.predict_all(found.plan.switched, floor)
+            needs = {name: max(used, predicted[name]) for name, used in found.usage.items()}
+            completions.append(Completion(found.plan.switched, floor, found.usage, needs))
         return completions
 
     def smallest(self, name: str) -> float:
-        """The smallest reachable usage of a resource, in its unit."""
-        return min(c.usage[name] for c in self.completions)
+        """The smallest limit on a resource that can be met, in its unit."""
+        return min(c.needs[name] for c in self.completions)
 
     def feasible_completion(self, limits: Mapping[str, float]) -> Completion:
         """Choices for everything that are within all limits.
@@ -279,8 +289,7 @@ class Problem:
             InfeasibleBudget: If there are none; the message names the smallest reachable usage of each.
         """
         for completion in self.completions:
-            predicted = self.cost_model.predict_all(completion.removed, completion.widths)
-            if all(max(completion.usage[n], predicted[n]) <= limit for n, limit in limits.items()):
+            if all(completion.needs[name] <= limit for name, limit in limits.items()):
                 return completion
         parts = []
         for name, limit in limits.items():

@@ -121,6 +121,16 @@ def test_action_0_is_the_uniform_student_and_the_ends_keep_all_or_little():
     assert shares.max() - shares.min() < 0.12
 
 
+@pytest.mark.parametrize("resource", ["macs", "params", "memory"])
+def test_a_budget_that_a_student_meets_exactly_is_met_by_it(resource):
+    problem = problem_of("resnet8-digits")
+    whole, cost_model = problem.cost_model.teacher[resource], problem.cost_model
+    for widths in problem.uniform_columns.T:
+        used = cost_model.predict(resource, problem.graph.view(frozenset()), widths)
+        limits = {resource: parse_limit(used / whole, RESOURCES.get(resource)).absolute(whole)}
+        assert problem.finish(frozenset(), widths, limits).plan == problem.graph.canonical(frozenset(), widths)
+
+
 def test_an_episode_reports_the_action_that_was_executed():
     problem = problem_of("resnet20-cifar10")
     episode = Walk(problem, {"macs": problem.smallest("macs") * 1.2}, hard=True)

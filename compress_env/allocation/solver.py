@@ -34,7 +34,9 @@ FACTORS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
 GROWTH, CORNERS = 1.1, 16
 """How far apart weights may be, for the predicted KL to grow on average by at most this factor where each is the largest or the
 smallest: the sum of losses knows little of what lies farther from the plan that it is lowest for."""
-ROUNDING, REMEMBERED = 1e-9, 1000
+REMEMBERED = 1000
+ROUNDING = 1e-13
+"""Relative error of what is predicted; less than 1 for all that is counted in whole numbers, up to 1e13."""
 
 Usage = Callable[[PrunedView, np.ndarray], np.ndarray]
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
 from compress_env.errors import UnknownName, UserError
 from compress_env.resources import RESOURCES
-from compress_env.resources.base import AnyResource
+from compress_env.resources.base import AnyResource, MeasuredResource
 
 _MULTIPLES = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "%": 0.01}
+ROUNDING = 1e-15
+"""Relative error of a share, as a text and times the teacher's usage, at most."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,11 @@ class Limit:
     share: bool
 
     def absolute(self, teacher: float) -> float:
-        """The limit in the resource's unit, given the teacher's usage."""
-        return self.value * teacher if self.share else self.value
+        """The limit in the resource's unit, given the teacher's usage; a share that is a whole number but for rounding is that."""
+        if not self.share:
+            return self.value
+        limit = self.value * teacher
+        return float(round(limit)) if abs(limit - round(limit)) <= ROUNDING * limit else limit
 
 
 def parse_limit(value: float | int | str, resource: AnyResource) -> Limit:
@@ -54,8 +60,10 @@ def parse_limit(value: float | int | str, resource: AnyResource) -> Limit:
                             f"; units: {', '.join(own)}")  # fmt: skip
         number, unit = float(match[1]), match[2]
         limit = Limit(number * multiple, unit == "%" or (unit == "" and number <= 1))
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        limit = Limit(float(value), bool(value <= 1))
     else:
-        limit = Limit(float(value), value <= 1)
+        raise UserError(f"a budget is a number or a text, got {value!r} for {resource.name}; examples: 0.5, '50%', '300K'")
     if not limit.value > 0 or not np.isfinite(limit.value):
         raise UserError(f"a budget has to be positive, got {value!r} for {resource.name}")
     return limit
@@ -65,6 +73,8 @@ def _multiple(unit: str, resource: AnyResource) -> float | None:
     """What one of `unit` is in the resource's own unit, which is written as it is: "mJ" and "MJ" differ. None if it is unknown."""
     if unit == resource.unit:
         return 1.0
+    if unit == "m" and isinstance(resource, MeasuredResource):  # a million, or the beginning of ms
+        return None
     known = _MULTIPLES | {name.upper(): each for name, each in resource.multiples.items()}
     return known.get(unit.upper())
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from compress_env.allocation.solver import Allocation
+from compress_env.allocation.solver import ROUNDING, Allocation
 from compress_env.problem import Problem
 from compress_env.surgery.graph import PrunedView
 from compress_env.surgery.ir import Group
 from compress_env.walk.base import AnyWalk
-
-_ROUNDING = 1e-9
 
 
 class Walk(AnyWalk):
@@ -43,7 +41,7 @@ class Walk(AnyWalk):
         self._widths = self.graph.full.copy()
         # What a check needs, kept up to date: limits with room for rounding; the view if undecided blocks go as in the completion; the
         # widths decided so far, with those of the completion for the rest; and with all uniform keep ratios for the rest.
-        self._within = {name: limit * (1 + _ROUNDING) for name, limit in limits.items()}
+        self._within = {name: limit * (1 + ROUNDING) for name, limit in limits.items()}
         self._undecided = problem.removable
         self._complete = self._completed(self.removed)
         self._smallest = np.where(problem.shrinkable, self.completion.widths, self.graph.full)
