@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 from compress_env import devices
 from compress_env.data import Data, augmentation, load_data
@@ -110,8 +111,9 @@ def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, f
         UserError: That names the teacher, what was tried, what went wrong and what to do: if it is in training mode, if it raises
             anything, if it gives anything but a tensor with a row an example, or if its outputs are not finite.
     """
-    if module.training:
-        raise UserError(f"the {role} {name!r} is in training mode; call .eval() on it first")
+    if (training := next((place for place, part in module.named_modules() if part.training), None)) is not None:
+        where = f"its layer {training!r} is in" if training else "it is in"
+        raise UserError(f"the {role} {name!r} cannot be judged: {where} training mode; call .eval() on the whole network first")
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     tried = f"{str(inputs.dtype).removeprefix('torch.')} inputs of shape {tuple(inputs.shape[1:])} on {device}"
     outputs = inputs
@@ -119,7 +121,7 @@ def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, f
         part = inputs[:count].to(device)
         try:
             with torch.no_grad():
-                found = module(part)
+                found = _run(module, part)
         except Exception as error:  # noqa: BLE001 - what a network raises is up to its author
             raise UserError(f"the {role} {name!r} does not take {tried}: {raised(error)}; {cure}") from error
         if not isinstance(found, Tensor):
@@ -141,6 +143,11 @@ def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, f
     return outputs
 
 
+def _run(module: nn.Module, inputs: Tensor) -> Any:
+    """What a network answers; what it writes to its buffers is lost, since a teacher stays as it came."""
+    return functional_call(module, {name: buffer.clone() for name, buffer in module.named_buffers()}, (inputs,))
+
+
 def takes_bfloat16(module: nn.Module, inputs: Tensor) -> bool:
     """Whether a network runs in mixed precision with bfloat16, and gives numbers; some operations have no such form."""
     return _runs(module, inputs, bfloat16=True)
@@ -150,7 +157,7 @@ def _runs(module: nn.Module, inputs: Tensor, bfloat16: bool = False) -> bool:
     device = next(p.device for p in module.parameters())
     try:
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            found = module(inputs.to(device))
+            found = _run(module, inputs.to(device))
     except Exception:  # noqa: BLE001 - the answer is no, whatever a network raises
         return False
     return isinstance(found, Tensor) and bool(torch.isfinite(found).all())

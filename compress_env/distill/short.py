@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from compress_env.contexts import own_random_state
 from compress_env.data.dataset import Data
 from compress_env.devices import mixed_precision
 from compress_env.distill.train import Diverged, predict
@@ -62,6 +63,12 @@ class ShortDistillation:
         device = self.inputs.device
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr, betas=(0.9, 0.99))
         student.train()
+        with own_random_state():
+            torch.manual_seed(0)  # of dropout
+            self._steps(student, optimizer, device)
+        self._normalise(student)
+
+    def _steps(self, student: fx.GraphModule, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
         for step, rows in enumerate(torch.arange(len(self.labels)).split(self.batch_size)):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * min(1.0, (step + 1) / WARMUP)
@@ -76,7 +83,6 @@ class ShortDistillation:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        self._normalise(student)
 
     @torch.no_grad()
     def _normalise(self, student: fx.GraphModule) -> None:

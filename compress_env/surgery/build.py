@@ -25,7 +25,8 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
     """A new module in evaluation mode with the plan applied to the teacher's weights; the teacher is not changed.
 
     Inputs and outputs are the teacher's; names in the state dict too. Nothing is shared with the teacher. The empty plan gives
-    the teacher's outputs bit for bit. Raises InvalidPlan if the plan does not belong to `graph`.
+    the teacher's outputs bit for bit. All weights may be trained, those too that are frozen in the teacher. Raises InvalidPlan if
+    the plan does not belong to `graph`.
     """
     graph.check(plan)
     teacher = graph.holding(teacher)
@@ -62,6 +63,8 @@ def build_student(teacher: nn.Module, graph: LayerGraph, plan: Plan) -> fx.Graph
         parts.setdefault(name, _attribute(teacher, graph, name, {}).new_empty(0) if held is None else held)
     new = _rewire(graph, reduced, alive, graph.widths(plan))
     student = Network(parts, new, class_name=graph.student_name).eval()
+    for parameter in student.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     if graph.plain_layout:
         student.meta[PLAIN] = True
     return student
