@@ -28,6 +28,7 @@ from compress_env.errors import InfeasibleBudget
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
 from compress_env.problem import Problem
+from compress_env.resources.base import amount
 from compress_env.spec import EnvironmentSpec, ProblemSpec
 
 # Sensitivities
@@ -154,6 +155,16 @@ def test_limits_that_cannot_be_met_have_no_allocation_unless_they_are_soft(objec
         objective.reference(limits)
     soft = anew(objective, constraint="soft", budget={"macs": 0.0005}).reference(limits).allocation
     assert objective.problem.cost_model.predict_all(soft.removed, soft.widths)["macs"] == objective.problem.smallest("macs")
+
+
+def test_of_a_prediction_above_what_was_measured_the_prediction_is_what_can_be_asked_for(objective, monkeypatch):
+    problem = objective.problem
+    needs = {**problem.completions[0].usage, "macs": 1.1 * problem.completions[0].usage["macs"]}
+    monkeypatch.setattr(problem, "completions", [replace(problem.completions[0], needs=needs)])
+    with pytest.raises(InfeasibleBudget, match=f"the smallest reachable is {amount(needs['macs'])}"):
+        problem.feasible_completion({"macs": 0.99 * needs["macs"]})
+    assert problem.feasible_completion({"macs": needs["macs"]}) is problem.completions[0]
+    assert anew(objective, constraint="soft").reference({"macs": 1.0}).limits["macs"] == needs["macs"]
 
 
 def made_up(problem: Problem, rng: np.random.Generator) -> Sensitivities:

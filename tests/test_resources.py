@@ -250,7 +250,8 @@ def test_a_measured_resource_is_measured_once_a_plan_and_what_misses_its_limit_g
 
 @pytest.mark.parametrize(
     ("resource", "text", "value", "share"),
-    [("latency", "2.5ms", 2.5, False), ("latency", "500us", 0.5, False), ("latency", "1S", 1000, False),
+    [("latency", "2.5ms", 2.5, False), ("latency", "2m", None, None), ("macs", "2m", 2e6, False),
+     ("latency", "500us", 0.5, False), ("latency", "1S", 1000, False),
      ("memory", "1MiB", 2**20, False), ("memory", "2kb", 2000, False), ("memory", "300 bytes", 300, False),
      ("macs", "20M", 2e7, False), ("macs", "20M MACs", None, None), ("macs", "300K", 3e5, False), ("macs", "50%", 0.5, True),
      ("macs", "5ms", None, None), ("params", "1MiB", None, None), ("energy", "3mJ", 3, False), ("energy", "3", 3, False),
@@ -269,3 +270,6 @@ def test_a_limit_is_read_in_units_of_its_resource(resource, text, value, share, 
 def test_an_unknown_resource_of_a_budget_is_named_with_the_nearest():
     with pytest.raises(UnknownName, match="budget: no resource 'mac'; did you mean 'macs'"):
         parse_budget({"mac": 0.5})
+    for value in (None, {"a": 1}, True):
+        with pytest.raises(UserError, match="a budget is a number or a text, got .* for macs"):
+            parse_budget({"macs": value})
