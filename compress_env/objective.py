@@ -281,7 +281,7 @@ class Objective:
             raise UserError(f'limits are a mapping such as {{"macs": 3e5}}, got {limits!r}')
         for name, limit in limits.items():
             self._check_counted(name)
-            if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < math.inf:
+            if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < float(limit) < math.inf:
                 raise UserError(f"a limit is a positive number in the resource's unit, got {limit!r} for {name}")
         return {name: float(limit) for name, limit in limits.items()}
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy.stats import mannwhitneyu
+from torch import nn
 
 from compress_env.allocation.sensitivities import probes
 from compress_env.bench import report as bench_report
@@ -26,6 +27,7 @@ from compress_env.envs.planted import LayerRemovalPlantedEnv
 from compress_env.errors import UserError
 from compress_env.search.run import search
 from compress_env.search.store import alone_in
+from compress_env.surgery.plan import Plan
 
 
 def test_statistics_agree_with_their_definitions():
@@ -69,6 +71,18 @@ def test_the_planted_optimum_has_reward_1_and_is_the_only_such_plan():
     assert greedy.best.reward > greedy.trials[0].reward + 0.1  # the uniform student comes first
     with pytest.raises(UserError, match="judges by a formula; leave evaluator out"):
         LayerRemovalPlantedEnv.make_objective(False, evaluator={"kl_weight": 0.5})
+
+
+@pytest.mark.parametrize("changes", ["compress", "grow", "transform"])
+def test_the_planted_plan_has_metric_1_whatever_changes(changes):
+    layers = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    settings, inserted = {"teacher": nn.Sequential(*layers, nn.Linear(6, 10)).eval(), "data": "digits", "changes": changes}, 0
+    for seed in range(3):
+        evaluator = LayerRemovalPlantedEnv.make_objective(False, planted_seed=seed, **settings).evaluator
+        assert evaluator(evaluator.planted).metric == 1.0
+        assert evaluator(Plan()).metric < 1.0
+        inserted += len(evaluator.planted.inserted)
+    assert (inserted > 0) == (changes != "compress")
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import gymnasium as gym
@@ -10,7 +11,8 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 import compress_env
 from compress_env.api import compress
@@ -23,7 +25,9 @@ from compress_env.search.run import search
 from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.build import build_student
 from compress_env.surgery.net2net import difference
+from compress_env.surgery.net2net import growing as grown
 from compress_env.surgery.plan import Plan
+from compress_env.surgery.trace import trace
 from compress_env.walk.rows import network_rows
 
 SMALL = {"evaluator": {"distill_steps": 2, "batch_size": 16, "validation_images": 60, "calibration_images": 32}}
@@ -89,6 +93,96 @@ def test_the_empty_plan_is_the_network_as_it_came_bit_for_bit(growing, transform
         inputs = objective.problem.data.calibration(16)
         assert torch.equal(objective.problem.whole(inputs), objective.problem.teacher.module(inputs))
         assert any(isinstance(d, InsertBlock) for d in objective.problem.decisions)
+
+
+class Normalised(nn.Module):
+    """Channels of a residual network reach a layer normalisation, unless a layer is inserted in front of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.LayerNorm(8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = torch.relu(x + self.second(x))
+        return self.head(self.norm(x.mean((2, 3))))
+
+
+class Joined(nn.Module):
+    """Two kinds of channels are normalised together, one of which may come from a layer that is inserted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.norm = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.GroupNorm(1, 16)
+        self.third, self.head = nn.Conv2d(16, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        x = self.norm(torch.cat([x, torch.relu(self.second(x))], 1))
+        return self.head(torch.relu(self.third(x)).mean((2, 3)))
+
+
+class Compared(nn.Module):
+    """Two means are equal, and stay so where channels are copied, unless a layer is inserted before one of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 8, 3), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head((torch.relu(x).mean(1) - torch.relu(x).mean(1)).flatten(1))
+
+
+class Sharpened(nn.Module):
+    """What is behind a place has the shape of what is in front of it, and no weights, so that it looks like part of the insertion."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.second, self.head = nn.Conv2d(3, 8, 3), nn.Dropout(), nn.Conv2d(8, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.second(self.drop(torch.relu(self.first(x)))))
+        return self.head(torch.relu(x.mean((2, 3))).softmax(1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "optional", "wider"),
+    [
+        (Normalised, ["deeper_add", "deeper_relu_1.0"], {"deeper_add.0"}),
+        (Joined, ["deeper_relu.0", "deeper_relu_1.0", "deeper_relu_2.0"], {"third", "deeper_relu_2.0"}),
+        (Compared, ["deeper_relu.0", "deeper_relu_1.0"], set()),
+        (Sharpened, ["deeper_relu", "deeper_relu_2"], {"first", "deeper_relu.0", "deeper_relu_2.0"}),
+    ],
+)
+def test_whatever_is_inserted_and_wider_computes_what_the_network_does(kind, optional, wider):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, inputs = kind().eval(), 8 * torch.randn(8, 3, 6, 6)
+    larger, graph = grown(network, trace(network, inputs[:2]), lambda m: trace(m, inputs[:2]), 2.0, False, inputs)
+    most = {name: g.most for name, g in graph.groups.items() if g.most > g.size}
+    assert sorted(graph.optional) == optional and most.keys() == wider
+    came = build_student(larger, graph, Plan())
+    assert torch.equal(came(inputs), network(inputs)) and len(list(came.modules())) == len(list(network.modules()))
+    widths = [most, *({name: n} for name in most for n in (9, 11)), {name: 11 for name in most}]
+    for inserted in itertools.chain.from_iterable(itertools.combinations(optional, n) for n in range(4)):
+        for own in widths:
+            plan = Plan.of(inserted=inserted, widths=own)
+            assert difference(network, build_student(larger, graph, plan), inputs) < 1e-5
+
+
+def test_no_growth_is_judged_to_differ_without_training():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, images = Normalised().eval(), torch.randn(60, 3, 6, 6)
+    data = TensorDataset(images, torch.arange(60) % 5)
+    settings = {"changes": "grow", "budget": {"macs": "300%"}, "evaluator": {"distill_steps": 0}}
+    objective = Objective(EnvironmentSpec.of_keywords(teacher=network, data=(data, data), **settings))
+    rng = np.random.default_rng(0)
+    for keep in (-1, -1, 1, 1):
+        sparsities = rng.uniform(-1, 1, objective.steps)
+        judged = objective.judge(finished(objective, np.stack([np.full(objective.steps, keep), sparsities], 1)))
+        assert judged.evaluation.kl == pytest.approx(0, abs=1e-6)
 
 
 def test_what_the_actions_mean(growing, transforming):

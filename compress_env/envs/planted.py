@@ -33,7 +33,7 @@ class PlantedEvaluator(Memory):
     def __init__(self, problem: Problem, planted: Plan, rng: np.random.Generator):
         super().__init__(problem)
         graph = problem.graph
-        self.planted, self.removed, self.widths = planted, frozenset(planted.removed), graph.widths(planted)
+        self.planted, self.widths = planted, graph.widths(planted)
         weights = rng.dirichlet(np.ones(len(graph.blocks) + len(graph.groups)))
         self.of_blocks = dict(zip(graph.blocks, weights))
         self.of_groups = weights[len(graph.blocks) :]
@@ -43,7 +43,7 @@ class PlantedEvaluator(Memory):
         if (known := self.known(plan)) is not None:
             return known
         graph, name = self.problem.graph, self.problem.task.metric
-        different = plan.switched ^ self.removed
+        different = plan.switched ^ self.planted.switched
         distance = np.abs(graph.widths(plan) - self.widths) / graph.full
         value = float(1 - sum(self.of_blocks[b] for b in different) - self.of_groups @ distance)
         usage = (built or self.problem.built(plan)).usage

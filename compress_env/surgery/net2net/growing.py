@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.ir import Block
 from compress_env.surgery.net2net.deepen import Place, inserted, places
-from compress_env.surgery.net2net.preserved import NotPreserved
-from compress_env.surgery.net2net.widen import widen
+from compress_env.surgery.net2net.preserved import TOLERANCE, difference, random_inputs
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.rules import rule_of
 
@@ -37,13 +37,17 @@ def growing(
             inserted(network, place, place.kinds[0], name, normalised, inputs)
         larger = retrace(network)
         optional = {b.name for b in larger.blocks.values() if all(_within(layer, chosen) for layer in b.layers)}
-        missing = [name for name in chosen if not any(_within(layer, [name]) for b in optional for layer in larger.blocks[b].layers)]
+        longer = {b for b in optional if _goes_on(larger, larger.blocks[b], chosen)}
+        left_out = [layer for b in optional - longer for layer in larger.blocks[b].layers]
+        missing = [name for name in chosen if not any(_within(layer, [name]) for layer in left_out)]
         if not missing:
             break
-        for name in missing:  # what cannot be left out again is not inserted
-            del chosen[name]
+        for name in missing:  # what cannot be left out again by itself is not inserted, or inserted as a branch
+            place = chosen.pop(name)
+            if "layer" in place.kinds and any(_within(layer, [name]) for b in longer for layer in larger.blocks[b].layers):
+                chosen[name] = replace(place, kinds=("block",))
     kept = {name: block for name, block in larger.blocks.items() if shrinks or name in optional}
-    fixed = {g.name for g in larger.groups.values() if not _copies(network, larger, g.name)}
+    fixed = _fixed(network, larger, optional)
     groups = {}
     for name, g in larger.groups.items():
         ceiling = g.size if name in fixed else int(g.size * growth) // g.step * g.step
@@ -51,13 +55,46 @@ def growing(
     return network, replace(larger, blocks=kept, groups=groups, optional=frozenset(optional))
 
 
-def _copies(network: nn.Module, graph: LayerGraph, group: str) -> bool:
-    """Whether a group can be wider without a change of the outputs."""
-    try:
-        widen(network, graph, group, graph.groups[group].size + graph.groups[group].step)
-    except NotPreserved:
+def _goes_on(graph: LayerGraph, block: Block, inserted: Collection[str]) -> bool:
+    """Whether a block holds more than was inserted: something without weights behind it, such as a dropout, would go with it."""
+    nodes = {node.name: node for node in graph.fx_graph.nodes}
+    first, last = nodes[block.replacement], nodes[block.node]
+    if block.kind == "branch":
         return False
-    return True
+    if last.op == "call_module":
+        return not _within(str(last.target), inserted)
+    before = last.all_input_nodes[0]
+    repeated = (last.op, last.target) == (first.op, first.target)
+    return not (repeated and before.op == "call_module" and _within(str(before.target), inserted))
+
+
+def _fixed(network: nn.Module, graph: LayerGraph, optional: set[str]) -> set[str]:
+    """Groups that cannot be wider without a change of the outputs, whichever of the optional blocks are there.
+
+    A group is tried with all of them, and with none but the one that it lies in. Between the two, it takes the place of groups behind
+    blocks that are not there, so that it is fixed if they are.
+    """
+    fixed = {group for group in graph.groups if not _copies(network, graph, group)}
+    for block in reversed(list(graph.blocks.values())):
+        for group, source in block.sources if block.name in optional else ():
+            fixed.update(name for name, _ in source.channels.parts if group in fixed)
+    for name, own in graph.groups.items():
+        others = [block for block in optional if own.layer not in graph.blocks[block].layers]
+        if name not in fixed and not _copies(network, graph, name, others):
+            fixed.add(name)
+    return fixed
+
+
+def _copies(network: nn.Module, graph: LayerGraph, group: str, without: Collection[str] = ()) -> bool:
+    """Whether a group can be wider without a change of the outputs, in the network without some blocks."""
+    channels = graph.groups[group].size + graph.groups[group].step
+    return _same(network, graph.growing(group, channels), Plan.of(without), Plan.of(without, {group: channels}))
+
+
+def _same(network: nn.Module, graph: LayerGraph, *plans: Plan) -> bool:
+    """Whether the networks of two plans compute the same."""
+    first, second = (build_student(network, graph, plan) for plan in plans)
+    return difference(first, second, random_inputs(graph, network)) <= TOLERANCE
 
 
 def _name(graph: LayerGraph, place: Place) -> str:
