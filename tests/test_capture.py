@@ -372,6 +372,105 @@ def test_what_is_traced_wrongly_is_followed_in_another_way_or_is_one_layer():
     assert len(graph.blocks) == 1 and torch.equal(build_student(teacher, graph, Plan())(x), teacher(x))
 
 
+class Numpy(nn.Module):
+    """A layer that looks at its numbers with numpy."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(5, 5)
+
+    def forward(self, x):
+        return self.fc(x) / float(np.clip(x.detach().numpy().std(), 1.0, 2.0))
+
+
+def test_a_part_that_looks_at_its_numbers_with_numpy_is_one_layer():
+    teacher = nn.Sequential(made(Plain), nn.ReLU(), Numpy(), nn.Linear(5, 5)).eval()
+    with pytest.warns(NotTraced, match=r"^2 \(Numpy\) cannot be traced"):
+        graph = checked(teacher, IMAGE)
+    assert {"0.b", "2"} <= graph.blocks.keys() and {"0.a", "0.c"} <= graph.groups.keys()
+    assert graph.view(frozenset()).macs(graph.full) > graph.view(frozenset(["0.b"])).macs(graph.full)
+
+
+class Wipes(Plain):
+    """A tensor is written to by a method whose name is not seen to write."""
+
+    def forward(self, x):
+        x = self.a(x).relu().clone()
+        x.__setitem__((slice(None), slice(0, 3)), 0.0)
+        return self.fc(self.c(x + self.n(self.b(x)).relu()).relu().mean((2, 3)))
+
+
+class Keeps(nn.Module):
+    """A layer that leaves a number for another, or reads it."""
+
+    def __init__(self, held, writes):
+        super().__init__()
+        self.fc, self.held, self.writes = nn.Linear(5, 5), held, writes
+
+    def forward(self, x):
+        if self.writes:
+            self.held["mean"] = float(x.detach().mean())
+        return self.fc(x) + self.held["mean"] if x.sum() < 1e9 else x
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_method_that_writes_to_a_part_is_seen_to_write():
+    graph = checked(made(Wipes), IMAGE)
+    assert graph.groups.keys() == {"c"}  # what is added to the part is tied to it
+
+
+@pytest.mark.filterwarnings("ignore:.*it looks at the numbers")
+def test_a_part_whose_copy_computes_something_else_is_one_layer():
+    held = {"mean": 1.0}
+    teacher = nn.Sequential(made(Plain), nn.ReLU(), nn.Sequential(Keeps(held, True), nn.ReLU(), Keeps(held, False))).eval()
+    with pytest.warns(NotTraced, match=r"^2 \(\w+\) .*rebuilt without any change, it gives other outputs, by up to 0\.\d+; one"):
+        graph = checked(teacher, IMAGE)
+    assert "0.b" in graph.blocks and "2" in graph.layers
+
+
+class Counts(Plain):
+    """Forward writes to a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class Noisy(Plain):
+    def forward(self, x):
+        return super().forward(x) + torch.rand(x.shape[0], 5)
+
+
+@pytest.mark.parametrize("network", [Counts, Noisy])
+@pytest.mark.filterwarnings("error")
+def test_the_comparison_with_the_teacher_changes_no_buffer_and_spares_random_networks(network):
+    teacher = made(network)
+    with torch.random.fork_rng():
+        graph = trace(teacher, torch.zeros(1, *IMAGE))
+    assert list(graph.blocks) == (["b"] if network is Counts else ["a", "b"]) and getattr(teacher, "calls", 0) == 0
+
+
+def test_the_comparison_costs_a_run_of_each():
+    ran = []
+
+    class Counted(Plain):
+        def forward(self, x):
+            ran.append(type(x))
+            return super().forward(x)
+
+    model = made(Counted)
+    graph = trace(model, torch.zeros(1, *IMAGE))
+    student = build_student(model, graph, Plan())
+    student.register_forward_hook(lambda *_: ran.append("student"))
+    ran.clear()
+    verify.check_rebuilt(model, student, (torch.zeros(2, *IMAGE),))
+    assert ran == [torch.Tensor, "student"]
+
+
 @pytest.mark.parametrize("index", [0, -1, slice(1, 3), (..., 1), (0, slice(None, None, 2)), (slice(1, -1), 2, slice(2))])
 @pytest.mark.parametrize("value", [3, torch.tensor(4.0)])
 def test_writing_to_a_part_is_as_in_place(index, value):

@@ -214,3 +214,82 @@ def test_transposed_attributes_move_channels():
     net, x = Net().eval(), torch.randn(2, 4, 5)
     assert trace(net, x).groups.keys() == {"a", "b"}
     check_teacher(net, x, plans=3)
+
+
+class Between(nn.Module):
+    """A function between two convolutions."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 12, 3, padding=1), nn.LazyConv2d(8, 3, padding=1), nn.Linear(8, 5)
+        self.function = [function]
+
+    def forward(self, x):
+        return self.fc(F.relu(self.b(self.function[0](F.relu(self.a(x))))).mean((2, 3)))
+
+
+def heads(x):
+    return x.flatten(2).mT.unflatten(2, (3, 4)).transpose(1, 2)
+
+
+def joined(x):
+    return x.transpose(1, 2).flatten(2).mT.unflatten(2, (8, 8))
+
+
+def masked(x):
+    return joined(F.scaled_dot_product_attention(attn_mask=torch.ones(64, 64), value=heads(x), key=heads(2 * x), query=heads(3 * x)))
+
+
+NAMED = {
+    "roll": (lambda x: torch.roll(x, 2, 1) + x, lambda x: torch.roll(x, dims=1, shifts=2) + x),
+    "roll places": (lambda x: torch.roll(x, 1, 2) + x, lambda x: torch.roll(dims=(2,), shifts=1, input=x) + x),
+    "roll all": (lambda x: torch.roll(x, (2,), ()) + x, lambda x: x.roll(shifts=2) + x),
+    "flip": (lambda x: x.flip((1, 2)) + x, lambda x: x.flip(1, 2) + x),
+    "flip one": (lambda x: torch.flip(x, [1]) + x, lambda x: torch.flip(dims=(1,), input=x) + x),
+    "narrow": (lambda x: x.narrow(1, 2, 8), lambda x: x.narrow(start=2, length=8, dim=1)),
+    "narrow places": (lambda x: x.narrow(2, 1, 4), lambda x: x.narrow(length=4, start=1, axis=2)),
+    "chunk": (lambda x: torch.cat([2 * c for c in x.chunk(2, 1)], 1),
+              lambda x: torch.cat(axis=1, tensors=[2 * c for c in torch.chunk(axis=1, chunks=2, input=x)])),
+    "split": (lambda x: torch.cat((x.split([4, 8], 1)[1], x), 1),
+              lambda x: torch.cat((x.split(dim=1, split_size=[4, 8])[1], x), dim=1)),
+    "unbind": (lambda x: x.unbind(2)[1].unsqueeze(2) + x, lambda x: x.unbind(axis=2)[1].unsqueeze(2) + x),
+    "stack": (lambda x: torch.stack([x, 2 * x], 2).flatten(1, 2),
+              lambda x: torch.stack(axis=2, tensors=[x, 2 * x]).flatten(end_dim=2, start_dim=1)),
+    "mean": (lambda x: x * x.mean((2, 3), True), lambda x: x * x.mean(keepdim=True, axis=(2, 3))),
+    "norm": (lambda x: x / (1 + x.norm(dim=(2, 3), p=1, keepdim=True)), lambda x: x / (1 + x.norm(1, (2, 3), True))),
+    "std": (lambda x: x / (1 + x.std(unbiased=False)), lambda x: x / (1 + x.std(False))),
+    "max": (lambda x: x * torch.max(x, 1, True)[0], lambda x: x * torch.max(x, axis=1, keepdim=True)[0]),
+    "bmm": (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT * 2).bmm(x.flatten(2)).unflatten(2, (8, 8)),
+            lambda x: torch.bmm(mat2=x.flatten(2).mT * 2, input=x.flatten(2)).bmm(mat2=x.flatten(2)).unflatten(2, (8, 8))),
+    "attention": (lambda x: joined(F.scaled_dot_product_attention(heads(3 * x), heads(2 * x), heads(x), torch.ones(64, 64))), masked),
+    "view": (lambda x: x.view(-1, 3, 4, 8, 8).flatten(1, 2), lambda x: x.view(size=(-1, 3, 4, 8, 8)).flatten(1, 2)),
+    "reshape": (lambda x: x.reshape(-1, 12, 64)[..., None], lambda x: torch.reshape(shape=(-1, 12, 64), input=x)[..., None]),
+    "unflatten": (lambda x: x.unflatten(1, (3, 4)).flatten(1, 2), lambda x: x.unflatten(sizes=(3, 4), dim=1).flatten(1, 2)),
+    "expand": (lambda x: x + x.mean((2, 3), True).expand(-1, 12, 8, 8),
+               lambda x: x + x.mean((2, 3), True).expand(size=(-1, 12, 8, 8))),
+}  # fmt: skip
+"""The same with arguments as most write them, and by name in another order, or in another way."""
+
+
+@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_arguments_may_be_given_in_any_way(name):
+    x, found = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)), []
+    for function in NAMED[name]:
+        torch.manual_seed(0)
+        net = Between(function).eval()
+        net(x)
+        graph = trace(net, x)
+        student = build_student(net, graph, graph.canonical(frozenset(), graph.floor))
+        found.append((graph.groups.keys(), dict(graph.left_alone), student(x)))
+    (groups, why, outputs), (other, too, same) = found
+    assert groups == other and why == too and torch.equal(outputs, same)
+
+
+@pytest.mark.parametrize("names", [{"dims": 1, "shifts": 2}, {"shifts": 2}, {"shifts": (2, 1), "dims": (1, 2)}], ids=str)
+def test_channels_that_are_rolled_stay(names):
+    torch.manual_seed(0)
+    net, x = Between(lambda x: torch.roll(x, **names) + x).eval(), torch.randn(2, 3, 8, 8)
+    net(x)
+    graph = trace(net, x)
+    assert list(graph.groups) == ["b"] and graph.left_alone["a"] == "roll moves part of its axis"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
 from unittest import mock
 
@@ -26,6 +27,8 @@ from compress_env.report.inspect import inspect
 from compress_env.spec import ProblemSpec
 from compress_env.tasks.classification import Classification
 from compress_env.tasks.doubts import trained_on
+from compress_env.teachers import load_teacher
+from compress_env.teachers.admission import admitted
 
 SHAPE = (3, 8, 8)
 
@@ -260,6 +263,44 @@ def test_data_that_name_their_classes_need_a_teacher_of_as_many_unless_it_is_sai
     rest = (*given, "--finetune-epochs", 0, "--out", tmp_path / "a")
     assert "answers with (12,), but the data set 'digits' has 10 classes; if labels are" in command("search", *rest)
     assert invoke("search", *rest, "--classes", 12).exit_code == 0
+
+
+# Attributes that cannot be copied
+
+
+class Locked(Net):
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Sequential(nn.Identity())
+        self.part[0].lock = threading.Lock()
+
+
+class Lazily(Locked):
+    """Its copies make a lock of their own."""
+
+    def __deepcopy__(self, memo):
+        return Net()
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_an_attribute_that_cannot_be_copied_is_named_with_what_to_do(role):
+    told = r"the {} 'net' cannot be copied.*its part.0.lock \(lock\) does not let it \(TypeError: cannot pickle.*; delete that"
+    with pytest.raises(UserError, match=told.format(role)):
+        admitted(Locked().eval(), "net", role=role)
+    net = Net().eval()
+    net.rows = (i for i in range(3))
+    with pytest.raises(UserError, match=r"the teacher 'Net' cannot be copied.*: its rows \(generator\) does not let it"):
+        load_teacher(net)
+    own = Lazily().eval()
+    assert admitted(own, "net") is own
+    with pytest.raises(UserError, match=r"cannot be copied.*: its part.0.lock"):
+        gym.make("LayerRemoval-v0", teacher=Locked().eval(), data=(numbers(60, 3), numbers(30, 3)))
+
+
+def test_what_is_tried_holds_no_second_copy_of_the_weights(monkeypatch):
+    net, copied = Net().eval(), []
+    monkeypatch.setattr(nn.Parameter, "__deepcopy__", lambda self, memo: copied.append(self) or self)
+    assert admitted(net, "net") is net and not copied
 
 
 # Teachers that do not belong to their data

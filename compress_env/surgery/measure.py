@@ -26,7 +26,7 @@ def measure(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> Usage:
     try:
         with torch.device("meta"):  # for tensors that the network makes
             return _Usage(meta_copy(traced)).measured(tuple(x.to("meta") for x in single))
-    except (RuntimeError, NotImplementedError, ValueError):  # control flow that depends on the data
+    except Exception:  # noqa: BLE001 - a part that looks at its numbers, with numpy say, raises anything where there are none
         return _Usage(traced).measured(single)
 
 
@@ -39,8 +39,9 @@ def meta_copy(module: M) -> M:
 
 
 def shared_copy(module: M) -> M:
-    """A copy that shares its weights with the module."""
-    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers(), *computed(module)]})
+    """A copy that shares its weights with the module, but not its buffers, which a forward pass may write to."""
+    shared: dict[int, Tensor] = {id(t): t for t in [*module.parameters(), *computed(module)]}
+    return copy.deepcopy(module, shared | {id(b): b.detach().clone() for b in module.buffers()})
 
 
 class _Usage(fx.Interpreter):

@@ -37,6 +37,11 @@ class _Tracer(fx.Tracer):
         """Symbols for the inputs alone: other arguments of the network keep their defaults."""
         return root_fn, [self.root, *(self.create_proxy("placeholder", name, (), {}) for name in self.inputs)]
 
+    def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        if target == "__setitem__":  # the other way to capture writes it out of place, as it does x[...] = ...
+            raise TypeError("it writes to a part of a tensor")
+        return super().create_node(kind, target, *args, **kwargs)
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return is_leaf(module, name, self.opaque)
 

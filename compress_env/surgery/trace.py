@@ -30,7 +30,14 @@ from compress_env.surgery.resize import find_resizes
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.sharing import find_shared, tie_shared
 from compress_env.surgery.tracer import trace_modules, warn_not_traced
-from compress_env.surgery.verify import NotRebuilt, verified
+from compress_env.surgery.twins import name_of
+from compress_env.surgery.verify import NotRebuilt, check_rebuilt, verified
+
+LEADING = {
+    "view": ("size",), "reshape": ("shape",), "expand": ("size",), "broadcast_to": ("size",), "unflatten": ("dim", "sizes"),
+    "chunk": (), "tensor_split": (),
+}  # fmt: skip
+"""By function, the names of the arguments behind the tensor that students may get others for, which are looked up by position."""
 
 
 def trace(
@@ -64,9 +71,12 @@ def trace(
     regions: set[str] = set()
     while True:
         traced, opaque = trace_modules(model, examples, regions)
+        _by_position(traced.graph)
         out_of_place(traced, examples)
         try:
             graph = _graph(teacher, model, traced, opaque, examples, scope)
+            whole = build_student(model, graph, Plan())
+            check_rebuilt(model, whole, examples)
             break
         except NotRebuilt as error:
             if WHOLE in opaque:
@@ -75,7 +85,7 @@ def trace(
             regions = opaque | {next((r for r in enclosing(error.layer) if r not in opaque), WHOLE)}
             warn_not_traced(model, error, regions - opaque)
     smallest = graph.canonical(frozenset(graph.blocks), graph.full)
-    plain = needs_plain([build_student(model, graph, plan) for plan in {Plan(), smallest}], examples)
+    plain = needs_plain([whole, *(build_student(model, graph, plan) for plan in {smallest} - {Plan()})], examples)
     return replace(graph, plain_layout=True) if plain else graph
 
 
@@ -161,6 +171,16 @@ def _graph(
         )  # fmt: skip
 
     return verified(model, build, examples)
+
+
+def _by_position(graph: fx.Graph) -> None:
+    """Have arguments that are looked up by position given so, where the network gives them by name: `x.view(size=(2, 3))`."""
+    for node in graph.nodes:
+        if node.op in ("call_function", "call_method") and name_of(node) in LEADING:
+            args, kwargs = list(node.args), dict(node.kwargs)
+            names = ("input", *LEADING[name_of(node)])
+            args += [kwargs.pop(name) for name in names[len(args) :] if name in kwargs]
+            node.args, node.kwargs = tuple(args), kwargs
 
 
 def _examples(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress_env.surgery.build import build_student
+from compress_env.surgery.call import tensors
 from compress_env.surgery.graph import LayerGraph
+from compress_env.surgery.measure import shared_copy
 from compress_env.surgery.plan import Plan
 
 ROUNDS = 3
+TOLERANCE = 1e-4
+"""Difference of outputs, as a share of the largest, up to which they are taken for rounding."""
 Build = Callable[[dict[str, str], dict[str, str]], LayerGraph]
 
 
@@ -47,6 +51,70 @@ def verified(model: nn.Module, build: Build, examples: tuple[Tensor, ...]) -> La
             raise NotRebuilt(_where(model, graph), reason)
     dear = {name: why for name in graph.blocks if (why := _dearer(graph, name))}
     return build(frozen, {**without, **dear}) if dear else graph
+
+
+@torch.no_grad()
+def check_rebuilt(model: nn.Module, student: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
+    """Raises NotRebuilt if the student of the empty plan gives other outputs than its network, which is not changed.
+
+    Each of the two is run once, on random numbers if the network takes them. A network that is random cannot be compared.
+    """
+    with torch.random.fork_rng(devices=[]):
+        inputs, expected = _answered(model, examples)
+        found = student(*_clones(inputs))
+        if _alike(found, expected) or not _same(shared_copy(model)(*_clones(inputs)), expected):
+            return
+        layer = _different(model, student, inputs)
+    raise NotRebuilt(
+        layer,
+        f"rebuilt without any change, it gives other outputs, by up to {float((found - expected).abs().max()):.2g}; one of its parts "
+        "writes to a tensor, or keeps one, that another part reads: return that instead, and give it as an input",
+    )
+
+
+def _answered(model: nn.Module, examples: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Inputs of a network and its outputs: random numbers where it gives finite ones for those, since zeros are often equal."""
+    generator = torch.Generator().manual_seed(0)
+    noise = tuple(torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in examples)
+    try:
+        result = shared_copy(model)(*_clones(noise))
+        if bool(result.isfinite().all()):
+            return noise, result
+    except Exception:  # noqa: BLE001 - it may look at them
+        pass
+    return examples, shared_copy(model)(*_clones(examples))
+
+
+def _different(model: nn.Module, student: fx.GraphModule, inputs: tuple[Tensor, ...]) -> str:
+    """The first layer of the student that gives something else than in the network, or an empty name."""
+    names = dict.fromkeys(str(node.target) for node in student.graph.nodes if node.op == "call_module")
+    gave: list[dict[str, list[Tensor]]] = []
+    for network in (shared_copy(model), shared_copy(student)):
+        gave.append({name: [] for name in names})
+        for name, own in gave[-1].items():
+            module = dict(network.named_modules()).get(name)
+            if module is not None:
+                module.register_forward_hook(lambda *called, own=own: own.extend(t.clone() for t in tensors(called[-1])))
+        network(*_clones(inputs))
+    for name in names:
+        one, other = gave[0][name], gave[1][name]
+        if len(one) != len(other) or not all(map(_alike, one, other)):
+            return name
+    return ""
+
+
+def _clones(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copies of inputs, which a network may write to."""
+    return tuple(x.clone() for x in inputs)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same but for rounding."""
+    return _same(one, other) or _same(one, other, TOLERANCE * float(other.abs().nan_to_num(0, 0).max()))
+
+
+def _same(one: Tensor, other: Tensor, difference: float = 0.0) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=difference, equal_nan=True)
 
 
 def _failing(model: nn.Module, graph: LayerGraph, examples: tuple[Tensor, ...]) -> tuple[Plan, str] | None:

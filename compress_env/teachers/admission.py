@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from compress_env.errors import UserError
 from compress_env.progress import say
 from compress_env.surgery.folding import folded
+from compress_env.surgery.rules.cutting import computed
 from compress_env.teachers.checkpoints import check_finite
 
 WRAPPED = {DataParallel: "module", DistributedDataParallel: "module"}
@@ -56,7 +57,7 @@ def admitted(module: nn.Module, name: str, progress: bool = False, role: str = "
         role: What it is to be, for messages: a teacher, or a student.
 
     Raises:
-        UserError: If it is TorchScript, has no parameters or none with values, or some that are not finite.
+        UserError: If it is TorchScript, cannot be copied, has no parameters or none with values, or some that are not finite.
     """
     done = "compressed" if role == "teacher" else "trained"
     while True:
@@ -71,6 +72,7 @@ def admitted(module: nn.Module, name: str, progress: bool = False, role: str = "
             f"the {role} {name!r} is TorchScript, whose layers cannot be taken out; give the Python module that it was made from, "
             "with its state dict as weights"
         )
+    _check_copied(module, f"the {role} {name!r}")
     module = folded(module)
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if not any(True for _ in module.parameters()):
@@ -89,6 +91,35 @@ def admitted(module: nn.Module, name: str, progress: bool = False, role: str = "
         module = copy.deepcopy(module).float()
         say(f"the {role} {name!r} is in {' and '.join(sorted(other))}; a copy in float32 is {done}, and so are inputs", progress)
     return module
+
+
+def _check_copied(module: nn.Module, what: str) -> None:
+    """Raises UserError if a module cannot be copied, which is tried without its weights and buffers."""
+    try:
+        _structure(module, module)
+    except Exception as error:  # noqa: BLE001 - anything may be kept in a module
+        place = _not_copied(module) or f"its {type(module).__name__}"
+        raise UserError(
+            f"{what} cannot be copied, which has to be done: {place} does not let it ({type(error).__name__}: {error}); delete that "
+            "attribute first, or make it in forward"
+        ) from error
+
+
+def _structure(value: Any, module: nn.Module) -> Any:
+    """A copy of anything that a module holds, with the same weights and buffers."""
+    return copy.deepcopy(value, {id(t): t for t in [*module.parameters(), *module.buffers(), *computed(module)]})
+
+
+def _not_copied(module: nn.Module) -> str:
+    """The attribute that cannot be copied, with its type in brackets, if it is one alone; of parts before what holds them."""
+    for place, part in reversed(list(module.named_modules())):
+        for key, value in vars(part).items():
+            if key not in ("_parameters", "_buffers", "_modules"):
+                try:
+                    _structure(value, module)
+                except Exception:  # noqa: BLE001 - as above
+                    return f"its {place}.{key} ({type(value).__name__})".replace(" .", " ")
+    return ""
 
 
 def raised(error: BaseException) -> str:

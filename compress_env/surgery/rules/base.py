@@ -197,6 +197,12 @@ class Rule:
         raise NotImplementedError(f"{type(self).__name__} keeps no statistics")
 
 
+def along(call: Call, position: int, default: Any = None) -> Any:
+    """The axis or axes that a function works along, given at this position or by name; PyTorch takes NumPy's `axis`, too."""
+    names = ("dim", "dims", "axis")
+    return call.evaluated(call.argument(position, next((n for n in names if n in call.node.kwargs), "dim"), default))
+
+
 def first(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """The first argument of a call."""
     return args[0] if args else next(iter(kwargs.values()))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from compress_env.surgery.call import Call, Ids, axes_of
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.rules.base import Rule
+from compress_env.surgery.rules.base import Rule, along
 from compress_env.surgery.rules.registry import register_function, register_rule
 
 OTHER = ("MultiheadAttention", "PReLU", "GLU")
@@ -70,11 +70,11 @@ def follow_reduction(flow: ChannelFlow, call: Call) -> Any:
     """Axes that are reduced are gone; channels that also run along others are tied along them."""
     if not isinstance(call.result, Tensor):
         return flow.opaque(call)
-    where = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else None)
-    if where is None or isinstance(where, float):
+    where = along(call, 2 if call.name == "norm" else 1)
+    if where is None or isinstance(where, bool) or where in ((), []):  # of all numbers; `x.std(False)` has no axis
         return []
     x = call.inputs[0]
-    return _reduced(flow, call.ids[x], axes_of(where, len(call.shape(x))), call.result)  # type: ignore[arg-type]
+    return _reduced(flow, call.ids[x], axes_of(where, len(call.shape(x))), call.result)
 
 
 @register_function(*"max min median nanmedian mode".split())
@@ -83,8 +83,7 @@ def follow_selection(flow: ChannelFlow, call: Call) -> Any:
     x, node = call.inputs[0], call.node
     if isinstance(call.result, Tensor):
         return follow_elementwise(flow, call) if len(call.inputs) > 1 else []
-    where: Any = call.argument(1, "dim", -1)
-    gone = axes_of(where, len(call.shape(x)))
+    gone = axes_of(along(call, 1, -1), len(call.shape(x)))
     if any(user.users and user.args[1:] not in ((0,), ("values",)) for user in node.users):
         flow.fix([each for each in call.ids[x] if set(flow.ties.varying(each)) & gone], f"{node.name} tells which channel it chose")
     return tuple(_reduced(flow, call.ids[x], gone, part) for part in call.result)

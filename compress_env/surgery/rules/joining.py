@@ -9,16 +9,16 @@ import numpy as np
 from compress_env.surgery.call import Call, Ids
 from compress_env.surgery.channel_ids import respread, spread
 from compress_env.surgery.flow import ChannelFlow
+from compress_env.surgery.rules.base import along
 from compress_env.surgery.rules.registry import register_function
 
 
 @register_function("cat", "concat", "concatenate", "stack")
 def follow_join(flow: ChannelFlow, call: Call) -> Ids:
     """Along the axis that is joined, ids are joined; along others, they meet."""
-    parts: Any = call.node.args[0] if call.node.args else call.node.kwargs["tensors"]
+    parts: Any = call.argument(0, "tensors")
     result, stacked = call.result, call.name == "stack"
-    where: Any = call.node.kwargs.get("dim", call.node.args[1] if len(call.node.args) > 1 else 0)
-    dim = where % result.dim()
+    dim = along(call, 1, 0) % result.dim()
     shapes = [call.shape(p) for p in parts]
     ids = [list(call.ids[p]) for p in parts]
     if stacked:

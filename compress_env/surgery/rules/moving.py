@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from compress_env.surgery.call import Call, Ids, axes_of
 from compress_env.surgery.flow import ChannelFlow
-from compress_env.surgery.rules.base import Rule
+from compress_env.surgery.rules.base import Rule, along
 from compress_env.surgery.rules.registry import register_function, register_rule
 
-ROLLS = ("roll", torch.roll, "flip", torch.flip)
-NARROWS = ("narrow", torch.narrow)
+PARTLY = ("roll", "flip", "narrow")
+"""Functions that move numbers along some axes only."""
 
 
 @register_rule(nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle)
@@ -41,12 +41,8 @@ class Flatten(Moving):
 def follow_moving(flow: ChannelFlow, call: Call) -> Any:
     """The function itself runs on the ids."""
     node, x = call.node, call.inputs[0]
-    if node.target in ROLLS or node.target in NARROWS:
-        arguments: list[Any] = [*node.args[1:], *node.kwargs.values()]
-        rank = len(call.shape(x))
-        where = set(range(rank))
-        if arguments:
-            where = axes_of(arguments[-1] if node.target in ROLLS else arguments[0], rank)
+    if call.name in PARTLY:
+        where = _moved_along(call, len(call.shape(x)))
         for each in call.ids[x]:
             if where & set(flow.ties.varying(each)):
                 flow.fix([each], f"{node.name} moves part of its axis")
@@ -60,8 +56,7 @@ def follow_moving(flow: ChannelFlow, call: Call) -> Any:
 def follow_split(flow: ChannelFlow, call: Call) -> Any:
     """The parts have to follow the widths."""
     x, node = call.inputs[0], call.node
-    where: Any = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-    dim = where % len(call.shape(x))
+    dim = along(call, 2, 0) % len(call.shape(x))
     own = [each for each in call.ids[x] if dim in flow.ties.varying(each)]
     if own:
         flow.splits[node] = (dim, own, [part.shape[dim] for part in call.result])
@@ -71,7 +66,7 @@ def follow_split(flow: ChannelFlow, call: Call) -> Any:
 @register_function("unbind")
 def follow_unbind(flow: ChannelFlow, call: Call) -> Any:
     """Parts that become tensors of their own shrink alike."""
-    dim = call.argument(1, "dim", 0)
+    dim = along(call, 1, 0)
     for each in call.ids[call.inputs[0]]:
         flow.ties.tie_along(each, [dim % each.dim()])
     return follow_moving(flow, call)
@@ -115,3 +110,13 @@ def follow_getitem(flow: ChannelFlow, call: Call) -> Any:
     if bounds:
         flow.slices[node] = bounds
     return [call.again({x: each}) for each in call.ids[x]]
+
+
+def _moved_along(call: Call, rank: int) -> set[int]:
+    """The axes along which `roll`, `flip` or `narrow` moves numbers, in whatever way they are given."""
+    where = along(call, 2 if call.name == "roll" else 1)
+    if call.name == "flip" and isinstance(where, int) and call.node.args[1:]:  # x.flip(1, 2)
+        where = call.evaluated(call.node.args[1:])
+    if where is None or where in ((), []):  # without axes, the tensor is rolled as a row
+        return set(range(rank))
+    return axes_of(where, rank)

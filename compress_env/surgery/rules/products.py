@@ -16,9 +16,10 @@ from compress_env.surgery.rules.registry import register_function
 @register_function("matmul", "bmm")
 def follow_product(flow: ChannelFlow, call: Call) -> Any:
     """Channels along a contracted axis are tied to each other; where they run over heads too, heads go whole."""
-    if len(call.inputs) != 2:
+    a = call.argument(0, "input")
+    if len(call.inputs) != 2 or a not in call.inputs:
         return flow.opaque(call)
-    a, b = call.inputs
+    b = next(x for x in call.inputs if x is not a)  # whatever it is called, and wherever it is given
     left, right = call.shape(a), call.shape(b)
     if len(left) < 2 or len(right) < 2:
         return flow.opaque(call, f"{call.node.name} multiplies vectors")
@@ -50,7 +51,8 @@ def follow_product(flow: ChannelFlow, call: Call) -> Any:
 def follow_attention(flow: ChannelFlow, call: Call) -> Any:
     """Fused attention on `(..., heads, tokens, size)`: heads go whole."""
     rest: list[tuple[list[Tensor], tuple[int, ...]]] = []
-    for x in call.inputs[:3]:
+    own = list(dict.fromkeys(call.argument(i, name) for i, name in enumerate(("query", "key", "value"))))
+    for x in own:
         shape = call.shape(x)
         for each in call.ids[x]:
             if flow.ties.varying(each)[-1:] == [len(shape) - 1]:
@@ -59,7 +61,7 @@ def follow_attention(flow: ChannelFlow, call: Call) -> Any:
                 flow.ties.tie_along(each, [len(shape) - 1])
         flat = (*shape[:-2], 1, 1)
         rest.append(([respread(each, flat) for each in call.ids[x]], flat))
-    rest += [([], (*call.shape(x)[:-2], 1, 1)) for x in call.inputs[3:]]
+    rest += [([], (*call.shape(x)[:-2], 1, 1)) for x in call.inputs if x not in own]
     out = flow.combine(rest, call.result.shape)
     flow.products[call.node] = out
     return out
