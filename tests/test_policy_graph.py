@@ -10,7 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress_env.agents.saved import load_policy
+from compress_env.bench import zero_shot
 from compress_env.errors import UserError
+from compress_env.spec import ProblemSpec
+from compress_env.walk.observation import entries
 
 NAMES = ["a", "b", "c"]
 
@@ -111,3 +114,39 @@ def test_damaged_files_are_no_policies(tmp_path, content):
     (tmp_path / "p.onnx").write_bytes(content)
     with pytest.raises(UserError, match="is no policy"):
         load_policy(tmp_path / "p.onnx")
+
+
+def test_rows_of_a_policy_are_made_again_when_there_is_another_file_in_its_place(tmp_path, monkeypatch):
+    names = [name for name, _, _ in entries()]
+    inputs = [helper.make_tensor_value_info("observation", TensorProto.FLOAT, [1, len(names)])]
+    meta = {"observation": json.dumps(names), "actions": "relative"}
+    play, played = zero_shot.search, []
+
+    def counted(objective, agent, *arguments, **further):
+        played.append(agent)
+        return play(objective, agent, *arguments, **further)
+
+    def compared(seed: int, *budgets: float) -> dict[float, float]:
+        """Rewards of the policy's own student by budget, also as they are shown later, and what had to be judged for them."""
+        weights = [numpy_helper.from_array(np.random.default_rng(seed).normal(size=(len(names), 2)).astype(np.float32), "w")]
+        path = saved(model(weights=weights, inputs=inputs, meta=meta), tmp_path / "p.onnx")
+        played.clear()
+        rows = zero_shot.compare([str(path)], ProblemSpec(), budgets, "model", 0, [], tmp_path / "out", progress=False)
+        assert {*rows} == {r for r in zero_shot.load(tmp_path / "out")["resnet8-digits"] if r.budget in budgets}
+        return {r.budget: r.reward for r in rows if r.kind == "policy"}
+
+    monkeypatch.setattr(zero_shot, "search", counted)
+    first = compared(1, 0.2, 0.5)
+    assert played == 2 * ["uniform", "allocation", "policy", "policy"]
+    assert compared(1, 0.2, 0.5) == first and played == []
+    assert compared(2, 0.2)[0.2] != first[0.2] and played == ["policy", "policy"]
+    assert [r.budget for r in zero_shot.load(tmp_path / "out")["resnet8-digits"] if r.kind == "policy"] == [0.2]
+    assert compared(1, 0.2, 0.5) == first and played == 4 * ["policy"]
+
+
+def test_rows_that_were_made_before_files_had_digests_are_shown(tmp_path):
+    old = {"budget": 0.5, "kind": "policy", "which": "p.onnx", "metric": 0.9, "reward": 0.8, "teacher_metric": 1.0}
+    lines = [{"teacher": "a"}, old, old | {"kind": "uniform", "which": "", "reward": 0.6}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = zero_shot.report(zero_shot.load(tmp_path))
+    assert "0.600 | 0.800" in shown

@@ -7,8 +7,10 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 from test_report import COMMAND, page, result, run_folder, trial, trials
 
+from compress_env.cli.main import main
 from compress_env.distill.finetune import Finetuned
 from compress_env.report.next_steps import Next
 from compress_env.report.parts import PARTS, Parts
@@ -148,9 +150,57 @@ def test_what_to_do_next_follows_from_the_state_of_the_run(state, tmp_path):
     assert steps(tmp_path) == expected
 
 
+def gone_on_with(folder, lines, evaluations):
+    """A run of four evaluations that was finished, and gone on with to these trials of so many."""
+    run = RunFolder(run_folder(folder, results=finished(0.98), lines=lines))
+    recorded = run.recorded()
+    recorded["search"]["evaluations"] = 4
+    run.write("run.json", recorded)
+    run.begun(evaluations)
+    return page(folder)
+
+
+def test_a_result_that_leaves_out_later_trials_is_shown_as_one(tmp_path):
+    later = [*trials(), trial(4, 0.9, 0.9, 0.4), trial(5, 0.6, 0.78, 0.2)]
+    html = gone_on_with(tmp_path / "a", later, 100)
+    said = "This result is of the first 4 of 6 trials; go on with --resume, or with compress-env finetune."
+    assert html.index("</h1>") < html.index(said) < html.index("Teacher and student")
+    commands = re.findall(r'<li class="step">.*?<pre>(.*?)</pre>', html, re.S)
+    assert commands[0] == f"{SEARCH} --evaluations 100 --out RUN --resume".replace("RUN", str(tmp_path / "a"))
+    assert commands[1] == f"{FINETUNE} --epochs 10".replace("RUN", str(tmp_path / "a"))
+    assert "It ended after 6 of 100 evaluations" in html and "best of the first 4; this looks at all 6" in html
+    assert html.index("Fine-tune and test the best of all") < html.index("Deploy it")
+    assert "It was begun with 4 evaluations, and gone on with to 100 by --resume." in html.split("Repeat this run")[1]
+    over = gone_on_with(tmp_path / "b", later, 6)
+    assert said in over and "Go on with the search" not in over and "Fine-tune and test the best of all" in over
+    same = gone_on_with(tmp_path / "c", trials(), 4)
+    assert "This result is of the first" not in same and "gone on with to" not in same and "best of all trials" not in same
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_report_of_an_earlier_result_is_written_again_when_going_on_is_interrupted(there, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        RunFolder(tmp_path).append(trial(4, 0.9, 0.9, 0.4))
+        raise KeyboardInterrupt
+
+    assert "of the first" not in gone_on_with(tmp_path, trials(), 4)
+    if not there:
+        (tmp_path / "report.html").unlink()
+    monkeypatch.setattr("compress_env.api.run_search", interrupted)
+    done = CliRunner().invoke(main, ["search", "--evaluations", "9", "--resume", "--quiet", "--out", str(tmp_path)])
+    assert done.exit_code == 130 and (tmp_path / "report.html").is_file() == there
+    assert not there or "This result is of the first 4 of 5 trials" in (tmp_path / "report.html").read_text()
+
+
+def test_what_to_do_next_with_a_search_that_was_gone_on_with_counts_what_is_asked_for_now(tmp_path):
+    run = RunFolder(run_folder(tmp_path))
+    run.begun(200)
+    assert "It ended after 4 of 200 evaluations." in page(tmp_path) and "--evaluations 200 --out" in page(tmp_path)
+
+
 def test_a_smaller_budget_is_that_of_the_cheapest_trial_that_is_as_good(tmp_path):
     lines = [*trials(), trial(4, 0.6, 0.795, 0.31), trial(5, 0.6, 0.78, 0.2)]
-    run_folder(tmp_path, results=finished(0.98), lines=lines)
+    run_folder(tmp_path, results=replace(finished(0.98), evaluations=6), lines=lines)
     assert steps(tmp_path)["Try a smaller budget"] == f"{SEARCH} --budget macs=31% --out RUN-31"
     html = page(tmp_path)
     assert "Trial 4 does as well in the search at 31 % of the MACs" in html and html.count('<li class="step">') == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -118,11 +119,17 @@ def results(path: Path) -> JsonLines[Run]:
     return JsonLines(path, Run)
 
 
+class NotComparable(UserWarning):
+    """A scenario whose agents have no evaluations and seed in common; the message says which they have, and what to run."""
+
+
 def load(path: Path) -> Table:
     """The runs of a results file, for each scenario with the most evaluations, and the seeds, that all of its agents have.
 
+    A scenario in which they have none in common is left out with a warning.
+
     Raises:
-        UserError: If there are none.
+        UserError: If there are no runs, or no scenario is left.
     """
     runs = results(path).read()
     if not runs:
@@ -138,7 +145,33 @@ def load(path: Path) -> Table:
             if seeds := sorted(set.intersection(*map(set, own.values()))):
                 table[scenario] = {agent: [by_seed[s] for s in seeds] for agent, by_seed in own.items()}
                 break
+    left = [scenario for scenario in dict.fromkeys(r.scenario for r in runs) if scenario not in table]
+    told = [_not_comparable(scenario, [r for r in runs if r.scenario == scenario], path) for scenario in left]
+    if not table:
+        raise UserError(f"there is nothing to compare in {path}: {'; '.join(told)}")
+    for each in told:
+        warnings.warn(NotComparable(f"left out: {each}"), stacklevel=1)
     return table
+
+
+def _not_comparable(scenario: str, runs: Sequence[Run], path: Path) -> str:
+    """What the agents of a scenario have, none of it common to all, and the command that runs what is missing."""
+    agents = list(dict.fromkeys(r.agent for r in runs))
+    had = "; ".join(f"{agent} has {_evaluations_of([r for r in runs if r.agent == agent])}" for agent in agents)
+    command = ["compress-env", "bench", "run", "--scenario", scenario, *(word for agent in agents for word in ("--agent", agent))]
+    command += ["--evaluations", str(max(r.evaluations for r in runs)), "--seeds", str(max(r.seed for r in runs) + 1)]
+    command += ["--out", str(path.parent)]
+    return f"the agents of {scenario} have no number of evaluations and seed in common ({had}); run {shlex.join(command)}"
+
+
+def _evaluations_of(runs: Sequence[Run]) -> str:
+    """Numbers of evaluations of an agent's runs, each with its seeds."""
+    seeds: dict[int, set[int]] = {}
+    for r in runs:
+        seeds.setdefault(r.evaluations, set()).add(r.seed)
+    return " and ".join(
+        f"{n} evaluations with seed{'s' * (len(own) > 1)} {', '.join(map(str, sorted(own)))}" for n, own in sorted(seeds.items())
+    )
 
 
 def one(scenario: str, agent: str, seed: int, evaluations: int, data: str | None, folder: Path) -> Run:

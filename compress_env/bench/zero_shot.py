@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class ProposedStudent:
         metric: Its main metric on validation images.
         reward: Its reward.
         teacher_metric: The teacher's main metric.
+        digest: Of the bytes of the policy's file; "" for students of no policy, and in older files.
     """
 
     budget: float
@@ -47,6 +49,7 @@ class ProposedStudent:
     metric: float
     reward: float
     teacher_metric: float
+    digest: str = ""
 
 
 def compare(
@@ -54,6 +57,8 @@ def compare(
     *, progress: bool = True,
 ) -> list[ProposedStudent]:  # fmt: skip
     """A row for each policy and search at each budget; those that `out/rows.jsonl` has are not made again.
+
+    Rows of a policy whose file has changed since are made again, and take the place of the earlier ones.
 
     Args:
         files: Saved policies; there may be none.
@@ -68,23 +73,26 @@ def compare(
     Raises:
         UserError: For files that are no policies, and for rows of other settings.
     """
-    players: list[tuple] = [(UNIFORM, "", ("uniform", 1, 0, None, None)), (ALLOCATION, "", ("allocation", SOLUTIONS, 0, None, None))]
+    players: list[tuple] = [
+        (UNIFORM, "", "", ("uniform", 1, 0, None, None)), (ALLOCATION, "", "", ("allocation", SOLUTIONS, 0, None, None)),
+    ]  # fmt: skip
     for file in map(str, files):
         load_attribute("compress_env.agents.saved:load_policy", "policy")(file)  # refuse before the teacher is loaded
-        players.append((POLICY, file, ("policy", 1, 0, None, {"file": file})))
-        players.append((PROPOSALS, file, ("policy", PROPOSED, 0, None, {"file": file})))
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+        players.append((POLICY, file, digest, ("policy", 1, 0, None, {"file": file})))
+        players.append((PROPOSALS, file, digest, ("policy", PROPOSED, 0, None, {"file": file})))
     find_agent(agent)
     for seed in seeds if evaluations else ():
         which = f"{agent}, {evaluations} evaluations, seed {seed}"
-        players.append((SEARCH, which, (agent, evaluations, seed, out / "runs" / which, None)))
+        players.append((SEARCH, which, "", (agent, evaluations, seed, out / "runs" / which, None)))
     make_folder(out)
     with alone_in(out):
         results = JsonLines(out / FILE, ProposedStudent, header=True)
-        rows = results.begin({name: spec.to_json()[name] for name in ("teacher", "weights", "data")})
-        known = {(r.budget, r.kind, r.which) for r in rows}
-        todo = [(b, *player) for b in budgets for player in players if (b, *player[:2]) not in known]
+        rows = _latest(results.begin({name: spec.to_json()[name] for name in ("teacher", "weights", "data")}))
+        known = {(r.budget, r.kind, r.which, r.digest) for r in rows}
+        todo = [(b, *player) for b in budgets for player in players if (b, *player[:3]) not in known]
         problem, objective, at = None, None, None
-        for budget, kind, which, (name, episodes, seed, folder, own) in tqdm(
+        for budget, kind, which, digest, (name, episodes, seed, folder, own) in tqdm(
             todo, desc="budgets", unit="student", disable=not progress
         ):
             if objective is None or budget != at:
@@ -95,10 +103,16 @@ def compare(
             if best is None:
                 raise UserError(f"no student for {budget:.0%} of the MACs could be evaluated ({which or kind})")
             judged = best.evaluation
-            rows.append(ProposedStudent(budget, kind, which, judged.metric, best.reward, judged.teacher_metric))
+            rows.append(ProposedStudent(budget, kind, which, judged.metric, best.reward, judged.teacher_metric, digest))
             results.append(rows[-1])
-    chosen = {player[:2] for player in players}
-    return [r for r in rows if r.budget in budgets and (r.kind, r.which) in chosen]
+    chosen = {player[:3] for player in players}
+    return [r for r in rows if r.budget in budgets and (r.kind, r.which, r.digest) in chosen]
+
+
+def _latest(rows: Sequence[ProposedStudent]) -> list[ProposedStudent]:
+    """The rows without those of policies in whose place there is another file by now."""
+    last = {(r.kind, r.which): r.digest for r in rows}
+    return [r for r in rows if r.digest == last[r.kind, r.which]]
 
 
 def table(rows: Sequence[ProposedStudent]) -> str:
@@ -119,13 +133,13 @@ def table(rows: Sequence[ProposedStudent]) -> str:
 def load(folder: Path) -> dict[str, list[ProposedStudent]]:
     """The rows of the results files `*.jsonl` in `folder`, each under its name (its teacher's for `rows.jsonl`).
 
-    Raises UserError if there are none.
+    Of policies whose file has changed there are the last rows alone. Raises UserError if there are none.
     """
     of: dict[str, list[ProposedStudent]] = {}
     for file in sorted(folder.glob("*.jsonl")):
         results = JsonLines(file, ProposedStudent, header=True)
         if rows := results.read():
-            of[results.settings.get("teacher", file.stem) if file.name == FILE else file.stem] = rows
+            of[results.settings.get("teacher", file.stem) if file.name == FILE else file.stem] = _latest(rows)
     if not of:
         raise UserError(f"there are no results in {folder}; `compress-env bench policy --out {folder}` makes them")
     return of

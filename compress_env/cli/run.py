@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from compress_env.errors import UserError
 from compress_env.spec import EnvironmentSpec, FinetuneSpec, SearchSpec
 
 if TYPE_CHECKING:
@@ -48,9 +51,13 @@ def run(
         click.echo(api.dry_run(environment, search, out, resume=resume, finetuning=planned, progress=not quiet).text())
         return
     progress = not quiet
-    folder, objective = run_search(
-        environment, search, out, resume=resume, command=command_line(), progress=progress, finetuning=planned
-    )
+    try:
+        folder, objective = run_search(
+            environment, search, out, resume=resume, command=command_line(), progress=progress, finetuning=planned
+        )
+    except KeyboardInterrupt:
+        _report_again(out)
+        raise
     if finetune_epochs:
         show(finish(folder, finetune_epochs, objective=objective, progress=progress, loss=loss), as_json)
         return
@@ -67,6 +74,15 @@ def run(
     click.echo(f"{told}; report: {write_report(folder.path)}")
     if best:
         click.echo(f"next: compress-env finetune --out {shlex.quote(out)}")
+
+
+def _report_again(out: str) -> None:
+    """Write the report of a run that was gone on with and interrupted, if there is one, which says nothing of the later trials."""
+    if (Path(out) / "report.html").is_file():
+        from compress_env.report.page import write_report
+
+        with suppress(UserError):
+            write_report(out)
 
 
 def command_line() -> str:

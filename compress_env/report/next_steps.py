@@ -50,7 +50,7 @@ class Next:
 
     Args:
         folder: The run folder.
-        run: The content of `run.json`.
+        run: The content of `run.json`, with the number of evaluations that the search is to have now.
         trials: All trials, at least one.
         best: The trial of the student; the best one where there is no result.
         result: The outcome, if there is one.
@@ -72,7 +72,7 @@ class Next:
     def steps(self) -> list[Step]:
         """The steps, the first one first."""
         if self._result:
-            return list(self._after(self._result))
+            return [*self._since(self._result), *self._after(self._result)]
         return list(self._before())
 
     def _before(self) -> Iterator[Step]:
@@ -94,6 +94,17 @@ class Next:
         )  # fmt: skip
         if done >= asked and self._late():
             yield Step("Or search further first", f"{self._when()}, so more may find a better one.", self._search(2 * asked))
+
+    def _since(self, result: Result) -> Iterator[Step]:
+        """Those of a search that was gone on with after its result was written."""
+        done, asked = len(self._trials), self._run["search"]["evaluations"]
+        if result.evaluations >= done:
+            return
+        if done < asked:
+            yield Step("Go on with the search", f"It ended after {done} of {asked} evaluations.", self._search(asked))
+        if not self._guaranteed:
+            why = f"The student below is the best of the first {result.evaluations}; this looks at all {done}."
+            yield Step("Fine-tune and test the best of all trials", why, self._finetune(max(1, result.finetune["epochs"])))
 
     def _after(self, result: Result) -> Iterator[Step]:
         """Those of a student that was distilled."""

@@ -77,6 +77,14 @@ def still_going(folder: str | Path) -> str:
     return f"this run is still going ({state.reason}): {done}"
 
 
+def outdated(result: Result, count: int) -> str:
+    """A sentence if a search was gone on with, to so many trials, after its result was written, which leaves out the later ones."""
+    if result.evaluations >= count:
+        return ""
+    first = f"{result.evaluations} of {count} trials" if result.evaluations > 1 else f"of {count} trials"
+    return f"This result is of the first {first}; go on with --resume, or with compress-env finetune."
+
+
 def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | None, folder: Path) -> dict[str, Any]:
     """Everything that the template shows, as text, tables (lists of rows of text) and inline SVG.
 
@@ -95,6 +103,8 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
     names = dict(result.resources) if result else {}
     names |= {name: ResourceName.of(name) for name in best.evaluation.usage if name not in names}
     score, teacher = next(iter(best.evaluation.metrics)), best.evaluation.teacher_metric
+    begun, asked = run["search"]["evaluations"], RunFolder(folder).asked()
+    now = {**run, "search": {**run["search"], "evaluations": asked}}
     versions = run["versions"] | (dict(result.versions) if result else {})
     policy, shown = result.final_policy if result else None, ranked(trials)[:BEST]
     shown += [best] if best not in shown else []
@@ -102,8 +112,9 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         "teacher": setting(flat(run)["teacher"]),
         "headline": headline(setting(flat(run)["teacher"]), trials, best, result, names),
         "going": going,
+        "outdated": outdated(result, len(trials)) if result else "",
         "again": f"compress-env report --out {shlex.quote(str(folder))}",
-        "steps": [] if going else Next(folder, run, trials, best, result, bool(attempts)).steps(),
+        "steps": [] if going else Next(folder, now, trials, best, result, bool(attempts)).steps(),
         "comparison": tables.comparison(result) if result else [],
         "runtime": measured_with(result) if result else "",
         "promise": sentences(result.promise, result.metric) if result and result.promise else [],
@@ -130,6 +141,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         "settings": tables.settings(run, result),
         "versions": [(name, text(value)) for name, value in versions.items()],
         "command": text(run["command"] or (result and result.command)),
+        "further": f"It was begun with {begun} evaluations, and gone on with to {asked} by --resume." if asked != begun else "",
     }  # fmt: skip
 
 

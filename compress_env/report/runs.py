@@ -16,7 +16,7 @@ from compress_env.errors import UserError
 from compress_env.files import process_runs
 from compress_env.records import Damaged, value_of
 from compress_env.report.formats import DASH, columns, decimal
-from compress_env.search.store import BEGUN, HOLDER, RESULT, RunFolder
+from compress_env.search.store import ASKED, HOLDER, RESULT, RunFolder
 from compress_env.search.trial import best_trial
 
 RUN, TRIALS, DONE = "run.json", "trials.jsonl", "search.json"
@@ -34,10 +34,11 @@ class RunState:
         teacher: The teacher, likewise.
         budget: Limits by resource, as they were typed.
         done: Evaluations that were recorded.
-        asked: How many it was begun with; None if it is not known.
+        asked: How many it is to have, as it was begun or gone on with last; None if it is not known.
         best_metric: The task's main metric of the best student so far, on validation examples, without full distillation.
         best_reward: Its reward.
-        state: "running", "interrupted", "complete" (the search is), "finished" (its best student is distilled) or "damaged".
+        state: "running", "interrupted", "complete" (the search is), "finished" (the best student of all that was recorded is
+            distilled) or "damaged".
         reason: Where it runs, or what is damaged; else "".
         age: Seconds since something was written.
     """
@@ -85,9 +86,7 @@ def state_of(place: Path) -> RunState:
             problem = value_of(Mapping[str, Any], environment.get("problem"), "problem")
             known |= {"agent": str(search.get("agent")), "teacher": str(problem.get("teacher"))}
             known["budget"] = value_of(Mapping[str, Any], environment.get("budget"), "budget")
-            known["asked"] = value_of(int, search.get("evaluations"), "evaluations")
-        elif (place / BEGUN).is_file():
-            known["asked"] = folder.begun(0)
+        known["asked"] = folder.asked()
         trials = folder.trials()
         known["done"] = len(trials)
         if best := best_trial(trials):
@@ -125,10 +124,17 @@ def _state(folder: RunFolder, done: int, asked: int | None) -> tuple[str, str]:
             return "running", f"on {host}, if that still does"
         if isinstance(process, int) and process_runs(process):
             return "running", f"process {process}"
-    if folder.result():
+    result = folder.result()
+    if result and done in (0, result.evaluations):  # a run that was pulled from a hub has no trials
         return "finished", ""
-    over = (folder.path / DONE).is_file() or asked is not None and done >= asked
+    over = asked is not None and done >= asked or _ended(folder)
     return ("complete" if over else "interrupted"), ""
+
+
+def _ended(folder: RunFolder) -> bool:
+    """Whether a search came to its end, be it with fewer evaluations than it may have; one that was gone on with has to again."""
+    once = (folder.path / DONE).is_file()
+    return once and (folder.is_after_trials(DONE) or not (folder.path / ASKED).is_file())
 
 
 def _places(root: Path) -> Iterator[Path]:

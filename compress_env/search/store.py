@@ -32,6 +32,8 @@ HOLDER = "process.json"
 """The process that works in a folder; there while it does."""
 BEGUN = "begun.json"
 """For a search without a `run.json`."""
+ASKED = "asked.json"
+"""Of a search that was gone on with: how many evaluations it is to have now, where it was begun with another number."""
 MAY_CHANGE = ("evaluations", "timeout", "workers", "cluster", "callbacks", "tensorboard")
 """Settings that a search which is resumed may have others of."""
 
@@ -121,15 +123,22 @@ class RunFolder:
         """How many evaluations the search here was begun with; schedules of agents stay those of that number.
 
         Args:
-            evaluations: How many it is to have now; noted if nothing was recorded yet.
+            evaluations: How many it is to have now, which is noted.
         """
-        if (self.path / "run.json").is_file():
-            name, noted = "run.json", self.recorded()["search"]
-        else:
-            name = BEGUN
-            if not (self.path / name).is_file():
-                self.write(name, {"evaluations": evaluations})
-            noted = self.read(name)
+        if self.asked() is None:
+            self.write(BEGUN, {"evaluations": evaluations})
+        elif self.asked() != evaluations:
+            self.write(ASKED, {"evaluations": evaluations})
+        return self._evaluations("run.json" if (self.path / "run.json").is_file() else BEGUN)
+
+    def asked(self) -> int | None:
+        """How many evaluations the search here is to have now: as it was begun, or gone on with last. None if that is not known."""
+        name = next((name for name in (ASKED, "run.json", BEGUN) if (self.path / name).is_file()), None)
+        return None if name is None else self._evaluations(name)
+
+    def _evaluations(self, name: str) -> int:
+        """The number of evaluations in a file."""
+        noted = self.recorded()["search"] if name == "run.json" else self.read(name)
         with self._naming(name):
             return value_of(int, value_of(Mapping[str, Any], noted, "search").get("evaluations"), "evaluations")
 
