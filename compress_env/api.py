@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
@@ -173,6 +173,20 @@ def run_guaranteed(
     return guarantee.guaranteed(folder, objective, attempts, finetuning, progress)
 
 
+class Gain(NamedTuple):
+    """What a policy brings to a teacher.
+
+    Attributes:
+        teacher: Its name.
+        gain: By the model of its trials, the share of what the students of the action 0 lack that the policy makes good; 1 is all.
+        runs: The folders that the trials are from.
+    """
+
+    teacher: str
+    gain: float
+    runs: list[str]
+
+
 def learn_policy(
     runs: Sequence[str | Path],
     out: str | Path,
@@ -184,7 +198,7 @@ def learn_policy(
     seed: int = 0,
     progress: bool = True,
     trust: Trust = False,
-) -> list[tuple[str, float]]:
+) -> list[Gain]:
     """Learn a policy from the trials of run folders, of one or several teachers, agents and budgets; nothing is evaluated.
 
     For each teacher, a surrogate model of the reward is fitted to all of its trials; the agent plays episodes against the models.
@@ -202,8 +216,7 @@ def learn_policy(
         trust: As for `objective_of`.
 
     Returns:
-        For each teacher its name, and by its model the share of what the students of the action 0 lack that the policy makes good, 1
-        being all of it.
+        For each teacher, data and settings what the policy brings.
 
     Raises:
         UserError: Before any long work, for anything that cannot be used.
@@ -230,7 +243,8 @@ def learn_policy(
         with announced(f"fitting a model to {len(trials)} students of {name}", progress):
             teachers.append(offline.SurrogateTeacher(objective, trials, np.random.default_rng(seed)))
     gains = offline.learn(teachers, agent, episodes, seed, Path(out), settings=agent_options, progress=progress)
-    return [(teacher.objective.problem.teacher.name, gain) for teacher, gain in zip(teachers, gains)]
+    names = [teacher.objective.problem.teacher.name for teacher in teachers]
+    return [Gain(name, gain, [str(f.path) for f in folders]) for name, gain, folders in zip(names, gains, alike.values())]
 
 
-__all__ = ["Compressed", "compress", "dry_run", "finish", "learn_policy", "objective_of", "run_guaranteed", "run_search"]
+__all__ = ["Compressed", "Gain", "compress", "dry_run", "finish", "learn_policy", "objective_of", "run_guaranteed", "run_search"]

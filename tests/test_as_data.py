@@ -11,6 +11,7 @@ import torch
 from test_cli import refused, works
 
 import compress_env
+from compress_env.cli.main import main
 from compress_env.errors import UserError
 from compress_env.report.trials import as_latex
 from compress_env.search.store import RunFolder
@@ -138,11 +139,52 @@ def test_options_come_from_a_file_and_the_command_line_wins(tmp_path):
     ("a: [", "cannot be read as YAML"),
     ("reward: mine.py:own", "names code to be run (reward: mine.py:own)"),
     ("budget: {'energy.py:Energy': 0.5}", "names code to be run (budget: energy.py:Energy)"),
+    ("mean: [a, b]", "a.yaml: mean: 'a,b' is not numbers with commas between them"),
+    ("mean: []", "a.yaml: mean: '' is not numbers with commas between them"),
+    ("mean: [0.5, [1]]", "a.yaml: mean: [0.5, [1]] is no value of --mean"),
+    ("budget: 0.5", "a.yaml: budget: '0.5' is not RESOURCE=LIMIT, for example macs=0.5"),
+    ("budget: [macs=0.5, macs=0.4]", "a.yaml: budget: macs is given twice"),
+    ("budget: {macs: 2020-01-01}", "cannot read the budget '2020-01-01' of macs"),
+    ("protect: 5", "no layer is called '5'"),
+    ("protect: {a: 1}", "a.yaml: protect: {'a': 1} is no value of --protect"),
+    ("evaluator: 5", "a.yaml: evaluator: '5' is not NAME=VALUE"),
+    ("agent-option: [1, 2]", "a.yaml: agent-option: '1' is not NAME=VALUE"),
+    ("agent-option: &a {x: *a}", "a.yaml: agent-option: Circular reference"),
+    ("seed: 2020-01-01", "a.yaml: seed: '2020-01-01' is not a valid integer range"),
+    ("evaluations: 2.7", "a.yaml: evaluations: '2.7' is not a valid integer range"),
+    ("evaluations: true", "a.yaml: evaluations: 'true' is not a valid integer range"),
+    ("finetune_epochs: 2.7", "a.yaml: finetune_epochs: '2.7' is not a valid integer range"),
+    ("min_width: yes", "a.yaml: min_width: 'true' is not a valid float range"),
+    ("tensorboard: 3", "a.yaml: tensorboard: '3' is not a valid boolean"),
+    ("data: {a: b}", "a.yaml: data: {'a': 'b'} is no value of --data"),
 ])  # fmt: skip
 def test_a_file_of_options_that_is_wrong_is_refused_by_name(tmp_path, text, told):
     (tmp_path / "a.yaml").write_text(text)
     assert told in refused("search", "--config", tmp_path / "a.yaml", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_values_of_a_file_are_read_as_if_they_were_typed(tmp_path):
+    (tmp_path / "a.yaml").write_text("""
+mean: 0.5
+std: [0.25]
+protect: [conv1, stages.0.*]
+removable: stages.*
+evaluations: "7"
+evaluator: refit=no
+agent-option: {start: a, rate: 1.0e-3, sizes: [8, 8]}
+tensorboard: yes
+min-width: 0.3
+seed: 2020-01-01
+timeout: [60]
+""")
+    arguments = ["--config", str(tmp_path / "a.yaml"), "--seed", "5"]  # what is not used need not be right
+    with main.commands["search"].make_context("search", arguments) as context:
+        given = context.params
+    assert (given["mean"], given["std"], given["protect"]) == ((0.5,), (0.25,), ("conv1", "stages.0.*"))
+    assert (given["removable"], given["evaluations"], given["evaluator"]) == (("stages.*",), 7, {"refit": False})
+    assert given["agent_options"] == {"start": "a", "rate": 0.001, "sizes": [8, 8]}
+    assert (given["tensorboard"], given["min_width"], given["seed"], given["timeout"]) == (True, 0.3, 5, 60.0)
 
 
 def test_code_that_the_command_line_names_or_trusts_is_run(tmp_path):

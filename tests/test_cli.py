@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -422,15 +424,63 @@ def test_help_answers_at_once():
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.8  # 0.3 on an idle machine
 
 
-def test_ctrl_c_is_one_line(monkeypatch, tmp_path):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words, begins, told", [
+    ("search", "api.run_search", "What was done so far is kept; the same command with --resume goes on from there."),
+    ("policy apply p.onnx", "api.run_search", "What was done so far is kept; the same command with --resume goes on from there."),
+    ("finetune", "search.store.RunFolder", "What was done so far is kept; the same command goes on from there."),
+    ("policy learn run", "search.store.RunFolder", "The same command begins again."),
+    ("validate", "search.store.RunFolder", "The same command begins again."),
+])  # fmt: skip
+def test_what_is_interrupted_says_in_one_line_how_to_go_on(monkeypatch, tmp_path, words, begins, told, number):
+    monkeypatch.setattr(f"compress_env.{begins}", lambda *_, **__: signal.raise_signal(number))
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        result = call(*words.split(), "--out", tmp_path / "a")
+    finally:
+        now = signal.signal(number, before)
+    assert result.exit_code == 128 + number and result.output.strip().splitlines() == [f"Interrupted. {told}"]
+    assert now == (signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    monkeypatch.setattr("compress_env.api.run_search", interrupted)
-    result = call("search", "--out", tmp_path / "a")
-    assert result.exit_code == 130 and result.output.strip().splitlines() == [
-        "Interrupted. What was done so far is kept; the same command goes on from there (a search with --resume)."
-    ]
+
+def test_what_compiled_code_makes_of_ctrl_c_is_no_other_error(monkeypatch, tmp_path):
+    def reads(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            raise compress_env.errors.UserError("the weights are damaged") from None
+
+    monkeypatch.setattr("compress_env.api.run_search", reads)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert call("search", "--out", tmp_path / "a").exit_code == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+LOADS = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import click
+from compress_env.cli.commands import Command
+@click.command(cls=Command)
+def main():
+    import outer
+    time.sleep(20)
+    print("not interrupted", outer.whole)
+main()
+"""
+
+
+@pytest.mark.parametrize("otherwise", ["pass", "import other"])
+def test_ctrl_c_during_an_import_is_not_swallowed(tmp_path, otherwise):
+    """As by torch-pruning, which goes on without timm, or later fails of the half of it that is there."""
+    (tmp_path / "outer.py").write_text(f"try:\n    import inner\nexcept:\n    {otherwise}\nwhole = True\n")
+    (tmp_path / "inner.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", LOADS], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "\nInterrupted. What was done so far is kept; the same command goes on from there.\n"
 
 
 @pytest.mark.parametrize("module", ["compress_env", "compress_env.cli"])

@@ -13,7 +13,7 @@ import pytest
 import sb3_contrib
 import stable_baselines3
 from gymnasium.utils.env_checker import check_env
-from test_cli import refused, works
+from test_cli import call, refused, works
 from tqdm.auto import tqdm
 
 from compress_env.agents.offline import SHIFTS, SurrogateEnv, SurrogateObjective, SurrogateTeacher, learn
@@ -25,6 +25,7 @@ from compress_env.bench.zero_shot import SOLUTIONS
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.objective import Objective
+from compress_env.search.recorder import Recorder
 from compress_env.search.run import search
 from compress_env.search.store import RunFolder
 from compress_env.walk.observation import entries
@@ -112,6 +113,27 @@ def test_a_policy_decides_about_another_budget_and_a_teacher_that_it_has_never_s
     assert alone.plan == trials[0].plan
 
 
+def test_what_a_policy_was_interrupted_in_goes_on_to_the_same_students(learned, tmp_path, monkeypatch):
+    applying = ("policy", "apply", learned / "policy.onnx", "--budget", "macs=0.4", "--proposals", 4, "--quiet", "--out")
+    works(*applying, tmp_path / "whole")
+    record = Recorder.record
+
+    def interrupted(self, judged):
+        recorded = record(self, judged)
+        if self.played == 2:
+            raise KeyboardInterrupt
+        return recorded
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "record", interrupted)
+        result = call(*applying, tmp_path / "run")
+    assert result.exit_code == 130 and "the same command with --resume goes on from there" in result.output
+    whole, begun = (RunFolder(tmp_path / name).trials() for name in ("whole", "run"))
+    assert len(begun) == 2 and "add --resume to go on" in refused(*applying, tmp_path / "run")
+    works(*applying, tmp_path / "run", "--resume")
+    assert all(a.same(b) for a, b in zip(whole, RunFolder(tmp_path / "run").trials(), strict=True)) and len(whole) == 4
+
+
 def test_noisy_students_follow_the_policys_own_student_and_repeat_with_the_seed(learned):
     settings = {"file": str(learned / "policy.onnx")}
 
@@ -149,8 +171,9 @@ def searched(tmp_path_factory):
 def test_one_policy_is_learned_from_the_trials_of_several_searches_and_teachers(searched, tmp_path):
     file = tmp_path / "policy.onnx"
     said = json.loads(works("policy", "learn", *searched, "--episodes", 800, "--seed", 1, "--out", file, "--json"))
-    gains = said["gains"]
-    assert set(gains) == {"resnet8-digits", "vgg7-digits"} and min(gains.values()) > -0.2  # the allocation has 0
+    a, b, c = map(str, searched)
+    assert [(of["teacher"], of["runs"]) for of in said["gains"]] == [("resnet8-digits", [a, b]), ("vgg7-digits", [c])]
+    assert min(of["gain"] for of in said["gains"]) > -0.2  # the allocation has 0
     assert said["policy"] == str(file)
     works("policy", "apply", file, "--budget", "macs=0.3", "--out", tmp_path / "run")
     assert RunFolder(tmp_path / "run").trials()[0].feasible
@@ -163,6 +186,18 @@ def test_the_same_seed_learns_the_same_policy(searched, tmp_path):
         learn_policy(searched[1:2], tmp_path / name, agent_options=options, episodes=20, seed=seed, progress=False)
         learned[name] = (tmp_path / name).read_bytes()
     assert learned["a"] == learned["b"] != learned["c"]
+
+
+def test_runs_of_one_teacher_that_cannot_be_learned_from_together_have_a_gain_each(searched, tmp_path):
+    a, b, c = tmp_path / "other", *map(str, searched[:2])
+    works("search", "--budget", "macs=0.2..0.8", "--agent", "random", "--evaluations", 20, "--evaluator", "validation_images=500",
+          "--finetune-epochs", 0, "--out", a)  # fmt: skip
+    learning = ("policy", "learn", b, a, c, "--episodes", 20, "--out", tmp_path / "policy.onnx")
+    gains = json.loads(works(*learning, "--quiet", "--json"))["gains"]
+    assert [(of["teacher"], of["runs"]) for of in gains] == [("resnet8-digits", [b, c]), ("resnet8-digits", [str(a)])]
+    lines = works(*learning, "--quiet").splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == [f"resnet8-digits ({b}, {c})", f"resnet8-digits ({a})"]
+    assert [f"{of['gain']:.0%}" for of in gains] == [line.split(": ")[1].split()[0] for line in lines[:2]]
 
 
 def teachers_of(runs) -> list[SurrogateTeacher]:
@@ -212,7 +247,7 @@ def test_nothing_is_evaluated_and_no_data_is_loaded(searched, tmp_path, monkeypa
     settings["environment"]["problem"]["data"] = f"imagefolder:{tmp_path / 'gone'}"
     (run / "run.json").write_text(json.dumps(settings))
     monkeypatch.setattr(Objective, "evaluator", property(lambda self: pytest.fail("something is evaluated")))
-    ((name, gain),) = learn_policy([run], tmp_path / "p.onnx", episodes=200, progress=False)
+    ((name, gain, _),) = learn_policy([run], tmp_path / "p.onnx", episodes=200, progress=False)
     assert name == "resnet8-digits" and gain > -0.2  # the allocation has 0
     with pytest.raises(UserError, match="gone"):
         objective_of(RunFolder(run), False).problem.data  # noqa: B018
@@ -239,7 +274,7 @@ def test_what_was_learned_until_ctrl_c_is_kept(searched, tmp_path, monkeypatch):
         return step(self, action)
 
     monkeypatch.setattr(SurrogateEnv, "step", interrupted)
-    ((name, _),) = learn_policy(searched[:1], tmp_path / "new" / "p.onnx", episodes=100, progress=False)
+    ((name, *_),) = learn_policy(searched[:1], tmp_path / "new" / "p.onnx", episodes=100, progress=False)
     assert name == "resnet8-digits" and load_policy(tmp_path / "new" / "p.onnx")
 
 

@@ -6,19 +6,23 @@ import errno
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import click
 
-from compress_env.errors import UserError
+from compress_env.errors import CannotWrite, UserError
 
-ENDING = ("SIGTERM", "SIGHUP")
-"""Signals by which a system, a queue or a terminal that is closed ends a command."""
+ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals by which Ctrl-C, a system, a queue or a terminal that is closed ends a command."""
+BEGIN_AGAIN = ("inspect", "report", "export", "validate", "runs", "trials", "list", "learn", "push", "pull")
+"""Commands that keep nothing to go on from."""
 _received: list[int] = []
-"""The one that came."""
+"""The signal that came."""
+WAIT, LONGEST_WAIT = 0.05, 30.0
+"""Seconds between looks whether an import is over, and seconds after which it is interrupted all the same."""
 
 
 class _Failure(click.ClickException):
@@ -28,7 +32,8 @@ class _Failure(click.ClickException):
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
+def _plainly(called: Callable[[], click.Command]) -> Iterator[None]:
+    """Within the block, what goes wrong for reasons outside the program is a line; `called` says which command it is."""
     try:
         with _ends_like_ctrl_c(), _warnings_in_a_line():
             yield
@@ -46,10 +51,7 @@ def _plainly() -> Iterator[None]:
     except MemoryError as error:
         raise _Failure(f"there is too little memory for this: {error or 'no more is given'}; ask for less at once") from error
     except KeyboardInterrupt:
-        click.echo(
-            "\nInterrupted. What was done so far is kept; the same command goes on from there (a search with --resume).",
-            err=True,
-        )
+        click.echo(f"\nInterrupted. {_how_to_go_on(called())}", err=True)
         raise click.exceptions.Exit(128 + (_received.pop() if _received else signal.SIGINT)) from None
 
 
@@ -71,22 +73,50 @@ def _warnings_in_a_line() -> Iterator[None]:
 
 @contextmanager
 def _ends_like_ctrl_c() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP interrupt as Ctrl-C does."""
+    """Within the block, SIGTERM and SIGHUP interrupt as Ctrl-C does, and all three wait until what is being imported is there.
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
+    Raised amid an import, KeyboardInterrupt may be swallowed (torch-pruning has a bare `except:` around one), leave half of a module
+    behind, of which another then fails, or end the process where C++ does not expect it.
+    """
+    waiting: list[threading.Timer] = []
+    send = getattr(signal, "pthread_kill", lambda _, number: signal.raise_signal(number))  # Windows has no threads' signals
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
         _received[:] = [number]
+        if _in_an_import(frame):
+            waiting.append(threading.Timer(WAIT, send, [threading.main_thread().ident, number]))
+            waiting[-1].start()
+            if len(waiting) < LONGEST_WAIT / WAIT:
+                return
         raise KeyboardInterrupt
 
+    _received.clear()
     own = threading.current_thread() is threading.main_thread()
     numbers = [getattr(signal, name) for name in ENDING if own and hasattr(signal, name)]
-    numbers = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in numbers:
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: do for number, do in before.items() if do in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in before:
         signal.signal(number, interrupt)
     try:
         yield
+    except (OSError, CannotWrite):
+        raise
+    except Exception:
+        if _received:  # of compiled code that was interrupted, which says something else
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for timer in waiting:
+            timer.cancel()
+        for number, do in before.items():
+            signal.signal(number, do)
+
+
+def _in_an_import(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where the program is."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 class Command(click.Command):
@@ -94,12 +124,12 @@ class Command(click.Command):
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the arguments."""
-        with _plainly():
+        with _plainly(lambda: self):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
-        with _plainly():
+        with _plainly(lambda: self):
             return super().invoke(context)
 
 
@@ -108,5 +138,22 @@ class Group(click.Group):
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
-        with _plainly():
+        with _plainly(lambda: context.meta.get(__name__) or self):
             return super().invoke(context)
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, and note the one that is called in the end."""
+        name, command, rest = super().resolve_command(context, args)
+        called, words = command, iter(rest)
+        while isinstance(called, click.Group):
+            called = called.commands.get(next(words, ""))
+        context.meta[__name__] = called
+        return name, command, rest
+
+
+def _how_to_go_on(command: click.Command) -> str:
+    """What is to be done after a command was interrupted."""
+    if command.name in BEGIN_AGAIN:
+        return "The same command begins again."
+    option = " with --resume" if any(parameter.name == "resume" for parameter in command.params) else ""
+    return f"What was done so far is kept; the same command{option} goes on from there."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def _read(context: click.Context, _parameter: click.Parameter, path: str | None)
         if isinstance(value, Mapping) and OBJECT in value:
             objects[str(option.name)] = str(value[OBJECT])
         elif value is not None:
-            chosen[str(option.name)] = _as_typed(option, value)
+            chosen[str(option.name)] = partial(_checked, context, option, value, f"--config {path}: {name}")
     context.default_map = {**(context.default_map or {}), **chosen}
     context.meta[__name__] = path, objects
 
@@ -95,14 +96,30 @@ def _check_without_option(name: str, value: Any, given: Mapping[str, Any], path:
         raise UserError(f"--config {path} has {name}={value!r}, which is set from Python only: compress(..., {name}={value!r})")
 
 
-def _as_typed(option: click.Option, value: Any) -> Any:
-    """A value as it would be typed."""
-    if isinstance(value, Mapping):
+def _checked(context: click.Context, option: click.Option, value: Any, where: str) -> str | list[str]:
+    """A value as it would be typed. Raises UserError, which begins with `where`, for one that the option does not take."""
+    try:
+        typed = _as_typed(option, value)
+        option.process_value(context, typed)
+    except click.BadParameter as error:
+        raise UserError(f"{where}: {error.message}") from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from None
+    return typed
+
+
+def _as_typed(option: click.Option, value: Any) -> str | list[str]:
+    """A value as it would be typed: a text, or a list of them for an option that may be repeated."""
+    if isinstance(value, Mapping) and isinstance(option.type, options.NameValue):
         return [f"{name}={_text(each)}" for name, each in value.items()]
-    if option.multiple:
-        return [value] if isinstance(value, str) else list(value)
-    return tuple(value) if isinstance(value, list) else value
+    parts = value if isinstance(value, list) else [value]
+    if any(isinstance(part, (Mapping, list, set)) for part in parts):
+        raise UserError(f"{value!r} is no value of {option.opts[0]}")
+    texts = [_text(part) for part in parts]
+    return texts if option.multiple else ",".join(texts)
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """JSON, but for a text, and for what YAML has beside JSON, such as dates."""
+    is_json = value is None or isinstance(value, (bool, int, float, Mapping, list))
+    return json.dumps(value, default=str) if is_json else str(value)

@@ -91,7 +91,7 @@ class Numbers(click.ParamType):
             if all(map(math.isfinite, found)):
                 return found
             raise ValueError
-        except (ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError):
             kind = "whole numbers" if self.number is int else "numbers"
             self.fail(f"{value!r} is not {kind} with commas between them", param, ctx)
 

@@ -35,7 +35,7 @@ def policy() -> None:
 )
 @click.option("--out", type=options.Place(dir_okay=False), required=True, metavar="FILE.onnx", help="The policy.")
 @options.quiet
-@options.as_json("The gain by teacher, as a share,")
+@options.as_json("The gains, as shares, with teachers and runs,")
 def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, as_json: bool, **settings: Any) -> None:
     """Let an agent learn one policy from all that was recorded in the run folders RUN..., of one or several teachers, whatever agents
     and budgets they were searched with. Nothing is evaluated: for each teacher, a model of the reward is fitted to its trials. Cheap
@@ -55,10 +55,11 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, as_json: bo
     trusted = trust_of(map(RunFolder, runs), trust, also=settings["budget"])
     gains = learn_policy(runs, out, trust=trusted, progress=not quiet, **settings)
     if as_json:
-        click.echo(json.dumps({"policy": out, "gains": dict(gains)}, indent=2))
+        of = [{"teacher": name, "runs": own, "gain": gain} for name, gain, own in gains]
+        click.echo(json.dumps({"policy": out, "gains": of}, indent=2))
         return
-    for name, gain in gains:
-        click.echo(f"{name}: {gain:.0%} of what the students of the action 0 lack, by the model of its trials")
+    for name, gain, own in gains:
+        click.echo(f"{name} ({', '.join(own)}): {gain:.0%} of what the students of the action 0 lack, by the model of its trials")
     click.echo(f"{out}; next: compress-env policy apply {shlex.quote(out)} --budget macs=0.35 --out runs/zero-shot")
 
 
@@ -74,16 +75,19 @@ def learn(runs: tuple[str, ...], out: str, trust: bool, quiet: bool, as_json: bo
 )
 @click.option("--loss", help=LOSS)
 @click.option("--out", type=options.Place(), required=True, help="Run folder to write.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
 @options.quiet
 @options.as_json("The content of result.json, or the best trial,")
 def apply(
-    file: str, finetune_epochs: int, proposals: int, loss: str | None, out: str, quiet: bool, as_json: bool, **settings: Any
-) -> None:
+    file: str, finetune_epochs: int, proposals: int, loss: str | None, out: str, resume: bool, quiet: bool, as_json: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
     """Let the policy in FILE decide about a teacher within a budget: neither has to be what it was learned with. Its own plan, trial
     0, and others near it are judged, and the best is kept.
 
     Learned with a range of budgets (LOW..HIGH), a policy knows what to do at each. OUT is a run folder as of a search. To go on from
-    a policy instead, search with --agent dyna-ddpg --agent-option start=FILE.
+    a policy instead, search with --agent dyna-ddpg --agent-option start=FILE. Ctrl-C keeps everything; the same command with --resume
+    goes on.
 
     \b
     compress-env policy apply policy.onnx --budget macs=0.35 --finetune-epochs 10 --out runs/a
@@ -91,4 +95,4 @@ def apply(
     """
     environment, _ = options.specs(settings)
     search = SearchSpec("policy", {"file": file}, evaluations=proposals)
-    run(environment, search, out, finetune_epochs, loss=loss, quiet=quiet, as_json=as_json)
+    run(environment, search, out, finetune_epochs, loss=loss, resume=resume, quiet=quiet, as_json=as_json)
