@@ -60,6 +60,16 @@ def own_random_state() -> Iterator[None]:
 
 
 @contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's global random states of the CPU and of a device begin with a seed in the block, and are as before after it."""
+    gpus = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        for source in (torch.random.default_generator, *(torch.cuda.default_generators[i] for i in gpus)):
+            source.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
     """Without warnings and what is less than an error in these logs: exporters and compilers speak of their own insides."""
     noisy = [logging.getLogger(name) for name in loggers]

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 from allocations import QUICK, SPEC
 from networks import NETWORKS
 
 import compress_env  # noqa: F401 - registers the environments
-from compress_env.envs.planted import PlantedEvaluator
 from compress_env.objective import Objective
 from compress_env.resources.latency import stopwatch
 from compress_env.spec import EnvironmentSpec
@@ -59,16 +57,10 @@ def finished(tmp_path_factory):
     return out, done.stdout, done.stderr
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def make_planted():
     """Fresh objectives, judged by a formula, of one problem."""
-    first = planted()
-
-    def factory() -> Objective:
-        evaluator = PlantedEvaluator(first.problem, first.evaluator.planted, np.random.default_rng(0))
-        return Objective(first.spec, problem=first.problem, evaluator=evaluator, sensitivities=first.sensitivities)
-
-    return factory
+    return planted
 
 
 @pytest.fixture(scope="session", params=sorted(NETWORKS))

@@ -163,7 +163,7 @@ def test_python_runs_as_it_stands(page, tmp_path):
         if "imagefolder:DIR" in code or re.match(r"# \w+\.py\n", code):
             compile(code, page.name, "exec")
             continue
-        done = fresh.run(QUICK * ("latency" in page.name) + code, ROOT, {"TMPDIR": str(tmp_path)}, strict=True)
+        done = fresh.run(QUICK * (page.stem in ("latency", "curve")) + code, ROOT, {"TMPDIR": str(tmp_path)}, strict=True)
         assert done.returncode == 0, done.stderr
         if page == README:
             rewards = {name: float(reward) for name, reward in re.findall(r"^(\w+) +reward (0\.\d+)", done.stdout, re.M)}

@@ -32,6 +32,7 @@ EXACT = ("params", "macs", "memory")
 LARGE = (
     "vgg16_bn", "vit_b_16", "convnext_tiny", "resnet50", "resnext50_32x4d", "resnetv2_50", "res2net50_26w_4s", "convmixer_768_32",
     "densenet121", "efficientformerv2_s0", "googlenet", "hgnetv2_b0", "mnasnet1_0",
+    "efficientnet_b0", "mobilenet_v2", "mobilenetv4_conv_small",
 )  # fmt: skip
 """Networks that take long, and whose kinds others have, too: with --every-export."""
 

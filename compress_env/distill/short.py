@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from compress_env.contexts import own_random_state
+from compress_env.contexts import seeded
 from compress_env.data.dataset import Data
 from compress_env.devices import mixed_precision
 from compress_env.distill.train import Diverged, predict
@@ -63,8 +63,7 @@ class ShortDistillation:
         device = self.inputs.device
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr, betas=(0.9, 0.99))
         student.train()
-        with own_random_state():
-            torch.manual_seed(0)  # of dropout
+        with seeded(device, 0):  # dropout
             self._steps(student, optimizer, device)
         self._normalise(student)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ class PlantedEvaluator(Memory):
         found = Evaluation({name: value}, None, usage, {name: 1.0}, dict(self.problem.cost_model.teacher))
         self._known[plan] = found
         return found
+
+    def anew(self) -> PlantedEvaluator:
+        """One with the same formula, to which every plan is new."""
+        other = copy(self)
+        Memory.__init__(other, self.problem)
+        return other
 
 
 class LayerRemovalPlantedEnv(LayerRemovalEnv):

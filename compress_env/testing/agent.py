@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from compress_env.contexts import one_thread, own_random_state
-from compress_env.envs.planted import LayerRemovalPlantedEnv
+from compress_env.envs.planted import LayerRemovalPlantedEnv, PlantedEvaluator
 from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Policy, Proposal
 from compress_env.search.recorder import Recorder
@@ -26,6 +27,13 @@ TOGETHER = 3
 
 def planted() -> Objective:
     """The digits' ResNet-8 between 30 and 60 % of its MACs, with a formula in place of the evaluation: judging is free."""
+    first = _planted()
+    assert isinstance(first.evaluator, PlantedEvaluator)
+    return Objective(first.spec, problem=first.problem, evaluator=first.evaluator.anew(), sensitivities=first.sensitivities)
+
+
+@cache
+def _planted() -> Objective:
     return LayerRemovalPlantedEnv.make_objective(False, budget={"macs": ["30%", "60%"]})
 
 
