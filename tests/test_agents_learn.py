@@ -25,14 +25,14 @@ CASES: dict[str, tuple[dict[str, Any], int, tuple[int, ...], float]] = {
     "model": ({}, 40, (0, 1), 0.85),
     "dyna-ddpg": ({}, 40, (0,), 0.85),
     "reinforce": ({"lr": 1e-2}, 240, (0, 1), 0.70),
-    "ppo": ({}, 400, (0,), 0.72),
+    "ppo": ({}, 250, (1,), 0.72),
     "a2c": ({}, 400, (1,), 0.71),
     "ars": ({}, 300, (0,), 0.74),
-    "ddpg": ({}, 100, (0,), 0.78),
+    "ddpg": ({}, 60, (1,), 0.79),
     "amc": ({}, 60, (0,), 0.76),
-    "sac": ({}, 50, (0,), 0.77),
-    "tqc": ({}, 50, (1,), 0.77),
-    "crossq": ({}, 50, (0,), 0.77),
+    "sac": ({}, 30, (1,), 0.8),
+    "tqc": ({}, 30, (1,), 0.8),
+    "crossq": ({}, 30, (0,), 0.82),
 }
 """Settings, evaluations, seeds, and the reward that the mean of the last fifth of them has to pass."""
 ALIKE = {"dyna-td3", "dyna-sac", "td3"}
