@@ -196,13 +196,38 @@ def test_finetuning_reports_best_and_last_and_returns_the_best(trained, tmp_path
         checkpoint=tmp_path / "f.checkpoint",
     )
     assert done.epochs == 4 and len(done.history) == 5  # with the student as it came
-    assert (
-        done.best_validation == max(done.history) == done.history[done.best_epoch]
-        and done.last_validation == done.history[-1]
-    )
+    assert done.best_validation == max(done.history[1:]) == done.history[done.best_epoch]
+    assert done.last_validation == done.history[-1]
     logits = predict(student, data, data.validation)
     assert (logits.argmax(1) == data.validation.labels).double().mean().item() == done.best_validation
     assert done.metric_test > 0.8 and [p.name for p in tmp_path.iterdir()] == ["f.checkpoint"]  # until its outcome is written
+
+
+def trained_with(trained, lr, flattered):
+    """What comes of a network's own copy; where it is flattered, the validation images have its own wrong answers as their labels."""
+    teacher, data, graph = trained
+    student, labels = build_student(teacher, graph, Plan()), data.validation.labels
+    own = predict(student, data, data.validation).argmax(1)
+    wrong = (own != labels).nonzero().flatten()[:flattered]
+    labels = labels.clone()
+    labels[wrong] = own[wrong]
+    data = replace(data.head(256), validation=replace(data.validation, labels=labels), _cache={})
+    whole, came = build_student(teacher, graph, Plan()), {k: v.clone() for k, v in student.state_dict().items()}
+    done = finetune(student, whole, data, Recipe(epochs=2, batch_size=64, lr=lr), load_task("classification"), progress=False)
+    return done, all(torch.equal(v, came[k]) for k, v in student.state_dict().items())
+
+
+def test_an_untrained_student_that_looks_a_little_better_is_not_kept(trained):
+    done, untouched = trained_with(trained, 0.1, flattered=4)
+    assert done.history[0] > max(done.history[1:]) > done.history[0] - 0.02
+    assert done.best_epoch == max((1, 2), key=lambda i: (done.history[i], i)) and not untouched
+    assert done.best_validation == done.history[done.best_epoch] < done.history[0]
+
+
+def test_an_untrained_student_that_is_surely_better_is_kept_and_said_so(trained):
+    with pytest.warns(UserWarning, match="the fine-tuning makes the student worse: .* kept as it was before. Give a lower lr than 3"):
+        done, untouched = trained_with(trained, 3.0, flattered=0)
+    assert done.best_epoch == 0 and untouched and done.best_validation == done.history[0] > max(done.history[1:]) + 0.05
 
 
 RECIPE = Recipe(epochs=3, batch_size=64, lr=0.05)

@@ -106,7 +106,7 @@ def test_pareto_front_leaves_no_trial_that_beats_it():
 
 def test_no_accuracy_above_all_is_on_the_axis_of_a_fine_tuning():
     history = [{"epoch": epoch, "validation": 1.0} for epoch in (1, 2, 3)]
-    ticks = re.findall(r">([\d.]+)</text>", plots.finetuning(history, "accuracy", 1.0))
+    ticks = re.findall(r">([\d.]+)</text>", plots.finetuning({"history": history, "best_epoch": 3}, "accuracy", 1.0))
     assert "99" in ticks and max(map(float, ticks)) == 100
 
 
@@ -118,7 +118,7 @@ def test_page_of_a_finished_run(tmp_path):
     assert titles == ["Teacher and student", "Accuracy against MACs", "What to do next", "Layers", "Reward of the search",
                       "Fine-tuning", "Best trials", "Settings", "Versions", "Repeat this run"]  # fmt: skip
     assert html.startswith("<!DOCTYPE html>") and html.count("Pareto front") == html.count(">fine-tuned<") == 1
-    assert "best: 97.00 (epoch 2)" in html and "last: 95.00 (epoch 3)" in html
+    assert "kept: 97.00 (epoch 2)" in html and "last: 95.00 (epoch 3)" in html
     assert f"<pre>{COMMAND.replace(chr(34), '&#34;')}</pre>" in html
     assert ">Measured with PyTorch eager.<" in html and "<dt>evaluator.refit</dt><dd>false<" in html
 

@@ -26,9 +26,13 @@ from compress_env.own_code import code_id
 from compress_env.records import Damaged, record, value_of
 from compress_env.surgery.layout import channels_last
 from compress_env.tasks import Task, agreement
+from compress_env.tasks.paired import drop
 
 TEMPERATURE = 4.0
 """Of losses that have one, unless another is given."""
+SURELY = 0.995
+"""Confidence with which a student as it came has to be better than each of its epochs to be kept: 95 % for the best of ten, as which a
+search has chosen it (Bonferroni)."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class Finetuned:
     Attributes:
         epochs: Passes over the training split.
         history: Metric on validation images before training and after each epoch, so that epoch 0 is the student as it came.
-        best_epoch: The epoch whose weights were kept, the last of equals.
-        best_validation: Its metric on validation images.
+        best_epoch: The epoch whose weights were kept: of those after training the best one, the last of equals; 0 only if every one
+            is surely worse than the student as it came.
+        best_validation: Its metric on validation images, which owes a little to that choice.
         last_validation: The last epoch's.
         metric_test: The best epoch's metric on test images, measured once.
         diverged: The reason why the training ended early, or "".
@@ -91,6 +96,9 @@ def finetune(
 ) -> Finetuned:
     """Distil `teacher` into `student`, in place; it ends with the weights of the epoch that was best on validation images.
 
+    The student as it came is no such epoch: it was often chosen among many by the same images, and so looks better on them than it
+    is. It is kept, with a warning, only if it is better than every epoch by more than chance allows (`tasks.paired`).
+
     Of several processes (`distill.processes`), each does all of this, with its share of the batches. The test images are looked at
     once, after that choice. A training that diverges after an epoch or more ends there, with a warning.
 
@@ -120,7 +128,8 @@ def finetune(
     file = Checkpoint(checkpoint, student, recipe, **made_with) if checkpoint else None
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
-    best: dict[str, torch.Tensor] = kept.setdefault("best", {})
+    best: dict[str, Tensor] = kept.setdefault("best", {})
+    came: dict[str, Tensor] = kept.setdefault("came", weights_of(student))
 
     def truth(split: Split) -> Tensor:
         return split.labels if data.labelled else predict(teacher, data, split, at_once)
@@ -130,11 +139,16 @@ def finetune(
 
     def on_epoch(_epoch: int) -> str:
         value = measured(data.validation, right)
-        if value >= max(history, default=-math.inf):
+        if value >= max(history[1:], default=-math.inf):
             best.clear()
-            best.update({k: v.detach().clone() for k, v in student.state_dict().items()})
+            best.update(weights_of(student))
         history.append(value)
-        return f"validation {task.metric} {value:.4f}, best {max(history):.4f}"
+        return f"validation {task.metric} {value:.4f}, best {max(history[1:], default=value):.4f}"
+
+    def outputs_with(weights: Mapping[str, Tensor]) -> Tensor:
+        student.load_state_dict(weights)
+        with channels_last(student):
+            return predict(student, data, data.validation, at_once)
 
     generator, diverged = torch.Generator().manual_seed(seed), ""
     with one_thread(), channels_last(teacher), channels_last(student):
@@ -150,20 +164,33 @@ def finetune(
             diverged = str(error)
             student.eval()
             warnings.warn(f"the fine-tuning ends after epoch {len(history) - 1}: {diverged}; its best epoch is kept", stacklevel=2)
+        top = max(range(1, len(history)), key=lambda i: (history[i], i), default=0)
+        if history[0] > history[top] and drop(task, outputs_with(best), outputs_with(came), right, confidence=SURELY).bound < 0:
+            top, best = 0, came
+            warnings.warn(
+                f"the fine-tuning makes the student worse: validation {task.metric} {history[0]:.4f} before it, "
+                f"{max(history[1:]):.4f} in its best epoch; the student is kept as it was before. Give a lower lr than {recipe.lr:g}",
+                stacklevel=2,
+            )
         student.load_state_dict(best)
         with channels_last(student):
             test = measured(data.test, truth(data.test))
     return Finetuned(
         epochs=len(history) - 1,
         history=tuple(history),
-        best_epoch=max(range(len(history)), key=lambda i: (history[i], i)),
-        best_validation=max(history),
+        best_epoch=top,
+        best_validation=history[top],
         last_validation=history[-1],
         metric_test=test,
         augmentation=data.augmented if recipe.augment else "none",
         diverged=diverged,
         processes=processes.world(),
     )
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """A copy of a network's weights and buffers, by name."""
+    return {k: v.detach().clone() for k, v in network.state_dict().items()}
 
 
 def loss_function(

@@ -131,7 +131,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
             *([_figure("Layers", "Outline: the teacher; filled: the student.", plots.layers(result.layers))] if result else []),
             _figure("Reward of the search", "", plots.reward_curve(trials)),
             *([_figure("Fine-tuning", f"The teacher's line is its {score} in the quick evaluation.",
-                       plots.finetuning(result.finetune["history"], score, teacher))] if result else []),
+                       plots.finetuning(result.finetune, score, teacher))] if result else []),
         ],
         "found": tables.found(best, policy, names) if policy else [],
         "best": str(best.index),

@@ -133,14 +133,15 @@ def plane(
         return _svg(figure, f"plane-{resource}", f"Validation {name} of each trial against its use of {resource}")
 
 
-def finetuning(history: Sequence[Mapping[str, float]], name: str, teacher: float) -> str:
-    """Validation metric after each epoch, the best (the last of equals) and last marked, and the teacher's as a line.
+def finetuning(finetune: Mapping[str, Any], name: str, teacher: float) -> str:
+    """Validation metric after each epoch, the one that was kept and the last marked, and the teacher's as a line.
 
     Args:
-        history: Dicts with "epoch" and "validation".
+        finetune: As in `result.json`, with "history", dicts of "epoch" and "validation", and "best_epoch".
         name: Of the metric.
         teacher: The teacher's, in the quick evaluation.
     """
+    history = finetune["history"]
     values = [e["validation"] for e in history]
     scale, unit = _scale([teacher, *values])
     xs, ys = [e["epoch"] for e in history], [scale * v for v in values]
@@ -149,9 +150,9 @@ def finetuning(history: Sequence[Mapping[str, float]], name: str, teacher: float
         axes.plot(xs, ys, color=BLUE, linewidth=1.4, marker="o", markersize=2.5, label="student")
         axes.axhline(scale * teacher, color=INK, linewidth=1.2, linestyle="--", label="teacher")
         if ys:
-            top = max(range(len(ys)), key=lambda i: (ys[i], i))
+            top = xs.index(finetune["best_epoch"])
             axes.plot(xs[top], ys[top], "*", color=RED, markersize=12, markeredgecolor="white", zorder=5,
-                      label=f"best: {ys[top]:.2f} (epoch {xs[top]})")  # fmt: skip
+                      label=f"kept: {ys[top]:.2f} (epoch {xs[top]})")  # fmt: skip
             axes.plot(xs[-1], ys[-1], "s", color=ORANGE, markersize=6, zorder=4,
                       label=f"last: {ys[-1]:.2f} (epoch {xs[-1]})")  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

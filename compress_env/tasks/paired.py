@@ -56,7 +56,7 @@ class Drop:
         return self.bound <= points + ROUNDING
 
 
-def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int = 0) -> Drop:
+def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int = 0, confidence: float = CONFIDENCE) -> Drop:
     """How much worse a student is than its teacher on the same examples.
 
     Where a task says which answers are right (`right(outputs, labels)`, `(n,)` of bool), and their share is its main metric, the bound
@@ -69,6 +69,7 @@ def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int
         student: The student's.
         labels: Of the same examples `(n, ...)`.
         seed: Of the bootstrap.
+        confidence: Of the one-sided bound, in (0.5, 1).
     """
     theirs, own = (task.metrics(outputs, labels)[task.metric] for outputs in (teacher, student))
     points, count = 100 * (theirs - own), len(labels)
@@ -76,8 +77,8 @@ def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int
     if rights and np.allclose([right.double().mean().item() for right in rights], (theirs, own)):
         before, after = rights
         lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-        bound = 100 * upper_bound(lost, gained, count)
-        return Drop(points, bound, CONFIDENCE, count, theirs, own, "score", lost, gained)
+        bound = 100 * upper_bound(lost, gained, count, confidence)
+        return Drop(points, bound, confidence, count, theirs, own, "score", lost, gained)
 
     def difference(rows: np.ndarray) -> float:
         chosen = torch.from_numpy(rows)
@@ -85,10 +86,10 @@ def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int
         return 100 * (before - after)
 
     found = bootstrap(
-        (np.arange(count),), difference, n_resamples=RESAMPLES, vectorized=False, confidence_level=CONFIDENCE, alternative="less",
+        (np.arange(count),), difference, n_resamples=RESAMPLES, vectorized=False, confidence_level=confidence, alternative="less",
         method="percentile", random_state=np.random.default_rng(seed),
     )  # fmt: skip
-    return Drop(points, float(found.confidence_interval.high), CONFIDENCE, count, theirs, own, "bootstrap")
+    return Drop(points, float(found.confidence_interval.high), confidence, count, theirs, own, "bootstrap")
 
 
 def upper_bound(lost: int, gained: int, examples: int, confidence: float = CONFIDENCE) -> float:
