@@ -206,12 +206,23 @@ def truths(
             views = Views(whole, data, settings["passes"], Recipe(**settings["recipe"]), seed)
             target, refit = predict(whole, data, data.validation), refitter(problem)
             for budget, index in tqdm(todo, desc="distilling", unit="plan", disable=not progress):
-                rows.append(_truth(refit, budget, index, plans[budget][index], views, target, seed))
+                rows.append(distilled(refit, budget, index, plans[budget][index], views, target, seed))
                 results.append(rows[-1])
     return settings, rows
 
 
-def _truth(refit: Evaluator, budget: float, index: int, plan: Plan, views: Views, target: Tensor, seed: int) -> Truth:
+def distilled(refit: Evaluator, budget: float, index: int, plan: Plan, views: Views, target: Tensor, seed: int) -> Truth:
+    """A plan's student distilled on all views and measured on all validation images.
+
+    Args:
+        refit: Makes the student, as `refitter` does.
+        budget: Share of the MACs.
+        index: The plan's number.
+        plan: The plan.
+        views: What it learns from.
+        target: The teacher's outputs for the validation images.
+        seed: Of the order of the views.
+    """
     problem, task = refit.problem, refit.task
     student, data, labels = refit.prepared(plan), problem.data, problem.data.validation.labels
     start = task.metrics(predict(student, data, data.validation), labels)[task.metric]
