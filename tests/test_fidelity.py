@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from scipy import stats
 
-from benchmarks.fidelity import report, scores
+from benchmarks.fidelity import report, rerank, scores
 from benchmarks.fidelity import truths as fidelity
 from benchmarks.fidelity.__main__ import main
 from benchmarks.losses import compare as losses
@@ -113,6 +113,31 @@ def test_plans_are_scored_once_and_the_report_says_how_well(problem, tmp_path):
     text = report.write(tmp_path, "digits", truths, again, sizes, seconds, free)
     assert (tmp_path / "fidelity.md").read_text() == text and (tmp_path / "fidelity.png").stat().st_size > 5000
     assert text.count("| default | 50% | 3 |") == 1 and text.count("| sliced, by KL | 25% | 3 |") == 1
+
+
+def test_a_choice_by_score_is_compared_with_one_after_a_short_distillation():
+    scores_, short, truth = (0.9, 0.8, 0.7, 0.1), (0.5, 0.7, 0.6, 0.9), (0.60, 0.70, 0.65, 0.80)
+    plans = [rerank.Judged(0.5, a, b, 1 - b, c) for a, b, c in zip(scores_, short, truth)]
+    assert list(rerank.chosen(plans, 3).values()) == pytest.approx([0.60, 0.70, 0.70, 0.65, 0.80])
+    text = rerank.table(plans, 3)
+    lines = {line.split(" | ")[0]: line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ")}
+    assert lines["| the best score"] == "20.00" and lines["| of all, the most accurate after it"] == "0.00"
+    assert "50% of the MACs, 4 plans: score -0.80, metric after the short one 1.00, its KL 1.00" in text
+    with pytest.raises(UserError, match="4 plans at 50% of the MACs and 4 finalists; give more plans"):
+        rerank.table(plans, 4)
+
+
+def test_plans_are_distilled_again_for_a_shorter_time_once(problem, tmp_path, capsys):
+    truths = tmp_path / "truths.jsonl"
+    _, known = fidelity.truths(problem, truths, {0.25: 4}, passes=2, lr=0.02, progress=False)
+    arguments = ["--truths", str(truths), "--short", str(tmp_path / "short.jsonl"), "--finalists", "2", "--plans", "3"]
+    said = CliRunner().invoke(rerank.main, arguments, catch_exceptions=False).output
+    short = fidelity.JsonLines(tmp_path / "short.jsonl", fidelity.Truth, header=True).read()
+    assert [t.plan for t in short] == [t.plan for t in known[:3]] and {t.steps for t in short} == {15} == {known[0].steps // 2}
+    assert "25% of the MACs, 3 plans: score" in said and [t.metric_start for t in short] == [t.metric_start for t in known[:3]]
+    lines = (tmp_path / "short.jsonl").read_text()
+    CliRunner().invoke(rerank.main, arguments, catch_exceptions=False)
+    assert (tmp_path / "short.jsonl").read_text() == lines
 
 
 def test_losses_are_compared_on_the_same_students(problem, tmp_path):

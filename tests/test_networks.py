@@ -35,6 +35,8 @@ LARGE = (
     "efficientnet_b0", "mobilenet_v2", "mobilenetv4_conv_small",
 )  # fmt: skip
 """Networks that take long, and whose kinds others have, too: with --every-export."""
+LONG_EXPORTS = ("ghostnet_100", "repvgg_a0", "shufflenet_v2_x1_0", "swin_t")
+"""Of which no student is exported without --every-export: PyTorch takes ten to thirty seconds for one."""
 
 
 @pytest.fixture
@@ -60,7 +62,8 @@ def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path
     assert graph.blocks and graph.groups and smallest < 0.4
     rng = np.random.default_rng(0)
     builds, differences = [], []
-    count = PLANS if pytestconfig.getoption("every_export") else FEW
+    every = pytestconfig.getoption("every_export")
+    count = PLANS if every else FEW
     for i in range(count):
         limits = {n: rng.uniform(problem.smallest(n), problem.cost_model.teacher[n]) for n in EXACT if rng.random() < 0.5}
         limits = limits or {"macs": problem.cost_model.teacher["macs"] / 2}
@@ -81,7 +84,7 @@ def test_a_network_is_removed_from_and_shrunk_within_every_budget(name, tmp_path
         began = time.perf_counter()
         student = build_student(teacher, graph, plan)
         builds.append(time.perf_counter() - began)
-        if i == count - 1 or pytestconfig.getoption("every_export"):
+        if every or i == count - 1 and name not in LONG_EXPORTS:
             differences.append(export_onnx(student, inputs, tmp_path / "student.onnx"))
             assert differences[-1] <= 1e-4
     batch = inputs[:1].expand(32, -1, -1, -1).contiguous()

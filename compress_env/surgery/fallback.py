@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress_env.surgery.channel_ids import Ties
 from compress_env.surgery.rules.dense import Dense
 from compress_env.surgery.rules.registry import rule_of, types_of
+
+if TYPE_CHECKING:
+    import torch_pruning as tp
 
 Sides = dict[tuple[str, str], np.ndarray]
 
@@ -23,6 +25,8 @@ def inner_sides(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str]
 
     Only what it ties completely inside one opaque layer, and through layers that can be sliced, is there.
     """
+    import torch_pruning as tp
+
     names = {module: name for name, module in model.named_modules()}
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")

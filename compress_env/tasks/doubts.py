@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import fisher_exact
 from torch import Tensor
 
 from compress_env.tasks import Task
@@ -55,6 +54,8 @@ def trained_on(task: Task, validation: float, test: float, validations: int, tes
         validations: How many validation examples there are.
         tests: How many test examples.
     """
+    from scipy.stats import fisher_exact  # importing it takes a second
+
     right = [(round(metric * count), count) for metric, count in ((validation, validations), (test, tests))]
     table = [[min(max(each, 0), count), count - min(max(each, 0), count)] for each, count in right]
     if fisher_exact(table, alternative="greater").pvalue > SURE:

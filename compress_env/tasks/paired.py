@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import brentq
-from scipy.stats import bootstrap, norm
+from scipy.special import ndtri
 from torch import Tensor
 
 from compress_env.tasks import Task
@@ -85,6 +85,8 @@ def drop(task: Task, teacher: Tensor, student: Tensor, labels: Tensor, seed: int
         before, after = (task.metrics(outputs[chosen], labels[chosen])[task.metric] for outputs in (teacher, student))
         return 100 * (before - after)
 
+    from scipy.stats import bootstrap  # importing it takes a second
+
     found = bootstrap(
         (np.arange(count),), difference, n_resamples=RESAMPLES, vectorized=False, confidence_level=confidence, alternative="less",
         method="percentile", random_state=np.random.default_rng(seed),
@@ -107,7 +109,7 @@ def upper_bound(lost: int, gained: int, examples: int, confidence: float = CONFI
     Returns:
         The bound, in (-1, 1].
     """
-    z, n = float(norm.ppf(confidence)), examples
+    z, n = float(ndtri(confidence)), examples
     if lost == n:
         return 1.0
 

@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.optimize import nnls
-from sklearn.isotonic import isotonic_regression
 from torch import nn
 
 from compress_env.resources.latency.operations import GRADES, MULTIPLES, OperationCosts
@@ -89,6 +88,8 @@ class Table:
 
 def _curves(points: Mapping[str, list]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Work and time that rises with it, for each grade; one that was not measured is as the nearest that was."""
+    from sklearn.isotonic import isotonic_regression
+
     own = {}
     for grade, pairs in points.items():
         array = np.array(sorted(map(tuple, pairs)), float)
