@@ -14,7 +14,7 @@ from test_cli import call, works
 from compress_env.allocation.sensitivities import Sensitivities, probes
 
 pytestmark = pytest.mark.filterwarnings("default")  # a warning is a line, and no error, at the command line
-LINES, FILES, PARTS = 400, 100, 10
+LINES, FILES, PARTS = 300, 60, 10
 """Of each kind, and how many tests they are spread over."""
 NAMES = ("run.json", "problem.json", "parts.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json")
 NAMES += ("policy.onnx",)
