@@ -130,7 +130,7 @@ def content(run: Mapping[str, Any], trials: Sequence[Trial], result: Result | No
         "figures": [
             *([_figure("Layers", "Outline: the teacher; filled: the student.", plots.layers(result.layers))] if result else []),
             _figure("Reward of the search", "", plots.reward_curve(trials)),
-            *([_figure("Fine-tuning", "Epoch 0, the student as it was chosen by these images, is kept only if every epoch is surely worse. "
+            *([_figure("Fine-tuning", "Epoch 0, the student as these images chose it, is kept only if every epoch is surely worse. "
                        f"The teacher's line is its {score} in the quick evaluation.",
                        plots.finetuning(result.finetune, score, teacher))] if result else []),
         ],
