@@ -127,17 +127,21 @@ def test_a_choice_by_score_is_compared_with_one_after_a_short_distillation():
         rerank.table(plans, 4)
 
 
-def test_plans_are_distilled_again_for_a_shorter_time_once(problem, tmp_path, capsys):
+def test_plans_are_distilled_again_for_a_shorter_time_once(problem, tmp_path):
     truths = tmp_path / "truths.jsonl"
     _, known = fidelity.truths(problem, truths, {0.25: 4}, passes=2, lr=0.02, progress=False)
     arguments = ["--truths", str(truths), "--short", str(tmp_path / "short.jsonl"), "--finalists", "2", "--plans", "3"]
+    arguments += ["--longer", str(tmp_path / "longer.jsonl")]
     said = CliRunner().invoke(rerank.main, arguments, catch_exceptions=False).output
     short = fidelity.JsonLines(tmp_path / "short.jsonl", fidelity.Truth, header=True).read()
     assert [t.plan for t in short] == [t.plan for t in known[:3]] and {t.steps for t in short} == {15} == {known[0].steps // 2}
     assert "25% of the MACs, 3 plans: score" in said and [t.metric_start for t in short] == [t.metric_start for t in known[:3]]
-    lines = (tmp_path / "short.jsonl").read_text()
+    (longer,) = fidelity.JsonLines(tmp_path / "longer.jsonl", fidelity.Truth, header=True).read()
+    assert longer.steps // 4 == 15 and longer.plan in {t.plan for t in short}
+    assert f"{longer.metric:.2%} after 4, as many as with the short ones of 2" in said
+    lines = [(tmp_path / f"{name}.jsonl").read_text() for name in ("short", "longer")]
     CliRunner().invoke(rerank.main, arguments, catch_exceptions=False)
-    assert (tmp_path / "short.jsonl").read_text() == lines
+    assert [(tmp_path / f"{name}.jsonl").read_text() for name in ("short", "longer")] == lines
 
 
 def test_losses_are_compared_on_the_same_students(problem, tmp_path):

@@ -50,8 +50,8 @@ class Judged:
     truth: float
 
 
-def shortly(problem: Problem, truths: Sequence[Truth], path: Path, passes: int, seed: int) -> list[Truth]:
-    """The same plans distilled for a shorter time, with another seed; those that are in the file are not distilled again.
+def again(problem: Problem, truths: Sequence[Truth], path: Path, passes: int, seed: int) -> list[Truth]:
+    """The same plans distilled for another time; those that are in the file are not distilled again.
 
     Args:
         problem: The plans' problem.
@@ -145,11 +145,16 @@ def _known(plans: Sequence[Judged]) -> dict[str, list[float]]:
               help="Plans distilled for long, as `python -m benchmarks.fidelity` writes them.")  # fmt: skip
 @click.option("--passes", type=click.IntRange(1), default=1, show_default=True, help="Of the short distillation.")
 @click.option("--finalists", type=click.IntRange(2), default=FINALISTS, show_default=True, help="How many it chooses from.")
+@click.option("--longer", type=options.Place(path_type=Path, dir_okay=False), metavar="FILE.jsonl",
+              help="What the passes of the short distillations bring if the plan with the best score has them instead: it is "
+              "distilled for so much longer, unless the file has it.")  # fmt: skip
 @click.option("--plans", type=click.IntRange(3), help="Only so many at each share of the MACs; all if absent.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the short distillation.")
 @click.option("--short", type=options.Place(path_type=Path, dir_okay=False), required=True, metavar="FILE.jsonl",
               help="The plans distilled shortly; those that it lacks are distilled.")  # fmt: skip
-def main(truths: Path, passes: int, finalists: int, plans: int | None, seed: int, short: Path, **problem: Any) -> None:
+def main(
+    truths: Path, passes: int, finalists: int, plans: int | None, seed: int, short: Path, longer: Path | None, **problem: Any
+) -> None:
     """Choose a plan by its score, and by a short distillation of the plans with the best scores; say how good either choice was.
 
     \b
@@ -159,9 +164,21 @@ def main(truths: Path, passes: int, finalists: int, plans: int | None, seed: int
     Interrupted, the same command goes on.
     """
     built = Problem.build(ProblemSpec(**problem), progress=True)
-    known = sorted(JsonLines(truths, Truth, header=True).read(), key=lambda t: (t.index, -t.budget))
-    known = [t for budget in dict.fromkeys(t.budget for t in known) for t in [t for t in known if t.budget == budget][:plans]]
-    click.echo(table(judged(built, known, shortly(built, known, short, passes, seed)), finalists))
+    file = JsonLines(truths, Truth, header=True)
+    known = sorted(file.read(), key=lambda t: (t.index, -t.budget))
+    by_budget = {budget: [t for t in known if t.budget == budget][:plans] for budget in dict.fromkeys(t.budget for t in known)}
+    known = [t for own in by_budget.values() for t in own]
+    found = judged(built, known, again(built, known, short, passes, seed))
+    click.echo(table(found, finalists))
+    if longer:
+        best = [max(own, key=lambda t: found[known.index(t)].score) for own in by_budget.values()]
+        long = file.settings["passes"]
+        total = long + finalists * passes
+        for t, more in zip(best, again(built, best, longer, total, file.settings["seed"])):
+            click.echo(
+                f"{t.budget:.0%} of the MACs, the best score: {t.metric:.2%} after {long} passes, {more.metric:.2%} after {total}, "
+                f"as many as with the short ones of {finalists}"
+            )
 
 
 if __name__ == "__main__":
