@@ -23,7 +23,7 @@ fork.set_forkserver_preload(LIBRARIES)
 
 
 def run(
-    program: str | Path, cwd: Path, environment: Mapping[str, str] | None = None, strict: bool = False, timeout: float = 300
+    program: str | Path, cwd: Path, environment: Mapping[str, str] | None = None, strict: bool = False, timeout: float = 900
 ) -> CompletedProcess[str]:
     """What a program leaves: its exit code, and what it printed.
 
