@@ -9,7 +9,7 @@ demo: install
 	$(BIN)/compress-env search --budget macs=0.125 --evaluations 100 --seed 0 --finetune-epochs 40 --out runs/demo --resume
 
 test: install
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -121,7 +121,7 @@ def test_a_choice_by_score_is_compared_with_one_after_a_short_distillation():
     assert list(rerank.chosen(plans, 3).values()) == pytest.approx([0.60, 0.70, 0.70, 0.65, 0.80])
     text = rerank.table(plans, 3)
     lines = {line.split(" | ")[0]: line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ")}
-    assert lines["| the best score"] == "20.00" and lines["| of all, the most accurate after it"] == "0.00"
+    assert lines["| the best score"] == "20.00" and lines["| of all, the most accurate after the short training"] == "0.00"
     assert "50% of the MACs, 4 plans: score -0.80, metric after the short one 1.00, its KL 1.00" in text
     with pytest.raises(UserError, match="4 plans at 50% of the MACs and 4 finalists; give more plans"):
         rerank.table(plans, 4)

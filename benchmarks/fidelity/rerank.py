@@ -12,19 +12,15 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from benchmarks.fidelity.report import spearman
-from benchmarks.fidelity.truths import Truth, Views, distilled, refitter, settings_of
+from benchmarks.fidelity.truths import Truth, distilled, settings_of
 from compress_env.cli import options
 from compress_env.cli.commands import Command
-from compress_env.contexts import one_thread
-from compress_env.distill.recipes import Recipe
-from compress_env.distill.train import predict
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.files import JsonLines
 from compress_env.problem import Problem
 from compress_env.search.choice import FINALISTS
 from compress_env.spec import EvaluatorSettings, ProblemSpec
-from compress_env.surgery.layout import channels_last
 from compress_env.surgery.plan import Plan
 
 DRAWS = 2000
@@ -64,19 +60,8 @@ def again(problem: Problem, truths: Sequence[Truth], path: Path, passes: int, se
         UserError: If the file was made with other settings.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings, file = settings_of(problem, passes, None, seed), JsonLines(path, Truth, header=True)
-    rows = file.begin(settings)
-    done = {(t.budget, t.index) for t in rows}
-    todo = [t for t in truths if (t.budget, t.index) not in done]
-    if todo:
-        whole, data = problem.whole, problem.data
-        with one_thread(), channels_last(whole):
-            views = Views(whole, data, passes, Recipe(**settings["recipe"]), seed)
-            target, refit = predict(whole, data, data.validation), refitter(problem)
-            for t in tqdm(todo, desc="distilling", unit="plan"):
-                rows.append(distilled(refit, t.budget, t.index, Plan.from_json(t.plan), views, target, seed))
-                file.append(rows[-1])
-    return rows
+    plans = {(t.budget, t.index): Plan.from_json(t.plan) for t in truths}
+    return distilled(problem, JsonLines(path, Truth, header=True), settings_of(problem, passes, None, seed), plans)
 
 
 def judged(problem: Problem, truths: Sequence[Truth], short: Sequence[Truth]) -> list[Judged]:
@@ -99,10 +84,10 @@ def chosen(plans: Sequence[Judged], finalists: int) -> Mapping[str, float]:
     best = sorted(plans, key=lambda p: -p.score)[:finalists]
     return {
         "the best score": best[0].truth,
-        f"of the {finalists} with the best score, the most accurate after it": max(best, key=lambda p: p.short).truth,
-        f"of the {finalists}, the one with the lowest KL after it": min(best, key=lambda p: p.kl).truth,
+        f"of the {finalists} with the best score, the most accurate after the short training": max(best, key=lambda p: p.short).truth,
+        f"of the {finalists}, the one with the lowest KL after the short training": min(best, key=lambda p: p.kl).truth,
         f"any of the {finalists}, on average": float(np.mean([p.truth for p in best])),
-        "of all, the most accurate after it": max(plans, key=lambda p: p.short).truth,
+        "of all, the most accurate after the short training": max(plans, key=lambda p: p.short).truth,
     }
 
 

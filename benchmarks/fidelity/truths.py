@@ -193,36 +193,44 @@ def truths(
         lr = found["recipe"]["lr"]
     upper_half = upper_half or found.get("upper_half", False)
     settings = settings_of(problem, passes or found.get("passes", 1), lr, seed, upper_half)
-    rows = results.begin(settings)
+    results.begin(settings)
     counts = counts or ({} if found else COUNTS)
     plans = {b: draw(problem, b, n * (1 + upper_half), seed) for b, n in counts.items()}
     if upper_half:
         plans = {b: better_half(problem, found, progress) for b, found in plans.items()}
+    return settings, distilled(problem, results, settings, {(b, i): plans[b][i] for b, i in _turns(counts)}, progress)
+
+
+def distilled(
+    problem: Problem, results: JsonLines[Truth], settings: dict[str, Any], plans: Mapping[tuple[float, int], Plan],
+    progress: bool = True,
+) -> list[Truth]:  # fmt: skip
+    """Everything in a file of truths, after the plans that it lacks were distilled and appended, in their order.
+
+    Args:
+        problem: The plans' problem.
+        results: The file.
+        settings: What it begins with, as `settings_of` gives it.
+        plans: By budget and number.
+        progress: Whether to show how far it is.
+
+    Raises:
+        UserError: If the file was made with other settings.
+    """
+    rows, whole, data, seed = results.begin(settings), problem.whole, problem.data, settings["seed"]
     done = {(t.budget, t.index) for t in rows}
-    todo = [(b, i) for b, i in _turns(counts) if (b, i) not in done]
+    todo = {key: plan for key, plan in plans.items() if key not in done}
     if todo:
-        whole, data = problem.whole, problem.data
         with one_thread(), channels_last(whole):
             views = Views(whole, data, settings["passes"], Recipe(**settings["recipe"]), seed)
             target, refit = predict(whole, data, data.validation), refitter(problem)
-            for budget, index in tqdm(todo, desc="distilling", unit="plan", disable=not progress):
-                rows.append(distilled(refit, budget, index, plans[budget][index], views, target, seed))
+            for (budget, index), plan in tqdm(todo.items(), desc="distilling", unit="plan", disable=not progress):
+                rows.append(_truth(refit, budget, index, plan, views, target, seed))
                 results.append(rows[-1])
-    return settings, rows
+    return rows
 
 
-def distilled(refit: Evaluator, budget: float, index: int, plan: Plan, views: Views, target: Tensor, seed: int) -> Truth:
-    """A plan's student distilled on all views and measured on all validation images.
-
-    Args:
-        refit: Makes the student, as `refitter` does.
-        budget: Share of the MACs.
-        index: The plan's number.
-        plan: The plan.
-        views: What it learns from.
-        target: The teacher's outputs for the validation images.
-        seed: Of the order of the views.
-    """
+def _truth(refit: Evaluator, budget: float, index: int, plan: Plan, views: Views, target: Tensor, seed: int) -> Truth:
     problem, task = refit.problem, refit.task
     student, data, labels = refit.prepared(plan), problem.data, problem.data.validation.labels
     start = task.metrics(predict(student, data, data.validation), labels)[task.metric]

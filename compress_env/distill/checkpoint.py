@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from compress_env.distill.recipes import Recipe
 from compress_env.files import atomic
@@ -74,3 +74,8 @@ class Checkpoint:
             return found
         warnings.warn(f"the checkpoint {self.path} cannot be used, {reason}; the training starts over", stacklevel=3)
         return None
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of all parameters and buffers, by name."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

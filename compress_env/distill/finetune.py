@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress_env.contexts import one_thread
 from compress_env.data.dataset import Data, Split
 from compress_env.distill import processes
-from compress_env.distill.checkpoint import Checkpoint
+from compress_env.distill.checkpoint import Checkpoint, snapshot
 from compress_env.distill.cuda_graphs import answering
 from compress_env.distill.recipes import Recipe
 from compress_env.distill.train import AT_ONCE, Diverged, Objective, fit, predict
@@ -129,7 +129,7 @@ def finetune(
     kept = file.kept if file else {}
     history: list[float] = kept.setdefault("history", [])
     best: dict[str, Tensor] = kept.setdefault("best", {})
-    came: dict[str, Tensor] = kept.setdefault("came", weights_of(student))
+    came: dict[str, Tensor] = kept.setdefault("came", snapshot(student))
 
     def truth(split: Split) -> Tensor:
         return split.labels if data.labelled else predict(teacher, data, split, at_once)
@@ -141,7 +141,7 @@ def finetune(
         value = measured(data.validation, right)
         if value >= max(history[1:], default=-math.inf):
             best.clear()
-            best.update(weights_of(student))
+            best.update(snapshot(student))
         history.append(value)
         return f"validation {task.metric} {value:.4f}, best {max(history[1:], default=value):.4f}"
 
@@ -165,6 +165,7 @@ def finetune(
             student.eval()
             warnings.warn(f"the fine-tuning ends after epoch {len(history) - 1}: {diverged}; its best epoch is kept", stacklevel=2)
         top = max(range(1, len(history)), key=lambda i: (history[i], i), default=0)
+        # the drop from the best epoch to the student as it came is below 0 for sure
         if history[0] > history[top] and drop(task, outputs_with(best), outputs_with(came), right, confidence=SURELY).bound < 0:
             top, best = 0, came
             warnings.warn(
@@ -186,11 +187,6 @@ def finetune(
         diverged=diverged,
         processes=processes.world(),
     )
-
-
-def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """A copy of a network's weights and buffers, by name."""
-    return {k: v.detach().clone() for k, v in network.state_dict().items()}
 
 
 def loss_function(

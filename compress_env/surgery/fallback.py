@@ -25,7 +25,7 @@ def inner_sides(model: nn.Module, examples: tuple[Tensor, ...], opaque: set[str]
 
     Only what it ties completely inside one opaque layer, and through layers that can be sliced, is there.
     """
-    import torch_pruning as tp
+    import torch_pruning as tp  # importing it, with timm, takes a second
 
     names = {module: name for name, module in model.named_modules()}
     with warnings.catch_warnings(), torch.enable_grad():

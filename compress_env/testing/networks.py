@@ -33,11 +33,6 @@ def plans(graph: LayerGraph, count: int, seed: int = 0) -> list[Plan]:
     return list(dict.fromkeys(found))
 
 
-def snapshot(module: nn.Module) -> Mapping[str, Tensor]:
-    """A copy of all parameters and buffers."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
-
-
 def same(module: nn.Module, before: Mapping[str, Tensor]) -> bool:
     """Whether all parameters and buffers are those of a snapshot, bit for bit."""
     now = module.state_dict()

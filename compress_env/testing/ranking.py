@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress_env.distill.checkpoint import snapshot
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Ranking
@@ -42,7 +43,7 @@ def check_ranking(ranking: Any, teacher: nn.Module | None = None, inputs: Tensor
         inputs = torch.randn(64, *inputs.shape[1:], generator=torch.Generator().manual_seed(0))
     graph = trace(teacher, inputs[:1])
     whole = build_student(teacher, graph, Plan())
-    before = networks.snapshot(whole)
+    before = snapshot(whole)
     importance = {name: group.importance.copy() for name, group in graph.groups.items()}
     given = inputs if ranker.NEEDS_INPUTS else None
     with calling(f"{what}: rank"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from compress_env.distill.checkpoint import snapshot
 from compress_env.resources.base import (
     RESOURCES,
     Context,
@@ -76,7 +77,7 @@ def _check_computed(
 ) -> None:
     for plan in networks.plans(graph, plans, seed):
         student = build_student(teacher, graph, plan)
-        before = networks.snapshot(student)
+        before = snapshot(student)
         view, widths = graph.view(plan.switched), graph.widths(plan)
         with calling(f"{what}: count"):
             counted = number(resource.count(student, example), f"{what}: count")
@@ -146,7 +147,7 @@ def _check_measured(
     _check_speed(what, ready, graph)
     known, other = networks.plans(graph, 1, seed)[1:3]
     student = build_student(teacher, graph, known)
-    before = networks.snapshot(student)
+    before = snapshot(student)
     with calling(f"{what}: measuring a student"):
         first = number(ready.measure(student, known), f"{what}: measuring a student")
         second = ready.measure(student, known)

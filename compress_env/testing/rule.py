@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress_env.distill.checkpoint import snapshot
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.ir import Group
@@ -55,7 +56,7 @@ def check_rule(
         with torch.no_grad(), calling(f"{what}: the layer itself"):
             network = _Between(layer, example, call, rule.channel_axis() if axis is None else axis).eval()
             outputs = network(example)
-    before = networks.snapshot(network)
+    before = snapshot(network)
     with calling(f"{what}: tracing"):
         graph = trace(network, example)
     members = {(m.layer, m.side) for group in graph.groups.values() for m in group.members}

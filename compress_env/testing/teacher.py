@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_env.data.dataset import Data
+from compress_env.distill.checkpoint import snapshot
 from compress_env.resources.cost_model import CostModel
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
@@ -49,7 +50,7 @@ def check_teacher(
     what, module = f"teacher {loaded.name!r}", loaded.module
     require(not module.training, f"{what} is in training mode; call .eval() on it")
     inputs = _inputs(example)
-    before, modes = networks.snapshot(module), [m.training for m in module.modules()]
+    before, modes = snapshot(module), [m.training for m in module.modules()]
     with torch.no_grad(), calling(f"{what}: its forward pass"):
         outputs = module(*inputs)
     require(isinstance(outputs, Tensor), f"{what} returns a {type(outputs).__name__}; it has to return one tensor")

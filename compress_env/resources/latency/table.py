@@ -88,7 +88,7 @@ class Table:
 
 def _curves(points: Mapping[str, list]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Work and time that rises with it, for each grade; one that was not measured is as the nearest that was."""
-    from sklearn.isotonic import isotonic_regression
+    from sklearn.isotonic import isotonic_regression  # importing it takes a third of a second
 
     own = {}
     for grade, pairs in points.items():
