@@ -214,8 +214,8 @@ def test_offline_learning_is_an_environment_whose_uniform_students_gain_nothing(
     objective = SurrogateObjective(teachers, 10)
     env = SurrogateEnv(objective, tqdm(disable=True))
     met = set()
-    for _ in range(10):
-        env.reset()
+    for seed in range(10):
+        env.reset(seed=seed)
         done, steps = False, 0
         while not done:
             _, gain, done, _, _ = env.step(np.zeros(2, np.float32))
