@@ -15,6 +15,7 @@ from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Proposal
 from compress_env.search.trial import Trial
 from compress_env.surgery.plan import Plan
+from compress_env.walk.relative import plans_of
 
 OPTIMISM = (0.5, 1.0, 2.0, 4.0)
 """Standard deviations added to a prediction (upper confidence bound, Auer 2002), in turns: the small ones use what is known, the
@@ -83,16 +84,25 @@ class RewardModel:
         self.students: list[Student] = []
         self.known: set[Plan] = set()
 
-    def plan(self, actions: np.ndarray, limits: Mapping[str, float]) -> Allocation:
-        """The plan that actions `(steps,)` lead to."""
-        if self.free and self.objective.actions == "relative":
-            allocator = self.objective.allocator
-            more = np.where(allocator.shrinks, -actions, actions)
-            return allocator.solve(self.objective.reference(limits), FACTOR**more)
+    def plans(self, actions: Sequence[np.ndarray], limits: Mapping[str, float]) -> list[Allocation]:
+        """The plans that actions, each `(steps,)`, lead to."""
+        if self.objective.actions != "relative":
+            return [self._walked(each, limits) for each in actions]
+        allocator, reference = self.objective.allocator, self.objective.reference(limits)
+        if not self.free:
+            return plans_of(allocator, reference, np.array(actions))
+        more = np.where(allocator.shrinks, np.negative(actions), actions)
+        return allocator.solve(reference, FACTOR**more)
+
+    def _walked(self, actions: np.ndarray, limits: Mapping[str, float]) -> Allocation:
         walk = self.objective.begin(limits)
         for value in actions.tolist():
             walk.step(value, value)
         return Allocation(walk.removed, walk.widths)
+
+    def plan(self, actions: np.ndarray, limits: Mapping[str, float]) -> Allocation:
+        """The plan that actions `(steps,)` lead to."""
+        return self.plans([actions], limits)[0]
 
     def first(self, limits: Mapping[str, float]) -> list[np.ndarray]:
         """Actions `(steps,)` to begin with: 0, and those for the allocations with other blocks removed, where actions can say that."""
@@ -142,7 +152,7 @@ class RewardModel:
         for size in np.diff(np.linspace(0, self.mutations, GENERATIONS + 1).astype(int)):
             drawn = [parents[i] for i in self.rng.integers(len(parents), size=size)]
             actions = [mutated(self.objective, each, self.rng, CHANGED, DEVIATION) for each in drawn]
-            found += self.candidates(actions, [self.plan(each, limits) for each in actions], limits)
+            found += self.candidates(actions, self.plans(actions, limits), limits)
             parents = [m.actions for m in heapq.nlargest(SURVIVORS, found, key=lambda m: m.acquisition)]
         return found
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from compress_env import cache, rewards
+from compress_env.allocation.allocator import Allocator
 from compress_env.allocation.completion import Completed
 from compress_env.allocation.sensitivities import FEW_IMAGES, Sensitivities, is_kept, measure, probes
-from compress_env.allocation.solver import Allocation, Allocator, Reference
+from compress_env.allocation.solver import Allocation, Reference
 from compress_env.errors import DoubtfulTeacher, UserError
 from compress_env.evaluation import Evaluation
 from compress_env.evaluator import Evaluator, PlanEvaluator

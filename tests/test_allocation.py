@@ -14,6 +14,7 @@ from allocations import (
     QUICK,
     SHARES_OF_TEACHER,
     SPEC,
+    alike,
     anew,
     limits_of,
     plan_of,
@@ -22,8 +23,9 @@ from allocations import (
 from networks import NETWORKS
 from torch import nn
 
+from compress_env.allocation.allocator import Allocator
 from compress_env.allocation.sensitivities import LEAST, SHARES, Sensitivities, loss, measure, probes
-from compress_env.allocation.solver import Allocation, Allocator
+from compress_env.allocation.solver import Allocation
 from compress_env.errors import InfeasibleBudget
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective
@@ -216,6 +218,23 @@ def test_no_widths_of_two_groups_of_a_real_teacher_are_better_than_the_allocatio
     full = own.problem.graph.full
     assert [n for n, w, size in zip(own.problem.graph.groups, allocation.widths, full) if w < size] == list(groups)
     assert own.allocator.score(allocation) > best_score(own.allocator, limits) - 2e-3
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids="-".join)
+@pytest.mark.parametrize("name", ["objective", "chain"])
+def test_plans_that_are_found_together_are_those_found_alone(name, budget, request):
+    own: Objective = request.getfixturevalue(name)
+    allocator, rng = own.allocator, np.random.default_rng(0)
+    weights = 4.0 ** rng.uniform(-2, 2, (40, own.steps))
+    weights[0] = 1
+    for share in SHARES_OF_TEACHER[:3]:
+        reference = own.reference(limits_of(own, budget, share))
+        together = allocator.solve(reference, weights)
+        assert alike(together[0], reference.allocation)
+        assert all(alike(plan, *allocator.solve(reference, each[None])) for plan, each in zip(together, weights))
+        assert len({plan_of(own, plan) for plan in together}) > 5
+        assert all(used <= limit for plan in together for name, limit in reference.limits.items()
+                   for used in [own.problem.cost_model.predict_all(plan.removed, plan.widths)[name]])  # fmt: skip
 
 
 class Nested(nn.Module):

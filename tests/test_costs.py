@@ -9,9 +9,9 @@ from networks import NETWORKS
 from reference import Plain, PlainEpisode
 from torch import nn
 
+from compress_env.allocation.allocator import Allocator
 from compress_env.allocation.completion import Completed
 from compress_env.allocation.sensitivities import Sensitivities
-from compress_env.allocation.solver import Allocator
 from compress_env.problem import Measured, Problem
 from compress_env.resources import RESOURCES
 from compress_env.spec import SCHEDULES, ProblemSpec

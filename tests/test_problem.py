@@ -11,8 +11,8 @@ from torch import nn
 
 from compress_env import evaluator as evaluator_module
 from compress_env import problem as problem_module
+from compress_env.allocation.allocator import Allocator
 from compress_env.allocation.completion import Completed
-from compress_env.allocation.solver import Allocator
 from compress_env.errors import UserError
 from compress_env.evaluator import Evaluator
 from compress_env.objective import Objective

@@ -107,6 +107,22 @@ def test_a_prediction_is_the_count_on_the_student_to_the_last_digit(name, networ
         assert resource.predict(graph.view(frozenset(plan.removed)), graph.widths(plan)) == resource.count(student, example[:1])
 
 
+@pytest.mark.parametrize("columns", [1, 7, 300])
+@pytest.mark.parametrize("names", [("macs",), ("memory", "params", "macs"), ("macs", "energy")], ids="-".join)
+def test_of_columns_that_grow_the_last_that_fits_is_found_for_several_series_at_once(names, columns, energy):
+    counted = [energy if name == "energy" else name for name in names]
+    problem = Problem.build(EnvironmentSpec.of_keywords(budget=dict.fromkeys(counted, "40%"), ranking="magnitude").problem)
+    model, graph, rng = problem.cost_model, problem.graph, np.random.default_rng(0)
+    widths = np.sort(rng.integers(1, graph.full[:, None, None] + 1, (len(graph.groups), 20, columns)))
+    widths[:, 0] = graph.full[:, None]  # none of them fits
+    view, limits = graph.view(frozenset()), {name: 0.4 * model.teacher[name] for name in names}
+    series = widths.transpose(1, 0, 2)
+    expected = [sum(model.fits(view, column, limits) for column in each.T) - 1 for each in series]
+    assert model.last_fitting_each(view, widths, limits).tolist() == expected
+    assert [model.last_fitting(view, each, limits) for each in series] == expected
+    assert expected[0] == -1 and (columns == 1 or len(set(expected)) > 3)
+
+
 @pytest.mark.parametrize("name", ["params", "macs", "memory"])
 def test_fewer_channels_never_cost_more(name, network):
     _, _, graph = network

@@ -21,7 +21,7 @@ import torch_pruning as tp
 from torch import nn
 from tqdm.auto import tqdm
 
-from compress_env.allocation.solver import Allocator
+from compress_env.allocation.allocator import Allocator
 from compress_env.contexts import one_thread
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.short import ShortDistillation

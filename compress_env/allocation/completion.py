@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress_env.allocation.solver import Allocation, Allocator
+from compress_env.allocation.allocator import Allocator
+from compress_env.allocation.solver import Allocation
 from compress_env.evaluation import Evaluation, proxy_score
 
 

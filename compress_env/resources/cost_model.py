@@ -112,27 +112,45 @@ class CostModel:
                 return False
         return True
 
-    def last_fitting(self, view: PrunedView, widths: np.ndarray, limits: Mapping[str, float]) -> int:
-        """For columns of widths `(groups, n)` that grow from each to the next, the last up to which all meet the limits, or -1."""
-        start, stop = 0, widths.shape[1]
-        stride = math.isqrt(stop) if stop > _AT_ONCE else 1
-        if stride > 1:  # where to look closer
-            coarse = self.last_fitting(view, widths[:, ::stride], limits)
-            start, stop = max(0, coarse * stride), min(stop, (coarse + 1) * stride)
+    def fits_each(self, view: PrunedView, widths: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+        """As `fits`, for columns of widths `(groups, n)`: `(n,)`."""
+        fit = np.ones(widths.shape[1], bool)
         for name, limit in limits.items():
-            predict = self._predict[name]
-            if stop == start or stop < widths.shape[1] and predict(view, widths[:, stop - 1]) <= limit:
-                continue  # a limit before this one is tighter
-            if name in self._vectorised:
-                fit = predict(view, widths[:, start:stop]) <= limit
-                stop = start + (len(fit) if fit.all() else int(fit.argmin()))
-            else:
+            fit &= self.predict_many(name, view, widths) <= limit
+        return fit
 
-                def exceeds(i: int, predict: Callable = predict, limit: float = limit) -> bool:
-                    return predict(view, widths[:, i]) > limit
+    def last_fitting(self, view: PrunedView, widths: np.ndarray, limits: Mapping[str, float]) -> int:
+        """For columns of widths `(groups, k)` that grow from each to the next, the last up to which all meet the limits, or -1."""
+        return int(self.last_fitting_each(view, widths[:, None], limits)[0])
 
-                stop = bisect_left(range(start, stop), True, key=exceeds) + start
-        return stop - 1
+    def last_fitting_each(self, view: PrunedView, widths: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+        """As `last_fitting` for each of several series of columns `(groups, n, k)`: `(n,)`."""
+        _, series, most = widths.shape
+        if most > _AT_ONCE:  # where to look closer
+            stride = math.isqrt(most)
+            begin = self.last_fitting_each(view, widths[:, :, ::stride], limits) * stride
+            near = np.minimum(np.maximum(begin, 0)[:, None] + np.arange(stride), most - 1)
+            within = self.last_fitting_each(view, np.take_along_axis(widths, near[None], 2), limits)
+            return np.where(begin < 0, -1, np.take_along_axis(near, np.maximum(within, 0)[:, None], 1)[:, 0])
+        last = np.full(series, most - 1)
+        for number, (name, limit) in enumerate(limits.items()):
+            if not number:
+                last = self._last_within(name, view, widths, limit)
+            elif len(which := (last >= 0).nonzero()[0]):
+                which = which[self.predict_many(name, view, widths[:, which, last[which]]) > limit]  # those before may be tighter
+                if len(which):
+                    tighter = self._last_within(name, view, widths[:, which, : last[which].max() + 1], limit)
+                    last[which] = np.minimum(last[which], tighter)
+        return last
+
+    def _last_within(self, name: str, view: PrunedView, widths: np.ndarray, limit: float) -> np.ndarray:
+        groups, series, most = widths.shape
+        predict = self._predict[name]
+        if name in self._vectorised:
+            exceeds = (predict(view, widths.reshape(groups, -1)) > limit).reshape(series, most)
+            return np.where(exceeds.any(1), exceeds.argmax(1), most) - 1
+        return np.array([bisect_left(range(most), True, key=lambda j: predict(view, columns[:, j]) > limit) - 1
+                         for columns in np.moveaxis(widths, 1, 0)], int)  # fmt: skip
 
     def count(self, student: fx.GraphModule, plan: Plan) -> dict[str, float]:
         """Usage of the student of a plan that was really built, by resource. A measured one is measured once a plan."""

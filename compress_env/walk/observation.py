@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compress_env.allocation.allocator import Allocator
 from compress_env.allocation.completion import Completed
-from compress_env.allocation.solver import Allocation, Allocator
+from compress_env.allocation.solver import Allocation
 from compress_env.decisions import Decision
 from compress_env.problem import Problem
 from compress_env.resources import BUILT_IN

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from compress_env.allocation.solver import Allocation, Allocator, Reference
+from compress_env.allocation.allocator import Allocator
+from compress_env.allocation.solver import Allocation, Reference
 from compress_env.problem import Problem
 from compress_env.walk.base import AnyWalk
 
@@ -36,8 +37,8 @@ class RelativeWalk(AnyWalk):
     def plan(self) -> Allocation:
         """The plan of what is decided so far, with the allocation for the rest."""
         if self._plan is None:
-            factor = self.allocator.factor(self.reference)
-            self._plan = self.allocator.solve(self.reference, self.allocator.weights(self.more, factor))
+            weights = self.allocator.weights(self.more, self.allocator.factor(self.reference))
+            (self._plan,) = self.allocator.solve(self.reference, weights[None])
         return self._plan
 
     @property
@@ -66,3 +67,17 @@ class RelativeWalk(AnyWalk):
     def kept_by_zero(self) -> float:
         """What the plan as it stands keeps of the current target, in [0, 1]; 0 at the end."""
         return 0.0 if self.done else self.plan.kept(self.current, self.graph)
+
+
+def plans_of(allocator: Allocator, reference: Reference, actions: np.ndarray) -> list[Allocation]:
+    """The plans that whole walks lead to, many at once.
+
+    Args:
+        allocator: Of the problem.
+        reference: The allocation for the limits.
+        actions: One for each step of each walk, `(n, steps)` in [-1, 1].
+    """
+    factor = allocator.factor(reference)
+    return allocator.solve(
+        reference, np.array([allocator.weights(more, factor) for more in np.where(allocator.shrinks, -actions, actions)])
+    )
