@@ -84,7 +84,7 @@ def trial(index=0, reward=0.5, used=0.4, failed="") -> Trial:
     return Trial(index, Plan.of(["a"], {"b": 3}), evaluation, {"macs": 0.5}, reward, terms, False, 0, 1.5, "p", "r")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"dyna-td3", "dyna-sac"}))  # they do as dyna-ddpg does
 def test_every_agent_keeps_the_promises_of_agents(name):
     check_agent(name, evaluations=4 if name in OFF_POLICY else 6)
 
@@ -226,7 +226,6 @@ def test_the_predecessor_removes_first_then_shrinks_the_best_of_what_is_left(mak
 
 @pytest.mark.parametrize("name, with_checkpoint", [
     ("random", False), ("ddpg", True), ("sac", True), ("ddpg", False), ("ppo", False), ("model", False), ("dyna-ddpg", True),
-    ("dyna-ddpg", False),
 ])  # fmt: skip
 def test_an_interrupted_search_resumes_to_the_trials_of_an_uninterrupted_one(
     name, with_checkpoint, make, tmp_path, monkeypatch
@@ -282,14 +281,14 @@ def test_a_killed_process_resumes_to_the_same_trials(make, tmp_path):
     script = (
         "import sys, gymnasium as gym, torch, compress_env; torch.set_num_threads(1)\n"
         "from compress_env.search import search\n"
-        f"search(gym.make('LayerRemoval-v0', **{QUICK!r}), 'ddpg', 20, 2, sys.argv[1], progress=False)"
+        f"search(gym.make('LayerRemoval-v0', **{QUICK!r}), 'ddpg', 12, 2, sys.argv[1], progress=False)"
     )
     command = [sys.executable, "-c", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment)
     file = tmp_path / "killed" / "trials.jsonl"
     deadline = time.monotonic() + 120
-    while not (file.exists() and file.read_bytes().count(b"\n") >= 8):
+    while not (file.exists() and file.read_bytes().count(b"\n") >= 5):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     with pytest.raises(UserError, match="another process is working in .* choose another --out"):
@@ -297,12 +296,12 @@ def test_a_killed_process_resumes_to_the_same_trials(make, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = len(RunFolder(file.parent).trials())
-    assert 8 <= done < 20
+    assert 5 <= done < 12
     with file.open("a") as torn:
         torn.write('{"index": 99, "plan"')
     subprocess.run([*command, str(file.parent)], check=True, env=environment)
-    killed, whole = RunFolder(file.parent).trials(), search(make(), "ddpg", 20, 2, progress=False).trials
-    assert len(whole) == 20 and same(killed, whole)
+    killed, whole = RunFolder(file.parent).trials(), search(make(), "ddpg", 12, 2, progress=False).trials
+    assert len(whole) == 12 and same(killed, whole)
 
 
 def test_a_run_whose_teacher_has_changed_is_neither_resumed_nor_finished(tmp_path):
