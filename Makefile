@@ -28,12 +28,12 @@ docs: .venv/docs
 install: .venv/installed
 
 .venv/docs: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[docs]'
 	touch $@
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[test]'
 	touch $@
 
 clean:
