@@ -28,8 +28,10 @@ FLAG = r"--[a-z][a-z0-9-]*"
 COMMAND = r"(?:compress-env(?!\[)|python -m benchmarks\.\w+)\b[^\n`]*"
 GROUPS = ("bench", "policy")
 
-QUICK = "from compress_env.resources.latency import stopwatch\nstopwatch.SECONDS, stopwatch.PATIENCE = 0.05, 1\n"
-"""Before the page of which each block measures a whole network: measurements are short."""
+QUICK = """from compress_env.resources.latency import stopwatch, table
+stopwatch.SECONDS, stopwatch.PATIENCE, table.SHARES, table.MIXED = 0.05, 1, (1.0, 0.3), 2
+"""
+"""Before the pages of which each block measures a whole network: measurements are short, and of fewer students."""
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 

@@ -35,7 +35,7 @@ LARGE = (
     "efficientnet_b0", "mobilenet_v2", "mobilenetv4_conv_small",
 )  # fmt: skip
 """Networks that take long, and whose kinds others have, too: with --every-export."""
-LONG_EXPORTS = ("ghostnet_100", "repvgg_a0", "shufflenet_v2_x1_0", "swin_t")
+LONG_EXPORTS = ("deit_tiny_patch16_224", "ghostnet_100", "repvgg_a0", "shufflenet_v2_x1_0", "swin_t")
 """Of which no student is exported without --every-export: PyTorch takes ten to thirty seconds for one."""
 
 
