@@ -22,7 +22,7 @@ from compress_env.files import atomic, read_json, write_json
 
 T = TypeVar("T")
 V = TypeVar("V")
-WORTH = 1.0
+WORTH = 0.1
 """Seconds below which what was computed is not kept."""
 ROOM = 8 << 30
 """Bytes of one kind of thing at most; what was longest not used goes."""
@@ -41,7 +41,7 @@ def tensors(kind: str, key: str, compute: Callable[[], dict[str, Tensor]], use: 
     Args:
         kind: The kind of thing.
         key: Names everything that they depend on, as by `content_key`.
-        compute: Makes them; they are kept if that takes more than a second.
+        compute: Makes them; they are kept if that takes longer than WORTH.
         use: Makes the thing of them; if it fails on kept ones, they are damaged, and computed again.
 
     Returns:

@@ -43,6 +43,7 @@ def test_decisions_cost_little_beside_judging_the_student(measured):
     per_episode = numbers["steps"] / numbers["decisions"]["without"]
     assert per_episode / 10 < stages["decisions"] < per_episode * 10  # two measurements of one thing
     assert [getattr(owner, attribute) for owner, attribute, _ in STAGES] == before
+    assert 0 < numbers["plans"]["together"] < numbers["plans"]["alone"]
 
 
 def test_a_search_is_put_beside_the_teachers_training(measured):

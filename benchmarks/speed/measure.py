@@ -21,6 +21,7 @@ import torch_pruning as tp
 from torch import nn
 from tqdm.auto import tqdm
 
+from compress_env.agents.model import FACTOR
 from compress_env.allocation.allocator import Allocator
 from compress_env.contexts import one_thread
 from compress_env.distill.recipes import finetuning_recipe
@@ -40,6 +41,8 @@ from compress_env.walk.walk import Walk
 
 SHARES = 0.25, 0.75  # of the teacher's MACs, between which budgets are drawn
 N2N_EPOCHS = 5
+TOGETHER = 100
+"""Plans that a search with a model asks for at once."""
 STAGES = (
     (LayerRemovalEnv, "reset", "reset"),
     (Allocator, "reference", "allocation"),
@@ -70,6 +73,7 @@ def speed(objective: Objective, evaluator: Evaluator, seconds: float, seed: int 
 
     Returns:
         decisions: steps a second with and without the observation, every episode at a fresh budget and with nothing remembered.
+        plans: seconds of a plan that relative actions lead to, alone and of TOGETHER at once.
         profile: seconds of an episode a stage, averaged. build: medians over random plans. peers: a way to a candidate each.
     """
     rng, problem = np.random.default_rng(seed), objective.problem
@@ -79,6 +83,7 @@ def speed(objective: Objective, evaluator: Evaluator, seconds: float, seed: int 
             "data": problem.data.name,
             "steps": objective.steps,
             "decisions": decisions(objective, seconds, rng, progress),
+            "plans": plans(objective, seconds, rng, progress),
             "profile": profile(objective, seconds, rng, progress),
             "build": building(problem, seconds, rng, progress),
             "peers": peers(evaluator, seconds, rng, progress),
@@ -131,6 +136,20 @@ def decisions(objective: Objective, seconds: float, rng: np.random.Generator, pr
             steps += len(actions)
         rates[name] = steps / spent
     return rates
+
+
+def plans(objective: Objective, seconds: float, rng: np.random.Generator, progress: bool) -> dict[str, float]:
+    """Median seconds of a plan that random weights of the losses lead to, found alone and together with others."""
+    allocator, times = objective.allocator, dict[str, list[float]](alone=[], together=[])
+    limits = {"macs": random_budget(objective.problem, rng)["macs"] * objective.problem.cost_model.teacher["macs"]}
+    reference = objective.reference(limits)
+    for _ in rounds("plans", seconds / 2, 5, progress):
+        weights = FACTOR ** rng.uniform(-1, 1, (TOGETHER, objective.steps))
+        for name, own in (("alone", weights[:1]), ("together", weights)):
+            began = thread_time()
+            allocator.solve(reference, own)
+            times[name].append((thread_time() - began) / len(own))
+    return {name: median(own) for name, own in times.items()}
 
 
 def random_budget(problem: Problem, rng: np.random.Generator) -> dict[str, float]:
@@ -319,6 +338,8 @@ def table(result: Mapping[str, Any]) -> Iterator[str]:
     rates = result["decisions"]
     yield ""
     yield f"decisions a second    {rates['with observation']:,.0f} with the observation, {rates['without']:,.0f} without"
+    each = {name: spent * 1e3 for name, spent in result["plans"].items()}
+    yield f"a plan                {each['alone']:.2f} ms alone, {each['together']:.2f} ms of {TOGETHER} at once"
     profile, build = result["profile"], result["build"]
     yield ""
     yield f"{'an episode':20} {profile['seconds'] * 1e3:9.2f} ms      (mean of {profile['episodes']})"

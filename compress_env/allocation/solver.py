@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
@@ -101,7 +102,6 @@ class Solver:
         self.problem, self.graph, self.cost_model = problem, problem.graph, problem.cost_model
         groups = self.graph.groups.values()
         self.blocks = [d.target for d in problem.decisions if not d.shrinks]
-        self._block_index = {name: i for i, name in enumerate(self.blocks)}
         self._rows = np.arange(len(groups))
         self._steps = np.array([g.step for g in groups], int)
         every = [_levels(g) if may else np.array([g.size]) for g, may in zip(groups, problem.shrinkable)]
@@ -117,20 +117,22 @@ class Solver:
         self._inner = np.array(inner, float).reshape(len(self.blocks), len(groups))
         self.shrinks = np.array([d.shrinks for d in problem.decisions], bool)
         self._group_place = np.array([self.graph.group_index[d.target] for d in problem.decisions if d.shrinks], int)
-        self._parts: dict[frozenset[str], tuple[list[int], np.ndarray]] = {}
+        self._sets: dict[bytes, frozenset[str]] = {}
+        self._parts: dict[frozenset[str], tuple[np.ndarray, np.ndarray]] = {}
 
     def kl(self, plan: Allocation) -> float:
         """The predicted KL of a plan in nats: the sum of what its parts cost alone. A part that went with a block counts once."""
-        blocks, alive = self._parts_of(plan.removed)
-        return float(self._block_loss[blocks].sum() + self._curves[self._rows, plan.widths][alive].sum())
+        outermost, alive = self.parts_of(plan.removed)
+        return float(self._block_loss[outermost].sum() + self._curves[self._rows, plan.widths][alive].sum())
 
-    def _parts_of(self, removed: frozenset[str]) -> tuple[list[int], np.ndarray]:
-        """Of removed blocks the indices of those that lie in no other one, and the mask of the groups that are left; remembered."""
+    def parts_of(self, removed: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Masks of those removed blocks that lie in no other one `(blocks,)`, and of the groups left `(groups,)`; remembered."""
         if (known := self._parts.get(removed)) is None:
             if len(self._parts) > REMEMBERED:
                 self._parts.clear()
             outermost = self.graph.canonical(removed, self.graph.full).removed
-            known = self._parts[removed] = ([self._block_index[name] for name in outermost], self.graph.view(removed).alive)
+            mask = np.array([name in outermost for name in self.blocks], bool)
+            known = self._parts[removed] = (mask, self.graph.view(removed).alive)
         return known
 
     def between_levels(self, values: np.ndarray) -> np.ndarray:
@@ -163,21 +165,19 @@ class Solver:
         first = self._first_fitting(within, removed, levels)
         # The blocks that go may change at that price, and much cost with them: those on both sides of it are tried.
         tried: dict[frozenset[str], list[int]] = {}
-        for at in (first, first - 1):
-            for gone, plans in self._alike(removed, (at >= 0) & (at < PRICES), at):
-                known = tried.setdefault(gone, [])
-                known += sorted(set(plans) - set(known))
-        found: list[list[tuple[float, bool, Allocation]]] = [[] for _ in weights]
-        for gone, plans in tried.items():
-            fit, widths = self._widths(reference, within, gone, loss[plans], levels[plans], prices, of_groups[plans])
-            which = np.array(plans)[fit]
-            lost = self._lost(reference, gone, widths, of_groups[which], block_loss[which])
-            for i, own, less in zip(which.tolist(), widths, lost.tolist()):
-                # Of equals, that with the blocks of the first price that fits.
-                later = first[i] == PRICES or self._names(removed[i, first[i]]) != gone
-                found[i].append((less, later, Allocation(gone, own)))
-        best = [min(each, key=lambda x: x[:2])[2] if each else self._fallback(reference) for each in found]
-        return best, prices[np.minimum(first, PRICES - 1)]
+        for i, at in enumerate(first):
+            for gone in {self._names(removed[i, j]): None for j in (at, at - 1) if 0 <= j < PRICES}:
+                tried.setdefault(gone, []).append(i)
+        those = _Tried(self, tried)
+        fit, widths = self._widths(reference, within, those, loss[those.plans], levels[those.plans], prices, of_groups[those.plans])
+        lost = self._lost(reference, those, widths, of_groups[those.plans], block_loss[those.plans])
+        best: list[tuple[float, bool, Allocation] | None] = [None] * len(weights)
+        for i, gone, fits, own, less in zip(those.plans.tolist(), those.gone, fit.tolist(), widths, lost.tolist()):
+            later = first[i] == PRICES or self._names(removed[i, first[i]]) != gone  # of equals, that of the first price that fits
+            known = best[i]
+            if fits and (known is None or (less, later) < known[:2]):
+                best[i] = (less, later, Allocation(gone, own))
+        return [each[2] if each else self._fallback(reference) for each in best], prices[np.minimum(first, PRICES - 1)]
 
     def _at_prices(
         self, reference: Reference, loss: np.ndarray, block_loss: np.ndarray, prices: np.ndarray
@@ -190,93 +190,84 @@ class Solver:
         return kept > block_loss[:, None], levels
 
     def _names(self, mask: np.ndarray) -> frozenset[str]:
-        return frozenset(name for name, gone in zip(self.blocks, mask.tolist()) if gone)
+        """The blocks of a mask `(blocks,)`; remembered."""
+        key = mask.tobytes()
+        if (known := self._sets.get(key)) is None:
+            if len(self._sets) > REMEMBERED:
+                self._sets.clear()
+            known = self._sets[key] = frozenset(name for name, gone in zip(self.blocks, mask.tolist()) if gone)
+        return known
 
-    def _alike(self, removed: np.ndarray, which: np.ndarray, at: np.ndarray) -> list[tuple[frozenset[str], list[int]]]:
-        """Plans of the mask `which` by the blocks that go at a price of each, `removed[plan, at[plan]]`."""
-        found: dict[bytes, list[int]] = {}
-        for i in which.nonzero()[0].tolist():
-            found.setdefault(removed[i, at[i]].tobytes(), []).append(i)
-        return [(self._names(removed[own[0], at[own[0]]]), own) for own in found.values()]
-
-    def _first_fitting(self, limits: Mapping[str, float], removed: np.ndarray, levels: np.ndarray) -> np.ndarray:
-        """The first price with which each plan fits, `(n,)`, PRICES if none does; at each less is used than at the one before."""
-        low, high, fits = np.zeros(len(levels), int), np.full(len(levels), PRICES), np.zeros(len(levels), bool)
-        while (open_ := low < high).any():
-            middle = (low + high) // 2
-            for gone, plans in self._alike(removed, open_, middle):
-                widths = self.levels[self._rows, levels[plans, middle[plans]]].T
-                fits[plans] = self.cost_model.fits_each(self.graph.view(gone), widths, limits)
-            high = np.where(open_ & fits, middle, high)
-            low = np.where(open_ & ~fits, middle + 1, low)
+    def _first_fitting(self, limits: Mapping[str, float], removed: np.ndarray, levels: np.ndarray) -> list[int]:
+        """The first price with which each plan fits, PRICES if none does; at each less is used than at the one before."""
+        low, high = [0] * len(levels), [PRICES] * len(levels)
+        while plans := [i for i in range(len(levels)) if low[i] < high[i]]:
+            alike: dict[frozenset[str], list[int]] = {}
+            for i in plans:
+                alike.setdefault(self._names(removed[i, (low[i] + high[i]) // 2]), []).append(i)
+            for gone, own in alike.items():
+                middle = [(low[i] + high[i]) // 2 for i in own]
+                fits = self.cost_model.fits_each(self.graph.view(gone), self.levels[self._rows, levels[own, middle]].T, limits)
+                for i, at, fit in zip(own, middle, fits.tolist()):
+                    low[i], high[i] = (low[i], at) if fit else (at + 1, high[i])
         return low
 
     def _widths(
-        self, reference: Reference, within: Mapping[str, float], gone: frozenset[str], loss: np.ndarray, levels: np.ndarray,
+        self, reference: Reference, within: Mapping[str, float], those: _Tried, loss: np.ndarray, levels: np.ndarray,
         prices: np.ndarray, weights: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """Which plans fit without these blocks at some price `(n,)`, and of these the widths `(n, groups)` that lose least."""
-        view = self.graph.view(gone)
+        """Which of `those` fit at some price `(n,)`, and the widths `(n, groups)` that lose least, of those that do."""
 
         def fitting(levels: np.ndarray) -> np.ndarray:
-            """The first price with which each plan fits."""
+            """The first price with which each fits."""
             growing = self.levels[self._rows, levels].transpose(2, 0, 1)[:, :, ::-1]
-            return levels.shape[1] - 1 - self.cost_model.last_fitting_each(view, growing, within)
+            return levels.shape[1] - 1 - those.last_fitting(growing, within)
 
         first = fitting(levels)
-        fit = first < len(prices)
-        level, larger = (levels[np.arange(len(levels)), np.minimum(at, len(prices) - 1)] for at in (first, np.maximum(first - 1, 0)))
-        if len(which := (fit & (first > 0)).nonzero()[0]):
-            low, high = np.log(prices[first[which] - 1])[:, None], np.log(prices[first[which]])[:, None]
-            between = np.exp(low + (high - low) / NARROWED * np.arange(NARROWED + 1))
-            narrowed = (loss[which][:, None] + between[:, :, None, None] * reference.cost).argmin(3)
-            at = fitting(narrowed)
-            fit[which] = at <= NARROWED
-            for target, own in ((level, np.minimum(at, NARROWED)), (larger, np.minimum(np.maximum(at - 1, 0), NARROWED))):
-                target[which] = narrowed[np.arange(len(which)), own]
-        level, larger, weights = level[fit], larger[fit], weights[fit]
+        low, high = prices[np.maximum(first - 1, 0), None], prices[np.minimum(first, PRICES - 1), None]
+        between = low * (high / low) ** (np.arange(NARROWED + 1) / NARROWED)
+        levels = (loss[:, None] + between[:, :, None, None] * reference.cost).argmin(3)
+        at = fitting(levels)
+        fit, each = at <= NARROWED, np.arange(len(at))
+        level, larger = levels[each, np.minimum(at, NARROWED)], levels[each, np.maximum(np.minimum(at, NARROWED) - 1, 0)]
         widths = self.levels[self._rows, level]
         for target in (larger, np.minimum(level + 1, self.levels.shape[1] - 1)):
-            widths = self._spend(reference, gone, widths, self.levels[self._rows, target], weights)
+            widths = self._spend(reference, those, widths, self.levels[self._rows, target], weights)
         return fit, widths
 
     def _spend(
-        self, reference: Reference, gone: frozenset[str], widths: np.ndarray, target: np.ndarray, weights: np.ndarray
+        self, reference: Reference, those: _Tried, widths: np.ndarray, target: np.ndarray, weights: np.ndarray
     ) -> np.ndarray:
         """Widths nearer to the larger ones of `target`, those first that save most loss for their cost, as far as the limits allow."""
-        view, each = self.graph.view(gone), np.arange(len(widths))
-        grow = view.alive & self.problem.shrinkable & (target > widths)
+        grow = those.alive & self.problem.shrinkable & (target > widths)
         count = grow.sum(1)
-        if not count.any():
+        if not (most := count.max()):
             return widths
-        rows, steps = self._rows, np.arange(count.max() + 1)
+        rows, each = self._rows, np.arange(len(widths))
         saved = weights * (self._curves[rows, widths] - self._curves[rows, target])
         cost = reference.cost_between[rows, target] - reference.cost_between[rows, widths]
         order = np.argsort(np.where(grow, -saved / np.maximum(cost, 1e-12), np.inf), axis=1, kind="stable")
         rank = np.argsort(order, axis=1)  # of each group, how many grow before it
-        grown = (grow.T & (rank.T < count))[:, :, None] & (rank.T[:, :, None] < steps)
+        grown = rank.T[:, :, None] < np.minimum(np.arange(most + 1), count[:, None])
         columns = np.where(grown, target.T[:, :, None], widths.T[:, :, None])
-        last = np.minimum(np.maximum(self.cost_model.last_fitting_each(view, columns, reference.limits), 0), count)
+        last = np.minimum(np.maximum(those.last_fitting(columns, reference.limits), 0), count)
         widths = columns[:, each, last].T
-        if len(which := (last < count).nonzero()[0]):  # the next one as far as it goes
-            group = order[which, last[which]]
-            begin, end, step = widths[which, group], target[which, group], self._steps[group]
-            more = (end - begin - 1) // step
-            between = begin[:, None] + step[:, None] * np.minimum(np.arange(more.max() + 1), more[:, None])
-            columns = np.repeat(widths[which].T[:, :, None], between.shape[1], 2)
-            columns[group, np.arange(len(which))] = between
-            last = np.maximum(self.cost_model.last_fitting_each(view, columns, reference.limits), 0)
-            widths[which, group] = between[np.arange(len(which)), last]
+        group = order[each, np.minimum(last, len(rows) - 1)]  # the next one as far as it goes
+        begin, step = widths[each, group], self._steps[group]
+        more = np.maximum(np.where(last < count, target[each, group] - begin - 1, 0), 0) // step
+        between = begin[:, None] + step[:, None] * np.minimum(np.arange(more.max() + 1), more[:, None])
+        columns = np.repeat(widths.T[:, :, None], between.shape[1], 2)
+        columns[group, each] = between
+        widths[each, group] = between[each, np.maximum(those.last_fitting(columns, reference.limits), 0)]
         return widths
 
     def _lost(
-        self, reference: Reference, gone: frozenset[str], widths: np.ndarray, of_groups: np.ndarray, block_loss: np.ndarray
+        self, reference: Reference, those: _Tried, widths: np.ndarray, of_groups: np.ndarray, block_loss: np.ndarray
     ) -> np.ndarray:
         """The weighted sums of what the parts of plans lose, less what their parameters are worth, `(n,)`."""
-        blocks, alive = self._parts_of(gone)
         groups = of_groups * self._curves[self._rows, widths]
-        size = self.cost_model.predict_many("params", self.graph.view(gone), widths.T) / self.cost_model.teacher["params"]
-        return block_loss.take(blocks, axis=1).sum(1) + groups.compress(alive, axis=1).sum(1) - reference.capacity * size
+        size = those.predict("params", widths.T) / self.cost_model.teacher["params"]
+        return (block_loss * those.outermost).sum(1) + (groups * those.alive).sum(1) - reference.capacity * size
 
     def _fallback(self, reference: Reference) -> Allocation:
         """The reference's plan if it fits, else the smallest one, where no price makes a plan fit."""
@@ -285,6 +276,37 @@ class Solver:
             return plan
         completion = self.problem.feasible_completion(reference.limits)
         return Allocation(completion.removed, completion.widths)
+
+
+class _Tried:
+    """Plans that are tried, those without the same blocks beside each other.
+
+    Args:
+        solver: Finds them.
+        tried: Numbers of plans by the blocks that they are without.
+
+    Attributes:
+        plans: The numbers, `(n,)`.
+        gone: The blocks that each is without.
+        outermost: Which of these lie in no other one, `(n, blocks)`.
+        alive: The groups that are left, `(n, groups)`.
+    """
+
+    def __init__(self, solver: Solver, tried: Mapping[frozenset[str], list[int]]):
+        self._cost_model, self.plans = solver.cost_model, np.array([i for own in tried.values() for i in own], int)
+        self.gone = [gone for gone, own in tried.items() for _ in own]
+        parts = [solver.parts_of(gone) for gone in self.gone]
+        self.outermost, self.alive = np.array([own for own, _ in parts]), np.array([own for _, own in parts])
+        ends = [*accumulate(len(own) for own in tried.values())]
+        self._alike = [(solver.graph.view(gone), slice(a, b)) for gone, a, b in zip(tried, [0, *ends], ends)]
+
+    def last_fitting(self, widths: np.ndarray, limits: Mapping[str, float]) -> np.ndarray:
+        """As `CostModel.last_fitting_each` for columns `(groups, n, k)`."""
+        return np.concatenate([self._cost_model.last_fitting_each(view, widths[:, own], limits) for view, own in self._alike])
+
+    def predict(self, name: str, widths: np.ndarray) -> np.ndarray:
+        """Usage of a resource by each `(n,)`, whose widths are the columns `(groups, n)`."""
+        return np.concatenate([self._cost_model.predict_many(name, view, widths[:, own]) for view, own in self._alike])
 
 
 def _levels(group: Group) -> np.ndarray:
