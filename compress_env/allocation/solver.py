@@ -184,10 +184,8 @@ class Solver:
     ) -> tuple[np.ndarray, np.ndarray]:
         """At each price, which blocks go `(n, prices, blocks)` and the levels of the groups `(n, prices, groups)`."""
         total = loss[:, None] + prices[:, None, None] * reference.cost
-        levels = total.argmin(3)
-        least = np.take_along_axis(total, levels[..., None], 3)[..., 0]
-        kept = prices[:, None] * reference.block_cost - reference.capacity * reference.block_params + least @ self._inner.T
-        return kept > block_loss[:, None], levels
+        kept = prices[:, None] * reference.block_cost - reference.capacity * reference.block_params + total.min(3) @ self._inner.T
+        return kept > block_loss[:, None], total.argmin(3)
 
     def _names(self, mask: np.ndarray) -> frozenset[str]:
         """The blocks of a mask `(blocks,)`; remembered."""

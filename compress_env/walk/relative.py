@@ -36,7 +36,9 @@ class RelativeWalk(AnyWalk):
     @property
     def plan(self) -> Allocation:
         """The plan of what is decided so far, with the allocation for the rest."""
-        if self._plan is None:
+        if self._plan is None and not self.more.any():
+            self._plan = self.reference.allocation
+        elif self._plan is None:
             weights = self.allocator.weights(self.more, self.allocator.factor(self.reference))
             (self._plan,) = self.allocator.solve(self.reference, weights[None])
         return self._plan
