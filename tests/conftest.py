@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cache
 
@@ -15,6 +16,7 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import compress_env  # noqa: F401 - registers the environments
 from compress_env.objective import Objective
+from compress_env.problem import Problem
 from compress_env.resources.latency import stopwatch
 from compress_env.spec import EnvironmentSpec
 from compress_env.surgery.trace import trace
@@ -56,6 +58,22 @@ def _operators_of_onnx_are_read_once():
     once = cache(lambda version: read(opset_version=version))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(lambda opset_version=TORCHLIB_OPSET: once(opset_version)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_problem():
+    """A problem is built once for the same settings and measurements, and shared."""
+    build, built = Problem.build, {}
+
+    def once(spec, *, measured=None, progress=False):
+        key = repr(spec), measured and json.dumps(measured.to_json())
+        if key not in built:
+            built[key] = build(spec, measured=measured, progress=progress)
+        return built[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Problem, "build", once)
         yield
 
 

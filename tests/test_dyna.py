@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +20,8 @@ from compress_env.objective import Objective
 from compress_env.search import search
 from compress_env.search.recorder import Recorder
 from compress_env.search.run import RecordingEnv
+
+pytestmark = pytest.mark.usefixtures("one_problem")
 
 
 def make(**arguments: Any) -> Objective:
@@ -116,12 +119,13 @@ def test_without_shaping_episodes_of_the_model_are_rewarded_at_their_end_alone()
 
 def test_learning_against_a_model_finds_more_than_evaluating_every_episode_and_its_time_counts():
     best = {}
-    for name, agent in (("model", "dyna-ddpg"), ("every", "ddpg")):
+    for agent in ("ddpg", "dyna-ddpg"):
+        begun = perf_counter()
         found = search(make(), agent, 50, seed=0, progress=False)
         assert len(found.trials) == 50
-        best[name] = max(t.reward for t in found.trials)
-        assert sum(t.seconds for t in found.trials) > 0.7 * found.seconds
-    assert best["model"] > 0.94 > best["every"]
+        best[agent] = max(t.reward for t in found.trials)
+    assert sum(t.seconds for t in found.trials) > 0.7 * (perf_counter() - begun)
+    assert best["dyna-ddpg"] > 0.94 > best["ddpg"]
 
 
 def test_mutants_climb_the_model_from_the_uniform_student_and_flip_its_blocks():
@@ -160,5 +164,5 @@ def test_of_the_policies_on_the_way_the_one_that_the_model_rates_highest_is_left
 
 def test_a_search_leaves_a_policy_that_is_no_worse_than_the_uniform_student():
     env = gym.make("LayerRemovalPlanted-v0", budget={"macs": 0.3})
-    found = [search(env, "dyna-ddpg", 20, seed, progress=False) for seed in range(2)]
+    found = [search(env, "dyna-ddpg", 20, seed, progress=False, settings={"mutations": 50}) for seed in range(2)]
     assert all(f.final_policy.reward >= f.trials[0].reward for f in found)

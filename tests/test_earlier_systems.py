@@ -17,6 +17,7 @@ from compress_env.agents.amc import amc
 from compress_env.agents.n2n import N2N
 from compress_env.agents.saved import load_policy
 from compress_env.agents.sb3.amc import FinalRewards
+from compress_env.allocation.sensitivities import probes
 from compress_env.api import learn_policy, run_search
 from compress_env.bench import run as bench
 from compress_env.cli.main import main
@@ -34,6 +35,7 @@ from compress_env.surgery.plan import Plan
 from compress_env.walk.states import STATES, LayerState
 from compress_env.walk.walk import ShareWalk
 
+pytestmark = pytest.mark.usefixtures("one_problem")
 QUICK = {"calibration_images": 64, "validation_images": 100}
 
 
@@ -254,11 +256,13 @@ def test_an_unknown_system_is_told_the_others():
     assert done.exit_code == 2 and "did you mean 'amc'" in done.output
 
 
-def test_a_benchmark_judges_systems_alike(tmp_path):
+def test_a_benchmark_judges_systems_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)
+    monkeypatch.setattr(bench, "probes", lambda problem: probes(problem)[:6])
     common = bench.objective("digits-50", None)
     for agent in ("amc", "n2n 'evaluator={\"distill_steps\": 3}'"):
         run = bench.one("digits-50", agent, 0, 4, None, tmp_path / agent.split()[0])
-        assert run.measured == 0 and run.plan and len(run.best) == 4 + 39  # those that sensitivities would have taken
+        assert run.measured == 0 and run.plan and len(run.best) == 4 + 6  # those that sensitivities would have taken
         evaluation = common.evaluator(Plan.from_json(run.plan))
         assert run.metric[-1] == evaluation.metric and run.best[-1] == common.reward(evaluation, {"macs": 1e9})[0]
 
@@ -278,5 +282,7 @@ def test_the_table_of_stages_takes_the_best_within_the_budget_of_each(tmp_path):
 def test_a_policy_of_ours_is_learned_from_the_trials_of_amc(tmp_path):
     made = EnvironmentSpec.of_keywords(**with_preset("amc", {"evaluator": QUICK}))
     run_search(made, SearchSpec("amc", evaluations=6), tmp_path / "a", progress=False)
-    learn_policy([tmp_path / "a"], tmp_path / "p.onnx", episodes=8, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compress_env.agents.offline.BUDGETS", 4)
+        learn_policy([tmp_path / "a"], tmp_path / "p.onnx", episodes=8, progress=False)
     assert load_policy(tmp_path / "p.onnx", objective("amc", observation="embedding").embedding.names, "relative")

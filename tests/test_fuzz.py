@@ -1,4 +1,4 @@
-"""Five hundred command lines and damaged files: no traceback, exit code 2 or 0, and no result that is half written."""
+"""Command lines and damaged files: no traceback, exit code 2 or 0, and no result that is half written."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from test_cli import call, works
 
 from compress_env.allocation.sensitivities import Sensitivities, probes
 
-pytestmark = pytest.mark.filterwarnings("default")  # a warning is a line, and no error, at the command line
-LINES, FILES, PARTS = 300, 60, 10
+pytestmark = [
+    pytest.mark.usefixtures("one_problem"),
+    pytest.mark.filterwarnings("default"),  # a warning is a line, and no error, at the command line
+]
+LINES, FILES, PARTS = 200, 40, 10
 """Of each kind, and how many tests they are spread over."""
 NAMES = ("run.json", "problem.json", "parts.json", "sensitivities.json", "trials.jsonl", "search.json", "result.json", "plan.json")
 NAMES += ("policy.onnx",)
@@ -25,29 +28,33 @@ READERS = (
 )  # fmt: skip
 
 
+def synthetic(problem, *_):
+    """Sensitivities that nothing was measured for."""
+    blocks, groups = {}, {}
+    for plan in probes(problem):
+        for name in plan.removed:
+            blocks[name] = 0.01
+        for name, width in plan.widths:
+            groups.setdefault(name, []).append((width, 0.02))
+    return Sensitivities(blocks, {name: tuple(sorted(pairs)) for name, pairs in groups.items()}, 1, 0.0)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run with a policy."""
     out = tmp_path_factory.mktemp("fuzz") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("compress_env.finishing.export_all", lambda *_, **__: {})
+        patch.setattr("compress_env.objective.measure", synthetic)
+        patch.setattr("compress_env.agents.offline.BUDGETS", 4)
         works("search", "--agent", "random", "--evaluations", 2, "--finetune-epochs", 1, "--out", out)
-    works("policy", "learn", out, "--episodes", 2, "--out", out / "policy.onnx")
+        works("policy", "learn", out, "--episodes", 2, "--out", out / "policy.onnx")
     return out
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch, tmp_path):
     """What takes long and is tested elsewhere is left out; everything that reads what a user gives is there."""
-
-    def synthetic(problem, *_):
-        blocks, groups = {}, {}
-        for plan in probes(problem):
-            for name in plan.removed:
-                blocks[name] = 0.01
-            for name, width in plan.widths:
-                groups.setdefault(name, []).append((width, 0.02))
-        return Sensitivities(blocks, {name: tuple(sorted(pairs)) for name, pairs in groups.items()}, 1, 0.0)
 
     def exported(_student, _example, path, _metadata):
         path.write_bytes(b"exported")

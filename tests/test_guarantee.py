@@ -8,6 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
+from allocations import QUICK
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from test_cli import call
@@ -138,12 +139,13 @@ def test_the_bound_of_another_metric_is_a_bootstrap_over_examples():
 
 ATTEMPTS = 2
 """Halvings of 10 to 100 % until what is left is narrower than the precision below."""
-SHORT = {"evaluations": 4, "finetune_epochs": 1, "agent": "random", "progress": False}
+SHORT = {"evaluations": 4, "finetune_epochs": 1, "agent": "random", "progress": False, **QUICK}
+FEW = [word for name, value in QUICK["evaluator"].items() for word in ("--evaluator", f"{name}={value}")]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Few proposals and attempts, no exports and no latency."""
+def quick(one_problem):
+    """Few proposals and attempts, one problem, no exports and no latency."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guarantee, "FRESH", 2)
         patch.setattr(guarantee, "PRECISION", 0.25)
@@ -152,23 +154,34 @@ def quick():
         yield
 
 
-@pytest.fixture
-def trainings(monkeypatch):
-    """The data of every distillation."""
+def noted(patch):
+    """The data of every distillation from now on."""
     seen, finetune = [], finishing.finetune
 
     def call(student, teacher, data, *arguments, **options):
         seen.append(data)
         return finetune(student, teacher, data, *arguments, **options)
 
-    monkeypatch.setattr(finishing, "finetune", call)
+    patch.setattr(finishing, "finetune", call)
     return seen
 
 
+@pytest.fixture
+def trainings(monkeypatch):
+    return noted(monkeypatch)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run that may lose four points, undisturbed."""
-    return compress(max_accuracy_drop=4, out=tmp_path_factory.mktemp("run") / "a", **SHORT)
+def undisturbed(tmp_path_factory):
+    """A run that may lose four points, and the data of its distillations."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen = noted(patch)
+        return compress(max_accuracy_drop=4, out=tmp_path_factory.mktemp("run") / "a", **SHORT), seen
+
+
+@pytest.fixture(scope="module")
+def run(undisturbed):
+    return undisturbed[0]
 
 
 def test_the_smallest_student_that_holds_is_what_the_run_ends_with(run):
@@ -186,10 +199,10 @@ def test_the_smallest_student_that_holds_is_what_the_run_ends_with(run):
     assert not (run.folder / "candidates").exists() and not [*run.folder.glob("*.checkpoint")]
 
 
-def test_test_examples_are_looked_at_once_at_the_end_and_drops_are_of_what_no_choice_saw(run, trainings, tmp_path):
-    done = compress(max_accuracy_drop=4, out=tmp_path / "b", **SHORT)
+def test_test_examples_are_looked_at_once_at_the_end_and_drops_are_of_what_no_choice_saw(undisturbed):
+    done, trainings = undisturbed
     promise = done.result.promise
-    assert promise == run.result.promise and [len(data.test) for data in trainings] == [125] * ATTEMPTS
+    assert [len(data.test) for data in trainings] == [125] * ATTEMPTS
     assert all(len(data.validation) == 125 and promise.validation.examples == 125 for data in trainings)
     assert promise.test.examples == 539 and promise.test.student == done.result.student.metric_test
     assert promise.test.teacher == done.result.teacher.metric_test
@@ -197,7 +210,8 @@ def test_test_examples_are_looked_at_once_at_the_end_and_drops_are_of_what_no_ch
 
 
 @pytest.mark.parametrize("stage", ["proposals", "distillation", "end"])
-def test_a_run_that_is_interrupted_goes_on_without_distilling_again(stage, run, trainings, tmp_path):
+def test_a_run_that_is_interrupted_goes_on_without_distilling_again(stage, run, trainings, tmp_path, monkeypatch):
+    monkeypatch.setattr("compress_env.report.page.write_report", lambda *_, **__: None)
     out = tmp_path / "c"
     left = {"proposals": 3, "distillation": 2, "end": 1}[stage]
     owner, name = {
@@ -231,7 +245,8 @@ def test_another_promise_is_not_mixed_into_a_run(run):
 
 
 def test_the_command_says_what_is_promised_and_the_report_has_it(tmp_path, run):
-    done = call("search", "--max-accuracy-drop", 4, "--evaluations", 4, "--finetune-epochs", 1, "--agent", "random", "--out", tmp_path)
+    search = ("search", "--max-accuracy-drop", 4, "--evaluations", 4, "--finetune-epochs", 1, "--agent", "random", *FEW)
+    done = call(*search, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     promise = run.result.promise
     told = dict(line.split(maxsplit=1) for line in done.stdout.splitlines()[-5:])
@@ -267,7 +282,7 @@ def test_after_a_budget_that_does_not_hold_only_larger_students_are_tried(tmp_pa
 
 @pytest.mark.parametrize("points", [0])
 def test_what_cannot_be_reached_says_what_was_found_and_ends_with_1(points, tmp_path):
-    search = ("search", "--max-accuracy-drop", points, "--budget", "macs=2%..4%", "--evaluations", 2, "--finetune-epochs", 1)
+    search = ("search", "--max-accuracy-drop", points, "--budget", "macs=2%..4%", "--evaluations", 2, "--finetune-epochs", 1, *FEW)
     done = call(*search, "--agent", "random", "--out", tmp_path)
     assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.output
     (only,) = attempts_in(tmp_path)  # a range this narrow: the largest budget alone

@@ -32,6 +32,9 @@ from compress_env.search.run import find_agent
 from compress_env.search.trial import Trial, best_trial, ranked
 from compress_env.spec import EnvironmentSpec
 
+pytestmark = pytest.mark.usefixtures("one_problem")
+
+
 # The relative walk
 
 
@@ -246,6 +249,6 @@ def test_stages_tries_thirty_students_of_three_shares_within_the_budget(objectiv
 
 def test_a_model_search_begins_with_the_action_0_and_beats_the_allocation(objective):
     own = anew(objective, budget={"macs": 0.2})
-    trials = search(own, "model", 30, progress=False).trials
+    trials = search(own, "model", 15, progress=False).trials
     assert trials[0].plan == plan_of(own, own.begin(own.budgets(1)[0]).plan)
-    assert len({t.plan for t in trials}) == 30 and best_trial(trials).reward > trials[0].reward
+    assert len({t.plan for t in trials}) == 15 and best_trial(trials).reward > trials[0].reward

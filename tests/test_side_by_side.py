@@ -17,6 +17,7 @@ from compress_env.agents.sb3.vector import settings_for
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import UserError
 from compress_env.objective import Objective
+from compress_env.problem import Problem
 from compress_env.search.executors import Outcome
 from compress_env.search.recorder import Recorder
 from compress_env.search.run import search
@@ -51,9 +52,9 @@ def here(monkeypatch):
     monkeypatch.setattr(Here, "judged", 0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make():
-    problem = Objective(EnvironmentSpec.of_keywords(**SETTINGS)).problem
+    problem = Problem.build(EnvironmentSpec.of_keywords(**SETTINGS).problem)
     return lambda settings=SETTINGS: Objective(EnvironmentSpec.of_keywords(**settings), problem=problem)
 
 
@@ -102,6 +103,7 @@ def test_it_learns_as_much_from_each_student_as_alone_and_after_whole_rounds(mak
 @pytest.mark.parametrize("name, workers", [("ddpg", 3), ("a2c", 3), ("ddpg", 1)])
 def test_interrupted_in_the_middle_of_a_round_it_goes_on_to_the_same_trials(name, workers, make, here, tmp_path, monkeypatch):
     monkeypatch.setattr(off_policy, "SAVE_AFTER", 0.0)
+    monkeypatch.setattr("compress_env.search.run._save_policy", lambda *_: None)
     given = {"seed": 1, "progress": False, "settings": {"gradient_steps": 9} if name == "ddpg" else None}
     whole = search(make(RANGE), name, 11, **given, workers=workers)
     record = Recorder.record

@@ -48,7 +48,7 @@ def play(episode: Walk, rng: np.random.Generator) -> None:
         episode.step(*np.clip(rng.uniform(-1, 1, 2) + bias, -1, 1))
 
 
-@pytest.mark.parametrize("name, episodes", [("resnet8-digits", 1000), ("resnet20-cifar10", 300)])
+@pytest.mark.parametrize("name, episodes", [("resnet8-digits", 300), ("resnet20-cifar10", 100)])
 def test_every_student_of_random_episodes_is_within_every_limit(name, episodes):
     problem = problem_of(name)
     rng = np.random.default_rng(0)
@@ -82,14 +82,13 @@ def test_a_latency_budget_is_measured_on_the_student_and_met():
     problem = problem_of("resnet8-digits", resources=("latency",))
     rng = np.random.default_rng(0)
     teacher = problem.cost_model.teacher["latency"]
-    for share in (0.8, 0.55):
-        limits = {"latency": share * teacher}
-        episode = Walk(problem, limits, hard=True)
-        while not episode.done:
-            episode.step(1.0, rng.uniform(-1, 0.2))
-        plan, student, usage = finish(episode)
-        assert 0 < usage["latency"] <= limits["latency"]
-        assert usage["latency"] == problem.cost_model.count(student, plan)["latency"]  # measured once a plan
+    limits = {"latency": 0.55 * teacher}
+    episode = Walk(problem, limits, hard=True)
+    while not episode.done:
+        episode.step(1.0, rng.uniform(-1, 0.2))
+    plan, student, usage = finish(episode)
+    assert 0 < usage["latency"] <= limits["latency"]
+    assert usage["latency"] == problem.cost_model.count(student, plan)["latency"]  # measured once a plan
 
 
 def test_a_tighter_budget_gives_smaller_students_under_the_same_actions():
