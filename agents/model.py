@@ -11,6 +11,7 @@ import numpy as np
 from compress_env.agents.moves import mutated
 from compress_env.agents.surrogate import Surrogate, point
 from compress_env.allocation.solver import Allocation
+from compress_env.errors import UserError
 from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Proposal
 from compress_env.search.trial import Trial
@@ -149,7 +150,8 @@ class RewardModel:
             limits: What they are to be within, in each resource's unit.
         """
         parents, found = self._parents(limits), list[Candidate]()
-        for size in np.diff(np.linspace(0, self.mutations, GENERATIONS + 1).astype(int)):
+        sizes = np.diff(np.linspace(0, self.mutations, GENERATIONS + 1).astype(int))
+        for size in sizes[sizes > 0]:
             drawn = [parents[i] for i in self.rng.integers(len(parents), size=size)]
             actions = [mutated(self.objective, each, self.rng, CHANGED, DEVIATION) for each in drawn]
             found += self.candidates(actions, self.plans(actions, limits), limits)
@@ -184,10 +186,15 @@ class ModelSearch(Agent):
         objective: What students are judged by.
         evaluations: Not needed.
         seed: Of everything random.
-        mutations: Mutants of the best students that the model judges for each evaluated one.
+        mutations: Mutants of the best students that the model judges for each evaluated one, at least 1.
+
+    Raises:
+        UserError: If there are to be no mutations.
     """
 
     def __init__(self, objective: Objective, evaluations: int, seed: int, mutations: int = 300):
+        if mutations < 1:
+            raise UserError(f"mutations is a number of students, 1 or more; got {mutations}")
         self.objective = objective
         self._budgets, rng = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 2])
         self._model = RewardModel(objective, mutations, rng, free=True)

@@ -174,6 +174,9 @@ def test_an_agents_options_reach_it_and_wrong_ones_are_refused_before_anything_i
     for wrong in ({"model_episodes": 2.5}, {"mutations": -1}):
         with pytest.raises(UserError, match="is a number of episodes, 0 or more; got"):
             search(objective, "ddpg", 8, progress=False, settings=wrong)
+    with pytest.raises(UserError, match="mutations is a number of students, 1 or more; got 0"):
+        search(objective, "model", 8, progress=False, settings={"mutations": 0})
+    assert len(search(make(), "model", 4, progress=False, settings={"mutations": 1}).trials) == 4
     with pytest.raises(UserError, match="PPO does not take these settings.*'tau'"):
         search(objective, "ppo", 8, progress=False, settings={"tau": 0.1})
     with pytest.raises(UserError, match="Nothing is no agent: it needs ask"):
