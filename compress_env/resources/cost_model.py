@@ -147,8 +147,8 @@ class CostModel:
         groups, series, most = widths.shape
         predict = self._predict[name]
         if name in self._vectorised:
-            exceeds = (predict(view, widths.reshape(groups, -1)) > limit).reshape(series, most)
-            return np.where(exceeds.any(1), exceeds.argmax(1), most) - 1
+            fit = (predict(view, widths.reshape(groups, -1)) <= limit).reshape(series, most)
+            return np.where(fit.all(1), most, fit.argmin(1)) - 1
         return np.array([bisect_left(range(most), True, key=lambda j: predict(view, columns[:, j]) > limit) - 1
                          for columns in np.moveaxis(widths, 1, 0)], int)  # fmt: skip
 
