@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS := 1
+# Packages are installed without being compiled, which would take as long again: what is imported is compiled then, once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint types wheel docs install clean
 
