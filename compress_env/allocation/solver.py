@@ -248,7 +248,7 @@ class Solver:
         rank = np.argsort(order, axis=1)  # of each group, how many grow before it
         grown = rank.T[:, :, None] < np.minimum(np.arange(most + 1), count[:, None])
         columns = np.where(grown, target.T[:, :, None], widths.T[:, :, None])
-        last = np.minimum(np.maximum(those.last_fitting(columns, reference.limits), 0), count)
+        last = np.maximum(those.last_fitting(columns, reference.limits), 0)
         widths = columns[:, each, last].T
         group = order[each, np.minimum(last, len(rows) - 1)]  # the next one as far as it goes
         begin, step = widths[each, group], self._steps[group]
