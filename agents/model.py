@@ -92,8 +92,7 @@ class RewardModel:
         allocator, reference = self.objective.allocator, self.objective.reference(limits)
         if not self.free:
             return plans_of(allocator, reference, np.array(actions))
-        more = np.where(allocator.shrinks, np.negative(actions), actions)
-        return allocator.solve(reference, FACTOR**more)
+        return allocator.solve(reference, FACTOR ** allocator.more(np.array(actions)))
 
     def _walked(self, actions: np.ndarray, limits: Mapping[str, float]) -> Allocation:
         walk = self.objective.begin(limits)

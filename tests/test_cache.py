@@ -6,6 +6,7 @@ import copy
 import os
 
 import pytest
+import sklearn.datasets
 import torch
 
 from compress_env import cache
@@ -65,6 +66,17 @@ def test_what_is_damaged_is_read_again_and_what_is_quick_is_not_kept(kept, monke
     monkeypatch.setattr(cache, "WORTH", 60.0)
     decoded(paths, None, read)
     assert read.calls == 3 and not any(where.iterdir())
+
+
+def test_digits_are_read_from_their_package_once_a_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache, "WORTH", 0.0)
+    first = load_data("digits")
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: pytest.fail("they are read again"))
+    again = load_data("digits")
+    for part in ("train", "validation", "test"):
+        one, other = getattr(first, part), getattr(again, part)
+        assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
 
 
 def test_what_was_longest_not_used_goes_first(tmp_path):

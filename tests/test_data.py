@@ -6,13 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import sklearn.datasets
 import torch
 import torchvision.datasets
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from compress_env import cache
 from compress_env.data import load_data
 from compress_env.data.dataset import Data, Split, batches, make_data, pixel_statistics, stratified_split
 from compress_env.errors import UnknownName, UserError
@@ -79,17 +77,6 @@ def test_digits_are_the_bundled_ones_split_in_three():
     assert data.input_shape == (1, 8, 8) and data.train.inputs.dtype == torch.uint8
     together = torch.cat([data.train.inputs, data.validation.inputs, data.test.inputs])
     assert together.max() == 255 and together.double().mean().item() == pytest.approx(4.884164 * 255 / 16, abs=0.1)
-
-
-def test_digits_are_read_from_their_package_once_a_machine(monkeypatch, tmp_path):
-    monkeypatch.setenv("COMPRESS_ENV_CACHE", str(tmp_path))
-    monkeypatch.setattr(cache, "WORTH", 0.0)
-    first = load_data("digits")
-    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: pytest.fail("they are read again"))
-    again = load_data("digits")
-    for part in ("train", "validation", "test"):
-        one, other = getattr(first, part), getattr(again, part)
-        assert torch.equal(one.inputs, other.inputs) and torch.equal(one.labels, other.labels)
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1])

@@ -114,6 +114,10 @@ class Allocator:
             self._factors[key] = FACTORS[max(bisect_left(FACTORS, True, key=grows) - 1, 0)]
         return self._factors[key]
 
+    def more(self, actions: np.ndarray) -> np.ndarray:
+        """By how much each target is to be kept, of actions `(..., steps)`: those of blocks keep, those of groups shrink."""
+        return np.where(self.shrinks, -actions, actions)
+
     def weights(self, more: np.ndarray, factor: float) -> np.ndarray:
         """What the loss of each decision is multiplied by, `(steps,)`.
 

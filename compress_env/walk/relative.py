@@ -80,6 +80,4 @@ def plans_of(allocator: Allocator, reference: Reference, actions: np.ndarray) ->
         actions: One for each step of each walk, `(n, steps)` in [-1, 1].
     """
     factor = allocator.factor(reference)
-    return allocator.solve(
-        reference, np.array([allocator.weights(more, factor) for more in np.where(allocator.shrinks, -actions, actions)])
-    )
+    return allocator.solve(reference, np.array([allocator.weights(more, factor) for more in allocator.more(actions)]))
