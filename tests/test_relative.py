@@ -67,6 +67,23 @@ def test_the_plan_is_within_every_limit_at_each_step_whatever_the_actions(budget
         assert len(seen) > 1
 
 
+def test_a_decision_finds_one_plan_and_only_the_last_one_passes_images_through_a_network(objective, monkeypatch):
+    env, rng, plans, passes = LayerRemovalEnv.of(objective), np.random.default_rng(0), [], []
+    limits = limits_of(objective, {"macs": 1.0}, 0.4)
+    objective.allocator.factor(objective.reference(limits))  # what is found once for a budget is no decision
+    solve = objective.allocator.solve
+    monkeypatch.setattr(objective.allocator, "solve", lambda *args: plans.append(len(args[1])) or solve(*args))
+    env.reset(options={"limits": limits})
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda *_: passes.append(True))
+    try:
+        for i in range(objective.steps):
+            assert not passes and plans == [1] * i
+            env.step(rng.uniform(-1, 1, 2).astype(np.float32))
+    finally:
+        hook.remove()
+    assert passes and plans == [1] * objective.steps
+
+
 @pytest.mark.parametrize("name", ["objective", "chain"])
 def test_a_target_that_is_to_be_kept_more_is_wider_and_never_much_narrower(name, request):
     own: Objective = request.getfixturevalue(name)
