@@ -21,6 +21,7 @@ from compress_env.resources.budget import parse_budget, parse_limit
 from compress_env.resources.cost_model import CostModel
 from compress_env.spec import EnvironmentSpec, ProblemSpec
 from compress_env.surgery.build import build_student
+from compress_env.surgery.trace import trace
 from compress_env.walk.observation import entries
 from compress_env.walk.walk import Walk
 
@@ -105,6 +106,31 @@ def test_a_prediction_is_the_count_on_the_student_to_the_last_digit(name, networ
         plan = graph.canonical(removed, widths)
         student = build_student(teacher, graph, plan)
         assert resource.predict(graph.view(frozenset(plan.removed)), graph.widths(plan)) == resource.count(student, example[:1])
+
+
+class Numbers(torch.nn.Module):
+    """Holds most memory where masks, of one byte a number, and places, of eight, are alive beside numbers of four."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = torch.nn.Conv2d(3, 12, 3, padding=1), torch.nn.Conv2d(12, 20, 3, padding=1)
+        self.head = torch.nn.Linear(20, 10)
+
+    def forward(self, x):
+        x = self.inner(self.stem(x).relu())
+        high, low, where = x > 1, x < -1, x.long()
+        return self.head((x.masked_fill(high | low, 0.0) * where).mean((2, 3)))
+
+
+def test_memory_is_counted_by_the_bytes_of_each_number():
+    teacher, example = Numbers().eval(), torch.randn(2, 3, 7, 7)
+    graph = trace(teacher, example)
+    view, elements = graph.view(frozenset()), {op.what: op.elements for op in graph.ops.values()}
+    assert (elements["gt"], elements["mul"], elements["long"]) == (49 / 4, 49, 2 * 49)
+    for _, widths in random_plans(graph, 8):
+        plan = graph.canonical(frozenset(), widths)
+        student = build_student(teacher, graph, plan)
+        assert RESOURCES.get("memory").predict(view, graph.widths(plan)) == RESOURCES.get("memory").count(student, example[:1])
 
 
 @pytest.mark.parametrize("columns", [1, 7, 300])

@@ -188,7 +188,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Op:
-    """A node of the traced network: `elements` numbers per channel and example; views take no memory of their own.
+    """A node of the traced network: `elements` numbers of four bytes per channel and example; views take no memory of their own.
 
     across: a second axis that runs over channels, if there is one. macs: what it computes. shared: tensors that its layer shares
     with others, which are layers of their own. part: whether it is one of several tensors that the operation before it gives, and
@@ -199,7 +199,7 @@ class Op:
     inputs: tuple[str, ...]
     layer: str | None
     channels: Channels
-    elements: int
+    elements: float
     view: bool
     what: str
     across: Channels | None = None
@@ -209,7 +209,7 @@ class Op:
 
     @property
     def activation(self) -> Term:
-        """The numbers in its result."""
+        """The numbers in its result, those of eight bytes twice, those of one as a quarter."""
         return Term(self.elements, (self.channels, *([self.across] if self.across else [])))
 
 

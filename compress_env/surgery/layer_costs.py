@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from compress_env.surgery.flow import ChannelFlow
 from compress_env.surgery.grouping import Grouping
-from compress_env.surgery.ir import Channels, Layer, Op, Readers, Term
+from compress_env.surgery.ir import FLOAT_BYTES, Channels, Layer, Op, Readers, Term
 from compress_env.surgery.measure import Usage
 from compress_env.surgery.rules import Geometry, rule_of
 
@@ -63,7 +63,7 @@ class _Describer:
         return self.layers, ops, self.shapes
 
     def _op(self, node: fx.Node, inputs: tuple[str, ...]) -> Op:
-        macs, elements, lone = self.usage[node.name]
+        macs, held, number, lone = self.usage[node.name]
         shape = node.meta["shape"] or (lone if self.all_axes.get(node) else None)
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         layer: Layer | None = None
@@ -72,7 +72,7 @@ class _Describer:
             layer, terms = self._layer(node, module, macs)
         elif node.op == "get_attr":
             layer = None if node.meta["header"] else self._parameter(node)
-            elements = 0  # it is counted with the weights
+            held = 0  # it is counted with the weights
         elif macs:
             terms = (self._term(macs, self._axes(node, self.flow.products.get(node, []))),)
             for i in node.all_input_nodes:  # weights of a function, a layer in all but name
@@ -81,25 +81,27 @@ class _Describer:
                     self.layers[name] = replace(self.layers[name], kind="other")
         part, parts = self._is_part(node), self._parts(node)
         if node.meta["view"] and not part:
-            elements = 0
+            held = 0
         if parts:
-            elements -= sum(self.usage[each.name][1] for each in parts)
+            held -= sum(self.usage[each.name].size for each in parts)
             shape = parts[0].meta["shape"]
         own = self._channels_of(parts[0] if parts else node)
         size = prod(self._size(c) for c in own)
-        if shape is None or elements % size:
+        if shape is None or held % (number * size):
             own, size = [Channels((), 1)], 1
         if (
             not own[0].parts
             and shape is not None
             and len(shape) > 1
-            and not elements % shape[1]
+            and not held % (number * shape[1])
             and node.op != "get_attr"
         ):
             own, size = [Channels((), shape[1])], shape[1]
+        elements = held // size / FLOAT_BYTES
+        elements = int(elements) if elements.is_integer() else elements
         what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Op(
-            node.name, inputs, layer.name if layer else None, own[0], elements // size, node.meta["view"] and not part,
+            node.name, inputs, layer.name if layer else None, own[0], elements, node.meta["view"] and not part,
             what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms, node.meta["shared"], part,
         )  # fmt: skip
 
@@ -124,7 +126,7 @@ class _Describer:
         return found[:2] or [Channels((), 1)]
 
     def _axis(self, node: fx.Node, d: int, numbers: np.ndarray) -> Channels:
-        shape = self.usage[node.name][2]
+        shape = self.usage[node.name].shape
         if shape is not None and d < len(shape):
             numbers = numbers[: shape[d]]  # in place of two examples, one
         return self.grouping.channels(numbers, len(numbers))
@@ -175,7 +177,7 @@ class _Describer:
                 for key, b in held
                 if (name, key) not in self.elsewhere
             ]
-            shapes = [s for i in node.all_input_nodes if (s := self.usage[i.name][2]) is not None]
+            shapes = [s for i in node.all_input_nodes if (s := self.usage[i.name].shape) is not None]
             products = [
                 self._term(part, [*(sides[side] for side in of), *along])
                 for part, of in (rule.macs(module, shapes, macs) if macs else ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,14 +13,28 @@ from compress_env.surgery.call import tensors
 from compress_env.surgery.rules.cutting import computed
 
 M = TypeVar("M", bound=nn.Module)
-Usage = dict[str, tuple[float, int, tuple[int, ...] | None]]
+
+
+class Used(NamedTuple):
+    """What a node takes for one example.
+
+    macs: its multiply-accumulates. size: bytes of its result. number: bytes of one number of it, the fewest if they differ. shape: of
+    its only tensor, None if there is not one.
+    """
+
+    macs: float
+    size: int
+    number: int
+    shape: tuple[int, ...] | None
+
+
+Usage = dict[str, Used]
 
 
 def measure(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> Usage:
-    """For each node its MACs, the elements of its result and the shape of its only tensor, None if there is not one.
+    """What each node takes, by its name.
 
-    Elements of eight bytes count twice. It runs on the meta device, where nothing is computed, if the network can: on CPUs, PyTorch's
-    counter misses fused attention.
+    It runs on the meta device, where nothing is computed, if the network can: on CPUs, PyTorch's counter misses fused attention.
     """
     single = tuple(x[:1] for x in examples)
     try:
@@ -56,6 +70,6 @@ class _Usage(fx.Interpreter):
         result = super().run_node(node)
         given = tensors(result)
         shape = tuple(given[0].shape) if len(given) == 1 else None
-        elements = sum(t.numel() * max(4, t.element_size()) // 4 for t in given)
-        self.found[node.name] = ((self.counter.get_total_flops() - before) / 2, elements, shape)
+        size, number = sum(t.nbytes for t in given), min((t.element_size() for t in given), default=1)
+        self.found[node.name] = Used((self.counter.get_total_flops() - before) / 2, size, number, shape)
         return result

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from compress_env.contexts import seeded
 from compress_env.errors import UserError
 from compress_env.surgery.build import build_student
 from compress_env.surgery.dependencies import follow_channels
@@ -40,6 +41,7 @@ LEADING = {
 """By function, the names of the arguments behind the tensor that students may get others for, which are looked up by position."""
 
 
+@seeded()  # for networks that are random in evaluation mode, too
 def trace(
     teacher: nn.Module,
     example_input: Tensor | tuple[Tensor, ...],
@@ -122,7 +124,7 @@ def _graph(
     tie_shared(flow, traced, shared)
     flow.settle()
     usage = measure(traced, examples)
-    axes = {n: flow.axes(flow.of(n)) for n in nodes if n in flow.ids and usage[n.name][2] is not None}
+    axes = {n: flow.axes(flow.of(n)) for n in nodes if n in flow.ids and usage[n.name].shape is not None}
     resized = find_resizes(flow, nodes, axes)
     every = [v for own in axes.values() for v in own.values()]
     every += [v for _, parts in resized.values() for own in parts.values() for v in own if not isinstance(v, int)]

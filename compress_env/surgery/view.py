@@ -164,5 +164,5 @@ class PrunedView:
         return self._bytes(widths)
 
     def activation_bytes(self, widths: np.ndarray) -> float | np.ndarray:
-        """Largest sum of float32 activations that are alive at once, for one example, in bytes."""
+        """Largest sum of activations that are alive at once, for one example, in bytes."""
         return self._activations(widths).max(axis=0) * FLOAT_BYTES
