@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_env.agents.sequence import BatchAgent, Batches
+from compress_env.contexts import seeded
 from compress_env.errors import UserError
 from compress_env.objective import Objective
 from compress_env.rewards import annealed
@@ -139,8 +140,7 @@ class N2N(BatchAgent):
         stages = [(kind, network) for kind, network in ((False, Remover), (True, Shrinker)) if kind in shrinks]
         for number, (kind, network) in enumerate(stages):
             where = np.flatnonzero(shrinks == kind)
-            with torch.random.fork_rng():
-                torch.manual_seed(self.seed + number)
+            with seeded(self.seed + number):
                 policy = network(layers.shape[1])
             optimizer = torch.optim.Adam(policy.parameters(), lr=self.lr)
             fixed, baseline, update = best, best_found[1], 0

@@ -15,14 +15,13 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from compress_env import devices
 from compress_env.cli import options
 from compress_env.cli.commands import Command
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.data.dataset import Data
 from compress_env.distill.finetune import finetune
 from compress_env.distill.recipes import finetuning_recipe
@@ -89,11 +88,11 @@ def student(data: Data, depth: int, parameters: int, seed: int) -> PlainNetwork:
     def made(width: int) -> PlainNetwork:
         return PlainNetwork(channels, size, data.outputs, depth, width)
 
-    with torch.random.fork_rng([]):
-        width = 1
+    width = 1
+    with seeded(seed):
         while _count(made(width + 1)) <= parameters:
             width += 1
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         return made(width)
 
 

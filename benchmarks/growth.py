@@ -17,7 +17,7 @@ import compress_env
 from compress_env import devices
 from compress_env.cli import options
 from compress_env.cli.commands import Command
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.data.dataset import Data, Split
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.train import fit, predict
@@ -85,8 +85,7 @@ class Setting:
 
     def network(self, widths: Sequence[int], blocks: int, seed: int) -> ResNet:
         """A network with random weights."""
-        with torch.random.fork_rng([]):
-            torch.random.default_generator.manual_seed(seed)
+        with seeded(seed):
             return ResNet(self.data.input_shape[0], widths, blocks, self.data.outputs)
 
     def trained(self, widths: Sequence[int], blocks: int, seed: int) -> nn.Module:
@@ -151,8 +150,7 @@ def grown(setting: Setting, part: str, seed: int) -> nn.Module:
 def anew(network: nn.Module, seed: int) -> nn.Module:
     """The network with new random weights, by each layer's own method."""
     network = copy.deepcopy(network)
-    with torch.random.fork_rng([]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         for layer in network.modules():
             if callable(reset := getattr(layer, "reset_parameters", None)):
                 reset()

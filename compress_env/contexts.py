@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 import numpy as np
 import torch
 
+CPU = torch.device("cpu")
 _ENVIRONMENT = threading.Lock()
 
 
@@ -60,7 +61,7 @@ def own_random_state() -> Iterator[None]:
 
 
 @contextmanager
-def seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seeded(seed: int = 0, device: torch.device = CPU) -> Iterator[None]:
     """Torch's global random states of the CPU and of a device begin with a seed in the block, and are as before after it."""
     gpus = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from compress_env import devices
 from compress_env.cache import fingerprint
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.data import Split
 from compress_env.distill.finetune import Finetuned, finetune, loss_function, loss_name, loss_settings
 from compress_env.distill.recipes import Recipe, finetuning_recipe
@@ -155,8 +154,7 @@ def _student(spec: Any, weights: str | Path | None, seed: int, progress: bool, t
             f"no student {spec!r}: it is neither a run folder nor a shipped network ({', '.join(TEACHERS.names())}); give one of "
             "these, or module:factory or file.py:factory for a network of your own"
         )
-    with torch.random.fork_rng([]):
-        torch.random.default_generator.manual_seed(seed)
+    with seeded(seed):
         found = load_teacher(spec, weights, progress, role="student")
     module = copy.deepcopy(found.module).eval()
     if not any(p.requires_grad for p in module.parameters()):

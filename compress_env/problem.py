@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from compress_env import cache, devices
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.data import Data
 from compress_env.decisions import Decision, decisions
 from compress_env.distill.recipes import Recipe
@@ -125,7 +125,7 @@ class Problem:
         self.runtime = runtime
         devices.usable(runtime.device)
         example = measured.example if measured else example_of(spec, teacher, data)
-        with one_thread():
+        with one_thread(), seeded():  # a network may be random in evaluation mode
             running = run_teacher(spec, teacher, task, data, example, progress)
             graph, self.whole, example = running.graph, running.whole, running.example
             self.module = running.module

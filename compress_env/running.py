@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from compress_env import devices
+from compress_env.contexts import seeded
 from compress_env.data import Data, augmentation, load_data
 from compress_env.data.channels import with_channels
 from compress_env.errors import UserError
@@ -145,7 +146,8 @@ def answers(module: nn.Module, name: str, inputs: Tensor, *, cure: str = CURE, f
 
 def _run(module: nn.Module, inputs: Tensor) -> Any:
     """What a network answers; what it writes to its buffers is lost, since a teacher stays as it came."""
-    return functional_call(module, {name: buffer.clone() for name, buffer in module.named_buffers()}, (inputs,))
+    with seeded(0, inputs.device):
+        return functional_call(module, {name: buffer.clone() for name, buffer in module.named_buffers()}, (inputs,))
 
 
 def takes_bfloat16(module: nn.Module, inputs: Tensor) -> bool:

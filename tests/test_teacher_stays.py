@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import dropout
 
 import compress_env  # noqa: F401 - registers the environments
 from compress_env.errors import UserError
@@ -58,3 +60,34 @@ def test_a_frozen_teachers_student_learns_and_dropout_has_its_own_random_state()
     assert found[0] == found[1] and not found[0].failed
     assert all(parameter.requires_grad for parameter in problem.student(plan).parameters())
     assert not any(parameter.requires_grad for parameter in problem.teacher.module.parameters())
+
+
+class Random(nn.Module):
+    """A network whose dropout goes on in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 16, 3), nn.Linear(16, 10)
+
+    def forward(self, x):
+        return self.c(dropout(self.b(self.a(x).relu()).relu().mean((2, 3)), 0.3))
+
+
+def test_a_teacher_that_is_random_in_evaluation_is_always_judged_alike_and_leaves_the_global_random_state():
+    seen, torch_state = [], torch.get_rng_state()
+    try:
+        torch.manual_seed(0)
+        teacher = Random().eval()
+        for seed in (0, 7):
+            torch.manual_seed(seed)
+            before = torch.get_rng_state()
+            env = gym.make("LayerRemoval-v0", teacher=teacher, data="digits", budget={"macs": 0.5, "memory": 0.9}).unwrapped
+            env.reset(seed=0)
+            done = False
+            while not done:
+                done, info = env.step(np.ones(2, np.float32))[2::2]
+            seen.append({name: info[name] for name in ("metrics", "usage", "plan")})
+            assert torch.equal(torch.get_rng_state(), before)
+    finally:
+        torch.set_rng_state(torch_state)
+    assert seen[0] == seen[1]

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from compress_env.agents.model import FACTOR
 from compress_env.allocation.allocator import Allocator
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.distill.recipes import finetuning_recipe
 from compress_env.distill.short import ShortDistillation
 from compress_env.distill.train import fit, predict
@@ -308,8 +308,7 @@ def trained_anew(evaluator: Evaluator, plan: Plan, seconds: float, progress: boo
     loss, data = problem.task.losses.get("labels"), problem.data
     for epochs in (1, N2N_EPOCHS):
         student = problem.student(plan)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded():
             for module in student.modules():
                 reset = getattr(module, "reset_parameters", None)
                 if callable(reset):

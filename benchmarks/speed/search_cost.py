@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.distill.train import fit
 from compress_env.objective import Objective
 from compress_env.problem import Problem
@@ -58,8 +58,7 @@ def _step(problem: Problem, shipped: ShippedTeacher, seed: int) -> float:
         stamps.append(thread_time())
         return cross_entropy(logits, labels)
 
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = shipped.factory()
     fit(model, problem.data, replace(shipped.recipe, steps=STEPS + 2), loss, torch.Generator().manual_seed(seed))
     return (stamps[-1] - stamps[1]) / STEPS

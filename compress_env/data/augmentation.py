@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress_env.data.stored import Change, seeded
+from compress_env.data.stored import Change, changed
 from compress_env.errors import UserError
 from compress_env.registry import Registry
 
@@ -24,7 +24,7 @@ class Augmentation:
     Attributes:
         name: For results and reports.
         change: From pixels `(channels, height, width)` uint8 to others of the same shape and type; it draws Python's, NumPy's or
-            torch's random numbers, which are seeded for each image.
+            torch's random numbers, which are changed for each image.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Augmentation:
     def __call__(self, inputs: Tensor, generator: torch.Generator) -> Tensor:
         """The batch with each of its images changed, on its device. Raises UserError if the change is none of images."""
         seeds = torch.randint(2**62, (len(inputs),), generator=generator).tolist()
-        return torch.stack([seeded(self.change, x, seed) for x, seed in zip(inputs.cpu(), seeds)]).to(inputs.device)
+        return torch.stack([changed(self.change, x, seed) for x, seed in zip(inputs.cpu(), seeds)]).to(inputs.device)
 
 
 @AUGMENTATIONS.register("resized-crop")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from compress_env.contexts import seeded
 from compress_env.errors import UserError
 
 IN_MEMORY = 1 << 30
@@ -78,7 +79,7 @@ class _Inputs(Dataset):
         row, seed = item
         try:
             found = self.read(row)
-            return found if self.change is None else seeded(self.change, torch.from_numpy(np.array(found)), seed).numpy()
+            return found if self.change is None else changed(self.change, torch.from_numpy(np.array(found)), seed).numpy()
         except Exception as error:  # noqa: BLE001 - it is raised again in the process that asked
             return error
 
@@ -119,15 +120,14 @@ def workers() -> int:
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)))
 
 
-def seeded(change: Change, example: Tensor, seed: int) -> Tensor:
+def changed(change: Change, example: Tensor, seed: int) -> Tensor:
     """An input as `change` makes it with this seed of Python's, NumPy's and torch's random numbers.
 
     Raises:
         UserError: If that is no tensor of the same shape and type.
     """
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([]):  # of no GPU, which another process must not touch
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):  # of no GPU, which another process must not touch
         random.seed(seed)
         np.random.seed(seed % 2**32)
         try:

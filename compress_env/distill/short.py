@@ -63,7 +63,7 @@ class ShortDistillation:
         device = self.inputs.device
         optimizer = torch.optim.Adam(student.parameters(), lr=self.lr, betas=(0.9, 0.99))
         student.train()
-        with seeded(device, 0):  # dropout
+        with seeded(0, device):  # dropout
             self._steps(student, optimizer, device)
         self._normalise(student)
 
@@ -111,8 +111,7 @@ def reinitialise(student: nn.Module) -> None:
     Bare parameters, which no layer knows how to begin, stay as they are.
     """
     device = next((p.device for p in student.parameters()), torch.device("cpu"))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with seeded():
         for module in student.cpu().modules():
             for name in ("reset_parameters", "_reset_parameters"):  # the second is that of attention
                 if callable(reset := getattr(module, name, None)):

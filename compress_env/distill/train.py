@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn, random
 from tqdm.auto import tqdm
 
+from compress_env.contexts import seeded
 from compress_env.data.dataset import Data, Split, in_order, training_batches
 from compress_env.devices import mixed_precision, repeatable
 from compress_env.distill import processes
@@ -146,8 +147,9 @@ def predict(model: nn.Module, data: Data, split: Split, batch_size: int = AT_ONC
 def _predict(model: nn.Module, data: Data, split: Split, batch_size: int, bfloat16: bool) -> Tensor:
     device = next(model.parameters()).device
     parts = []
-    for raw in in_order(split, batch_size):
-        inputs = data.prepare(raw.to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-            parts.append(model(inputs.to(memory_format=memory_format(model, inputs))).float())
+    with seeded(0, device):  # for networks that are random in evaluation mode, too
+        for raw in in_order(split, batch_size):
+            inputs = data.prepare(raw.to(device))
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                parts.append(model(inputs.to(memory_format=memory_format(model, inputs))).float())
     return torch.cat(parts).cpu()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
-from compress_env.contexts import one_thread
+from compress_env.contexts import one_thread, seeded
 from compress_env.resources import BUILT_IN
 from compress_env.resources.base import (
     RESOURCES,
@@ -152,6 +152,7 @@ class CostModel:
         return np.array([bisect_left(range(most), True, key=lambda j: predict(view, columns[:, j]) > limit) - 1
                          for columns in np.moveaxis(widths, 1, 0)], int)  # fmt: skip
 
+    @seeded()
     def count(self, student: fx.GraphModule, plan: Plan) -> dict[str, float]:
         """Usage of the student of a plan that was really built, by resource. A measured one is measured once a plan."""
         return self._count(student) | {name: ready.measure(student, plan) for name, ready in self._measurements.items()}

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compress_env.contexts import seeded
 from compress_env.errors import UserError
 from compress_env.surgery.call import tensors
 from compress_env.surgery.twins import name_of, twin_of
@@ -48,8 +49,7 @@ def out_of_place(traced: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
 
 def _outputs(run: Callable[..., Any], examples: tuple[Tensor, ...]) -> Tensor:
     """What a network gives for copies of the examples, always with the same random numbers."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # no GPU's: those would not be restored
+    with torch.no_grad(), seeded():
         return run(*(x.clone() for x in examples))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from compress_env.contexts import seeded
 from compress_env.surgery.build import feature_indices, repairs, row_indices
 from compress_env.surgery.derived import fits
 from compress_env.surgery.graph import LayerGraph
@@ -38,7 +39,7 @@ class Refit:
         self.graph, self.inputs, self.ridge, self.bfloat16 = graph, inputs, ridge, bfloat16
         self.parts = inputs.split(part_size(graph, len(inputs), inputs.device))
         recorder = _Recorder(teacher)
-        with torch.no_grad(), self.precision():
+        with torch.no_grad(), self.precision(), seeded(0, inputs.device):
             recorder.run(self.parts)
         self.targets, self.positions, self.strides = recorder.targets, recorder.positions, recorder.strides
         self.shapes = recorder.shapes
@@ -50,7 +51,7 @@ class Refit:
     @torch.no_grad()
     def __call__(self, student: fx.GraphModule, plan: Plan) -> None:
         """Refit `student`, built with `plan`, in place."""
-        with self.precision():
+        with self.precision(), seeded(0, self.inputs.device):
             _Refit(student, self, plan).run(self.parts)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress_env.contexts import seeded
 from compress_env.distill.checkpoint import snapshot
 from compress_env.surgery.build import build_student
 from compress_env.surgery.graph import LayerGraph
@@ -51,8 +52,7 @@ def check_rule(
     """
     rule, what = rule_of(layer), f"rule of {type(layer).__name__}"
     require(not layer.training, f"{what}: the layer is in training mode; call .eval() on it")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         with torch.no_grad(), calling(f"{what}: the layer itself"):
             network = _Between(layer, example, call, rule.channel_axis() if axis is None else axis).eval()
             outputs = network(example)
