@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from compress_env.agents.policy_selection import decided
 from compress_env.agents.surrogate import Surrogate, lower_bound, point
 from compress_env.allocation.solver import Allocation
-from compress_env.contexts import one_thread, own_random_state
+from compress_env.contexts import apart
 from compress_env.errors import UserError
 from compress_env.objective import Objective
 from compress_env.search.agent import DrivingAgent, Policy
@@ -192,8 +192,7 @@ def learn(
     objective = SurrogateObjective(teachers, episodes)
     with (
         tqdm(total=episodes, desc=f"{agent} learns", unit="episode", disable=not progress) as bar,
-        own_random_state(),
-        one_thread(),
+        apart(),
     ):
         player = factory(objective, episodes, seed, **(settings or {}))
         if not isinstance(player, DrivingAgent) or not hasattr(player, "save_policy"):

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 from compress_env.bisection import PRECISION, Bisection
-from compress_env.contexts import one_thread, own_random_state
+from compress_env.contexts import apart
 from compress_env.data.dataset import Data
 from compress_env.distill.finetune import Finetuned
 from compress_env.errors import EveryStudentFailed, UserError
@@ -229,7 +229,7 @@ class _Guarantee:
         recorded = [t for t in trials[self.searched :] if t.limits == limits]
         agent = find_agent(PROPOSER)(pinned, FRESH, self.ending.seed)
         with (
-            own_random_state(), one_thread(),
+            apart(),
             tqdm(initial=len(trials), total=len(trials) + FRESH - len(recorded), desc="proposals", unit="student",
                  disable=not self.progress) as bar,
         ):  # fmt: skip

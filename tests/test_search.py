@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.noise import NormalActionNoise
+from threadpoolctl import threadpool_info, threadpool_limits
 from tqdm.auto import tqdm
 
 from compress_env.agents.sb3 import OffPolicyAgent, off_policy
@@ -351,8 +353,17 @@ def test_the_best_trial_meets_the_budget_did_not_fail_and_is_the_earliest_of_equ
 
 
 def test_a_search_leaves_the_global_random_states_and_threads_as_they_were(make):
-    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads()
-    search(make(), "sac", 3, seed=0, progress=False)
+    def blas() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    def on_trial(_) -> None:
+        within.append((torch.get_num_threads(), blas()))
+
+    objective, within = make(), []
+    with threadpool_limits(2, user_api="blas"):
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state(), torch.get_num_threads()
+        search(objective, "sac", 3, seed=0, progress=False, callbacks=[SimpleNamespace(on_trial=on_trial)])
+        assert within == [(1, {1})] * 3 and blas() == {2}
     assert random.getstate() == before[0] and np.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2]) and torch.get_num_threads() == before[3]
 

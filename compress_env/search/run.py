@@ -13,7 +13,7 @@ import gymnasium as gym
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 from tqdm.auto import tqdm
 
-from compress_env.contexts import one_thread, own_random_state
+from compress_env.contexts import apart
 from compress_env.envs.layer_removal import LayerRemovalEnv
 from compress_env.errors import CannotWrite, UnknownName, UserError
 from compress_env.extras import ONNX, MissingPackage, Skipped, need
@@ -169,7 +169,7 @@ def search(
         if folder:
             folder.repair()
         recorder = Recorder(judge, evaluations, seed, folder, bar, watching)
-        with own_random_state(), one_thread(), watching.during(recorder.trials):
+        with apart(), watching.during(recorder.trials):
             try:
                 with _blaming(label, settings):
                     begun = folder.begun(evaluations) if folder else evaluations

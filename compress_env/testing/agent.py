@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from compress_env.contexts import one_thread, own_random_state
+from compress_env.contexts import apart
 from compress_env.envs.planted import LayerRemovalPlantedEnv, PlantedEvaluator
 from compress_env.objective import Objective
 from compress_env.search.agent import Agent, Policy, Proposal
@@ -92,7 +92,7 @@ def _batches(
     """The actions that an agent proposes, several at a time, if each batch is told in an order: 1 as asked, -1 the other way round."""
     recorder = Recorder(objective, evaluations, 1, None, tqdm(disable=True))
     proposed: list[Any] = []
-    with own_random_state(), one_thread():
+    with apart():
         player = factory(objective, evaluations, 1, **(settings or {}))
         while recorder.left:
             n = min(TOGETHER, recorder.left)
