@@ -157,6 +157,25 @@ def test_a_chain_offers_same_shape_layers_and_repairs_behind_the_others():
     assert one.get_submodule("18").weight.shape == (32, 16 * 4)
 
 
+class Joined(nn.Module):
+    """Of a branch of three layers, the last keeps the shape, and what reads it reads the input beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.d, self.head = nn.Conv2d(9, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = self.c(self.b(self.a(x).relu()).relu()).relu()
+        return self.head(self.d(torch.cat([x, y], 1)).relu().mean((2, 3)))
+
+
+def test_a_layer_whose_input_would_come_to_be_joined_with_others_stays_and_the_region_behind_it_goes():
+    graph = trace(Joined().eval(), torch.randn(2, 3, 8, 8))
+    assert list(graph.blocks) == ["a", "c"]
+    assert graph.left_alone["b"] == "not removable: what is computed behind it needs its number of channels"
+
+
 def test_a_repaired_layer_continues_the_linear_part_of_the_removed_one():
     teacher = nn.Sequential(
         nn.Conv2d(3, 5, 1, bias=False), nn.Conv2d(5, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2)

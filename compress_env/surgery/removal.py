@@ -57,7 +57,7 @@ class Finder:
             layer = self.layers.get(str(node.target)) if node.op == "call_module" else None
             if layer is None or layer.kind not in ("conv", "linear") or layer.name in inside:
                 continue
-            found = self._chain(node, layer)
+            found = self._chain(node, layer, blocks)
             if isinstance(found, Block):
                 blocks.append(found)
             else:
@@ -142,8 +142,11 @@ class Finder:
                 sources[name] = source
         return tuple(sources.items()), None
 
-    def _chain(self, node: fx.Node, layer: Layer) -> Block | str:
-        """The block of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
+    def _chain(self, node: fx.Node, layer: Layer, regions: list[Block]) -> Block | str:
+        """The block of a layer with the normalisation and activation behind it, or the reason why it has to stay.
+
+        What is behind it has to take its input, also where regions between them are gone.
+        """
         source, modules = node.all_input_nodes[0], self.modules
         last, vanished = node, [layer.name]
         while len(last.users) == 1:
@@ -167,20 +170,29 @@ class Finder:
         before = layer.inputs
         if not is_plain(before) or set(self.axes[source]) - {axis % rank(source)}:
             return "its input joins several groups of channels"
-        sides = [
-            key
-            for key, numbers in self.grouping.sides.items()
-            if name in self._names(numbers) and key[0] not in vanished
-        ]
+        ends, gone = {name: last}, set(vanished)
+        for region in regions:
+            for group, replaced in region.sources:
+                if any(part in ends for part, _ in replaced.channels.parts):
+                    ends[group] = self.nodes[self.position[region.node]]
+                    gone.update(region.layers)
+        for group, end in ends.items():
+            if reason := self._cannot_take(group, end, gone if group != name else set(vanished)):
+                return reason
+        sources = ((name, Source(before)),)
+        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
+
+    def _cannot_take(self, group: str, end: fx.Node, gone: set[str]) -> str | None:
+        """Why the layers that read a group, from a node on, cannot be repaired to take other channels in place of it."""
+        sides = [key for key, numbers in self.grouping.sides.items() if group in self._names(numbers) and key[0] not in gone]
         consumers = {key[0] for key in sides}
         if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
             return "the layers behind it cannot be repaired to take its input"
         if any(n.target in consumers and n.meta["shared"] for n in self.nodes):
             return "the layers behind it share weights with others"
-        if not reaches_only(last, consumers, modules):
+        if not reaches_only(end, consumers, self.modules):
             return "what is computed behind it needs its number of channels"
-        sources = ((name, Source(before)),)
-        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
+        return None
 
     def _name(self, vanished: tuple[str, ...], taken: list[Block]) -> str:
         """The module that holds all that is heavy in it, or the first such layer if another block has that name."""
