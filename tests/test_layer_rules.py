@@ -265,6 +265,7 @@ NAMED = {
     "view": (lambda x: x.view(-1, 3, 4, 8, 8).flatten(1, 2), lambda x: x.view(size=(-1, 3, 4, 8, 8)).flatten(1, 2)),
     "reshape": (lambda x: x.reshape(-1, 12, 64)[..., None], lambda x: torch.reshape(shape=(-1, 12, 64), input=x)[..., None]),
     "unflatten": (lambda x: x.unflatten(1, (3, 4)).flatten(1, 2), lambda x: x.unflatten(sizes=(3, 4), dim=1).flatten(1, 2)),
+    "repeat_interleave": (lambda x: x.repeat_interleave(2, 1), lambda x: torch.repeat_interleave(dim=1, repeats=2, input=x)),
     "expand": (lambda x: x + x.mean((2, 3), True).expand(-1, 12, 8, 8),
                lambda x: x + x.mean((2, 3), True).expand(size=(-1, 12, 8, 8))),
 }  # fmt: skip
@@ -284,6 +285,25 @@ def test_arguments_may_be_given_in_any_way(name):
         found.append((graph.groups.keys(), dict(graph.left_alone), student(x)))
     (groups, why, outputs), (other, too, same) = found
     assert groups == other and why == too and torch.equal(outputs, same)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_channels_that_are_repeated_one_by_one_shrink(axis):
+    torch.manual_seed(0)
+    net = Between(lambda x: x.repeat_interleave(2, axis).unflatten(0, (-1, 2 - axis)).sum(1)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    net(x)
+    assert trace(net, x).groups.keys() == {"a", "b"}
+    check_teacher(net, x, plans=3)
+
+
+def test_attention_with_one_head_over_fewer_places_than_channels_is_counted():
+    torch.manual_seed(0)
+    net = Between(lambda x: (x.flatten(2) @ (x.flatten(2).mT @ x.flatten(2)).softmax(-1)).unflatten(2, x.shape[2:])).eval()
+    x = torch.randn(2, 3, 2, 4)
+    net(x)
+    assert trace(net, x).groups.keys() == {"a", "b"}
+    check_teacher(net, x, plans=3)
 
 
 @pytest.mark.parametrize("names", [{"dims": 1, "shifts": 2}, {"shifts": 2}, {"shifts": (2, 1), "dims": (1, 2)}], ids=str)

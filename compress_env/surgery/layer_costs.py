@@ -126,9 +126,9 @@ class _Describer:
         return found[:2] or [Channels((), 1)]
 
     def _axis(self, node: fx.Node, d: int, numbers: np.ndarray) -> Channels:
-        shape = self.usage[node.name].shape
-        if shape is not None and d < len(shape):
-            numbers = numbers[: shape[d]]  # in place of two examples, one
+        one, two = self.usage[node.name].shape, node.meta["shape"]  # for one example, and as it was traced
+        if one is not None and d < len(one) and (two is None or len(numbers) == two[d]):  # else it is an axis of what the node reads
+            numbers = numbers[: one[d]]
         return self.grouping.channels(numbers, len(numbers))
 
     def _axes(self, node: fx.Node, ids: Iterable[Tensor]) -> list[Channels]:

@@ -36,7 +36,8 @@ class Flatten(Moving):
 
 @register_function(
     *"view reshape flatten transpose permute movedim moveaxis swapaxes swapdims squeeze unsqueeze expand expand_as repeat tile "
-    "unflatten pixel_shuffle pixel_unshuffle channel_shuffle roll flip narrow t view_as reshape_as ravel broadcast_to".split()
+    "repeat_interleave unflatten pixel_shuffle pixel_unshuffle channel_shuffle roll flip narrow t view_as reshape_as ravel".split(),
+    "broadcast_to",
 )
 def follow_moving(flow: ChannelFlow, call: Call) -> Any:
     """The function itself runs on the ids."""
