@@ -297,6 +297,32 @@ def test_channels_that_are_repeated_one_by_one_shrink(axis):
     check_teacher(net, x, plans=3)
 
 
+class Embedded(nn.Module):
+    """A position embedding of 4 x 4 places that is resampled to those of the image, as in DINOv2."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch, self.places = nn.Conv2d(3, 12, 2, 2), nn.Parameter(torch.randn(1, 16, 12))
+        self.b, self.fc = nn.Linear(12, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        places = F.interpolate(self.places.unflatten(1, (4, 4)).permute(0, 3, 1, 2), size=x.shape[-1] // 2, mode="bicubic")
+        return self.fc(self.b(self.patch(x).flatten(2).mT + places.flatten(2).mT).relu().mean(1))
+
+
+def test_a_position_embedding_that_is_resampled_shrinks_with_its_channels():
+    torch.manual_seed(0)
+    net, x = Embedded().eval(), torch.randn(2, 3, 12, 12)
+    graph = trace(net, x)
+    assert graph.groups.keys() == {"patch", "b"}
+    check_teacher(net, x, plans=3)
+    student, lost = build_student(net, graph, Plan.of(widths={"patch": 5})), torch.from_numpy(~graph.groups["patch"].kept(5))
+    with torch.no_grad():
+        net.patch.weight[lost] = net.patch.bias[lost] = 0
+        net.places[..., lost] = 0
+        torch.testing.assert_close(student(x), net(x), rtol=1e-5, atol=1e-6)
+
+
 def test_attention_with_one_head_over_fewer_places_than_channels_is_counted():
     torch.manual_seed(0)
     net = Between(lambda x: (x.flatten(2) @ (x.flatten(2).mT @ x.flatten(2)).softmax(-1)).unflatten(2, x.shape[2:])).eval()

@@ -148,17 +148,21 @@ class ChannelFlow:
         return result
 
     def same_axis(self, call: Call) -> Ids:
-        """Pooling and resampling: the axes that change their length are no channels."""
+        """Pooling and resampling: the axes that change their length, and those behind the second one, are no channels.
+
+        What runs over others too, such as the numbers of a position embedding, goes as a whole along these.
+        """
         x = call.inputs[0]
         old, new = call.shape(x), tuple(call.result.shape)
         found = []
         for each in call.ids[x]:
-            if len(old) != len(new) or any(old[d] != new[d] for d in self.ties.varying(each)):
-                self.fix([each], "its axis is resampled")
-            elif set(self.ties.varying(each)) <= {0, 1}:
-                found.append(respread(each, new))
+            axes = self.ties.varying(each)
+            pooled = [d for d in axes if d > 1 or len(old) != len(new) or old[d] != new[d]]
+            if len(old) != len(new) or (axes and pooled == axes):
+                self.fix([each], "its axis is pooled or resampled")
             else:
-                self.fix([each], "its axis is pooled")
+                self.ties.tie_along(each, pooled)
+                found.append(respread(each, new))
         return found
 
     def tie_rows(self, table: np.ndarray) -> None:
