@@ -133,6 +133,24 @@ def test_memory_is_counted_by_the_bytes_of_each_number():
         assert RESOURCES.get("memory").predict(view, graph.widths(plan)) == RESOURCES.get("memory").count(student, example[:1])
 
 
+class Halves(Numbers):
+    """Holds most memory where parts of a tensor, which lie together for one example and not for two, are joined again."""
+
+    def forward(self, x):
+        x = self.inner(self.stem(x).relu())
+        a, b = (half.reshape(2 * x.shape[0], 5, 7, 7) for half in x.chunk(2, 1))
+        return self.head(torch.cat([a, b], 1).reshape(x.shape[0], 20, 7, 7).mean((2, 3)) + x.mean((2, 3)))
+
+
+def test_memory_of_one_example_is_what_that_takes():
+    teacher, example = Halves().eval(), torch.randn(2, 3, 7, 7)
+    graph = trace(teacher, example)
+    for widths in (graph.full, graph.floor):
+        plan = graph.canonical(frozenset(), widths)
+        counted = RESOURCES.get("memory").count(build_student(teacher, graph, plan), example[:1])
+        assert RESOURCES.get("memory").predict(graph.view(frozenset()), widths) == counted
+
+
 @pytest.mark.parametrize("columns", [1, 7, 300])
 @pytest.mark.parametrize("names", [("macs",), ("memory", "params", "macs"), ("macs", "energy")], ids="-".join)
 def test_of_columns_that_grow_the_last_that_fits_is_found_for_several_series_at_once(names, columns, energy):

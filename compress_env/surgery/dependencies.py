@@ -15,7 +15,7 @@ from compress_env.surgery.rules.registry import function_rule, rule_of
 
 
 def follow_channels(module: fx.GraphModule, examples: tuple[Tensor, ...]) -> ChannelFlow:
-    """Run the network once; notes in each node its shape, and whether it is a view of what it reads.
+    """Run the network once; notes in each node its shape.
 
     Returns what is known of its channels; `settle` it once everything else that ties some was noted, too.
     """
@@ -33,9 +33,6 @@ class _Dependencies(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else None
-        given = {_storage(t) for i in node.all_input_nodes for t in tensors(self.env.get(i))}
-        own = {_storage(t) for t in tensors(result)}
-        node.meta["view"] = node.op != "placeholder" and bool(own) and own <= given
         ids = self._follow(node, result)
         if ids is not None:
             self.flow.ids[node] = ids
@@ -76,7 +73,3 @@ class _Dependencies(fx.Interpreter):
                 if call.node.op == "call_module" and layer == call.name:
                     self.flow.fix_side(layer, side, reason)
             return self.flow.opaque(call, reason)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

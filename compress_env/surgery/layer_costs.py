@@ -63,7 +63,7 @@ class _Describer:
         return self.layers, ops, self.shapes
 
     def _op(self, node: fx.Node, inputs: tuple[str, ...]) -> Op:
-        macs, held, number, lone = self.usage[node.name]
+        macs, held, number, lone, view = self.usage[node.name]
         shape = node.meta["shape"] or (lone if self.all_axes.get(node) else None)
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         layer: Layer | None = None
@@ -80,7 +80,7 @@ class _Describer:
                     name = (*i.meta["shared"], str(i.target))[0]
                     self.layers[name] = replace(self.layers[name], kind="other")
         part, parts = self._is_part(node), self._parts(node)
-        if node.meta["view"] and not part:
+        if view and not part:
             held = 0
         if parts:
             held -= sum(self.usage[each.name].size for each in parts)
@@ -101,17 +101,18 @@ class _Describer:
         elements = int(elements) if elements.is_integer() else elements
         what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
         return Op(
-            node.name, inputs, layer.name if layer else None, own[0], elements, node.meta["view"] and not part,
+            node.name, inputs, layer.name if layer else None, own[0], elements, view and not part,
             what if node.op != "placeholder" else "input", own[1] if len(own) > 1 else None, terms, node.meta["shared"], part,
         )  # fmt: skip
 
     def _parts(self, node: fx.Node) -> list[fx.Node]:
         """Of a result that is several tensors of its own, the nodes that take one of them out, each once."""
-        if node.meta["shape"] is not None or node.meta["view"]:
+        if node.meta["shape"] is not None or self.usage[node.name].view:
             return []
         taken: dict[Any, fx.Node] = {}
         for user in node.users:
-            if user in self.alive and user.meta.get("view") and user.target in (operator.getitem, getattr) and user.args[0] is node:
+            takes = user in self.alive and user.target in (operator.getitem, getattr) and user.args[0] is node
+            if takes and self.usage[user.name].view:
                 taken.setdefault(user.args[1], user)
         return list(taken.values())
 

@@ -19,13 +19,14 @@ class Used(NamedTuple):
     """What a node takes for one example.
 
     macs: its multiply-accumulates. size: bytes of its result. number: bytes of one number of it, the fewest if they differ. shape: of
-    its only tensor, None if there is not one.
+    its only tensor, None if there is not one. view: whether it owns no memory; of several examples, the same operation may copy.
     """
 
     macs: float
     size: int
     number: int
     shape: tuple[int, ...] | None
+    view: bool
 
 
 Usage = dict[str, Used]
@@ -71,5 +72,11 @@ class _Usage(fx.Interpreter):
         given = tensors(result)
         shape = tuple(given[0].shape) if len(given) == 1 else None
         size, number = sum(t.nbytes for t in given), min((t.element_size() for t in given), default=1)
-        self.found[node.name] = Used((self.counter.get_total_flops() - before) / 2, size, number, shape)
+        own, read = _storages(result), {s for i in node.all_input_nodes for s in _storages(self.env.get(i))}
+        view = node.op != "placeholder" and bool(own) and own <= read
+        self.found[node.name] = Used((self.counter.get_total_flops() - before) / 2, size, number, shape, view)
         return result
+
+
+def _storages(result: Any) -> set[int]:
+    return {t.untyped_storage()._cdata for t in tensors(result)}
