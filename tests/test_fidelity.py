@@ -139,6 +139,9 @@ def test_plans_are_distilled_again_for_a_shorter_time_once(problem, tmp_path):
     (longer,) = fidelity.JsonLines(tmp_path / "longer.jsonl", fidelity.Truth, header=True).read()
     assert longer.steps // 4 == 15 and longer.plan in {t.plan for t in short}
     assert f"{longer.metric:.2%} after 4, as many as with the short ones of 2" in said
+    first, *rows = (tmp_path / "short.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "short.jsonl").write_text("".join([first, *reversed(rows)]))  # the order of the file makes no difference
+    assert rerank.again(problem, known[:3], tmp_path / "short.jsonl", 1, 1) == short
     lines = [(tmp_path / f"{name}.jsonl").read_text() for name in ("short", "longer")]
     CliRunner().invoke(rerank.main, arguments, catch_exceptions=False)
     assert [(tmp_path / f"{name}.jsonl").read_text() for name in ("short", "longer")] == lines

@@ -47,7 +47,7 @@ class Judged:
 
 
 def again(problem: Problem, truths: Sequence[Truth], path: Path, passes: int, seed: int) -> list[Truth]:
-    """The same plans distilled for another time; those that are in the file are not distilled again.
+    """The same plans, in their order, distilled for another time; those that are in the file are not distilled again.
 
     Args:
         problem: The plans' problem.
@@ -61,15 +61,15 @@ def again(problem: Problem, truths: Sequence[Truth], path: Path, passes: int, se
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     plans = {(t.budget, t.index): Plan.from_json(t.plan) for t in truths}
-    return distilled(problem, JsonLines(path, Truth, header=True), settings_of(problem, passes, None, seed), plans)
+    known = distilled(problem, JsonLines(path, Truth, header=True), settings_of(problem, passes, None, seed), plans)
+    rows = {(t.budget, t.index): t for t in known}
+    return [rows[key] for key in plans]
 
 
 def judged(problem: Problem, truths: Sequence[Truth], short: Sequence[Truth]) -> list[Judged]:
-    """Each plan with its score, made anew, and what came of it after either training."""
-    evaluator, after = Evaluator(problem, EvaluatorSettings()), {(t.budget, t.index): t for t in short}
-    found = []
-    for t in tqdm(truths, desc="scoring", unit="plan"):
-        own = after[t.budget, t.index]
+    """Each plan with its score, made anew, and what came of it after the long training and, in the same order, the short one."""
+    evaluator, found = Evaluator(problem, EvaluatorSettings()), []
+    for t, own in tqdm(list(zip(truths, short)), desc="scoring", unit="plan"):
         found.append(Judged(t.budget, evaluator(Plan.from_json(t.plan)).proxy_score, own.metric, own.kl, t.metric))
     return found
 
