@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from zoo import TIMM, TORCHVISION, make
+from zoo import FURTHER, TIMM, TORCHVISION, further, make
 
 from compress_env.export import export_onnx
 from compress_env.problem import Problem
@@ -24,6 +24,7 @@ from compress_env.surgery.graph import LayerGraph
 from compress_env.surgery.plan import Plan
 from compress_env.surgery.rules import rule_of
 from compress_env.surgery.trace import trace
+from compress_env.testing.teacher import check_teacher
 from compress_env.walk.walk import Walk
 
 PLANS, FEW = 20, 2
@@ -42,7 +43,7 @@ LONG_EXPORTS = ("deit_tiny_patch16_224", "ghostnet_100", "repvgg_a0", "shufflene
 @pytest.fixture
 def name(request, pytestconfig):
     """A network's name; a large one is skipped in everyday tests."""
-    if request.param in LARGE and not pytestconfig.getoption("every_export"):
+    if request.param in LARGE + FURTHER and not pytestconfig.getoption("every_export"):
         pytest.skip("with --every-export")
     return request.param
 
@@ -141,6 +142,13 @@ def test_a_student_computes_what_the_teacher_does_with_the_lost_channels_silence
         expected = silenced(inputs)
         assert not torch.allclose(expected, teacher(inputs), rtol=1e-3)
         torch.testing.assert_close(student(inputs), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("name", FURTHER, indirect=True)
+def test_students_of_a_further_network_are_what_they_are_said_to_be(name):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        check_teacher(*further(name), plans=4)
 
 
 MIXED = {"efficientformerv2_s0": ("token_mixer", "attn")}
