@@ -176,6 +176,14 @@ def test_a_layer_whose_input_would_come_to_be_joined_with_others_stays_and_the_r
     assert graph.left_alone["b"] == "not removable: what is computed behind it needs its number of channels"
 
 
+def test_a_layer_of_a_chain_goes_with_all_the_regions_behind_it():
+    teacher = nn.Sequential(*[m for a, b in ((3, 4), (4, 6), (6, 6), (6, 6)) for m in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU())])
+    teacher.extend([nn.Flatten(), nn.Linear(6 * 16, 5)]).eval()
+    graph = trace(teacher, torch.randn(2, 3, 4, 4))
+    assert [block.kind for block in graph.blocks.values()] == ["chain", "chain", "region", "region"]
+    assert build_student(teacher, graph, Plan.of(graph.blocks))(torch.randn(2, 3, 4, 4)).shape == (2, 5)
+
+
 def test_a_repaired_layer_continues_the_linear_part_of_the_removed_one():
     teacher = nn.Sequential(
         nn.Conv2d(3, 5, 1, bias=False), nn.Conv2d(5, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2)

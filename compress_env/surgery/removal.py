@@ -170,20 +170,19 @@ class Finder:
         before = layer.inputs
         if not is_plain(before) or set(self.axes[source]) - {axis % rank(source)}:
             return "its input joins several groups of channels"
-        ends, gone = {name: last}, set(vanished)
+        ends = {name: (last, set(vanished))}
         for region in regions:
             for group, replaced in region.sources:
                 if any(part in ends for part, _ in replaced.channels.parts):
-                    ends[group] = self.nodes[self.position[region.node]]
-                    gone.update(region.layers)
-        for group, end in ends.items():
-            if reason := self._cannot_take(group, end, gone if group != name else set(vanished)):
+                    ends[group] = self.nodes[self.position[region.node]], set(region.layers)
+        for group, (end, gone) in ends.items():
+            if reason := self._cannot_take(group, end, gone):
                 return reason
         sources = ((name, Source(before)),)
         return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
 
     def _cannot_take(self, group: str, end: fx.Node, gone: set[str]) -> str | None:
-        """Why the layers that read a group, from a node on, cannot be repaired to take other channels in place of it."""
+        """Why the layers that read a group behind those that are gone cannot be repaired to take other channels in place of it."""
         sides = [key for key, numbers in self.grouping.sides.items() if group in self._names(numbers) and key[0] not in gone]
         consumers = {key[0] for key in sides}
         if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
