@@ -24,7 +24,7 @@ class Augmentation:
     Attributes:
         name: For results and reports.
         change: From pixels `(channels, height, width)` uint8 to others of the same shape and type; it draws Python's, NumPy's or
-            torch's random numbers, which are changed for each image.
+            torch's random numbers, which are seeded for each image.
     """
 
     name: str
