@@ -173,7 +173,7 @@ class Joined(nn.Module):
 def test_a_layer_whose_input_would_come_to_be_joined_with_others_stays_and_the_region_behind_it_goes():
     graph = trace(Joined().eval(), torch.randn(2, 3, 8, 8))
     assert list(graph.blocks) == ["a", "c"]
-    assert graph.left_alone["b"] == "not removable: what is computed behind it needs its number of channels"
+    assert graph.left_alone["b"] == "not removable: without what is behind it, its input would be joined with other channels"
 
 
 def test_a_layer_of_a_chain_goes_with_all_the_regions_behind_it():

@@ -143,10 +143,7 @@ class Finder:
         return tuple(sources.items()), None
 
     def _chain(self, node: fx.Node, layer: Layer, regions: list[Block]) -> Block | str:
-        """The block of a layer with the normalisation and activation behind it, or the reason why it has to stay.
-
-        What is behind it has to take its input, also where regions between them are gone.
-        """
+        """The block of a layer with the normalisation and activation behind it, or the reason why it has to stay."""
         source, modules = node.all_input_nodes[0], self.modules
         last, vanished = node, [layer.name]
         while len(last.users) == 1:
@@ -170,28 +167,33 @@ class Finder:
         before = layer.inputs
         if not is_plain(before) or set(self.axes[source]) - {axis % rank(source)}:
             return "its input joins several groups of channels"
-        ends = {name: (last, set(vanished))}
-        for region in regions:
-            for group, replaced in region.sources:
-                if any(part in ends for part, _ in replaced.channels.parts):
-                    ends[group] = self.nodes[self.position[region.node]], set(region.layers)
-        for group, (end, gone) in ends.items():
-            if reason := self._cannot_take(group, end, gone):
-                return reason
-        sources = ((name, Source(before)),)
-        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
-
-    def _cannot_take(self, group: str, end: fx.Node, gone: set[str]) -> str | None:
-        """Why the layers that read a group behind those that are gone cannot be repaired to take other channels in place of it."""
-        sides = [key for key, numbers in self.grouping.sides.items() if group in self._names(numbers) and key[0] not in gone]
+        sides = [
+            key
+            for key, numbers in self.grouping.sides.items()
+            if name in self._names(numbers) and key[0] not in vanished
+        ]
         consumers = {key[0] for key in sides}
         if any(side != "in" or self.layers[c].kind not in ("conv", "linear") for c, side in sides) or not consumers:
             return "the layers behind it cannot be repaired to take its input"
         if any(n.target in consumers and n.meta["shared"] for n in self.nodes):
             return "the layers behind it share weights with others"
-        if not reaches_only(end, consumers, self.modules):
+        if not reaches_only(last, consumers, modules):
             return "what is computed behind it needs its number of channels"
-        return None
+        if self._joined(name, regions):
+            return "without what is behind it, its input would be joined with other channels"
+        sources = ((name, Source(before)),)
+        return Block(layer.name, "chain", last.name, source.name, tuple(vanished), sources, fold=layer.name)
+
+    def _joined(self, group: str, regions: list[Block]) -> bool:
+        """Whether a layer may come to read a group, without the regions behind that, together with others."""
+        taken = {group}
+        for region in regions:
+            taken.update(own for own, source in region.sources if any(part in taken for part, _ in source.channels.parts))
+        return any(
+            side == "in" and len(set(self.grouping.positions(numbers)[0].tolist())) > 1
+            for (_, side), numbers in self.grouping.sides.items()
+            if self._names(numbers) & (taken - {group})
+        )
 
     def _name(self, vanished: tuple[str, ...], taken: list[Block]) -> str:
         """The module that holds all that is heavy in it, or the first such layer if another block has that name."""
