@@ -86,14 +86,13 @@ def student(data: Data, depth: int, parameters: int, seed: int) -> PlainNetwork:
     channels, size = data.input_shape[0], data.input_shape[-1]
 
     def made(width: int) -> PlainNetwork:
-        return PlainNetwork(channels, size, data.outputs, depth, width)
+        with seeded(seed):
+            return PlainNetwork(channels, size, data.outputs, depth, width)
 
     width = 1
-    with seeded(seed):
-        while _count(made(width + 1)) <= parameters:
-            width += 1
-    with seeded(seed):
-        return made(width)
+    while _count(made(width + 1)) <= parameters:
+        width += 1
+    return made(width)
 
 
 def train(

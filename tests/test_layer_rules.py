@@ -298,7 +298,7 @@ def test_channels_that_are_repeated_one_by_one_shrink(axis):
 
 
 class Embedded(nn.Module):
-    """A position embedding of 4 x 4 places that is resampled to those of the image, as in DINOv2."""
+    """A position embedding of 4 x 4 places that is resampled to those of the image, as of ViTs for images of any size."""
 
     def __init__(self):
         super().__init__()

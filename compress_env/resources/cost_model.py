@@ -162,6 +162,7 @@ class CostModel:
         with one_thread():
             return {name: resource.count(module, self.example) for name, resource in self._computed.items()}
 
+    @seeded()
     def compare(self, student: fx.GraphModule, plan: Plan) -> tuple[dict[str, float], dict[str, float]]:
         """Usage of the teacher and of a student for a report: that of `count`, and measured resources that come with the package."""
         teacher, usage = dict(self.teacher), self.count(student, plan)

@@ -15,7 +15,7 @@ from compress_env.surgery.graph import PrunedView
 
 @RESOURCES.register("memory")
 class Memory(Resource):
-    """Bytes of a network for one example, with float32 weights and activations."""
+    """Bytes of a network for one example: of weights in float32, of buffers and activations by their types."""
 
     label, unit, vectorised = "Peak memory", "bytes", True
     multiples = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
